@@ -1,0 +1,1 @@
+"""What finished runs and random networks show: curves, power decomposition, reports. Nothing here trains."""

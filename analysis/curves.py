@@ -1,0 +1,68 @@
+"""Loss and accuracy of a run against epochs, as one picture."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Dict, List, Union
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+# Colours of the Okabe-Ito palette, which stay apart for colour-blind readers; markers tell them apart in grey.
+_SPLITS = {
+    "train": {"color": "#0072B2", "linewidth": 1.2, "marker": ".", "markersize": 3, "label": "training"},
+    "eval": {"color": "#D55E00", "linewidth": 1.8, "marker": "o", "markersize": 4, "label": "evaluation"},
+}
+
+
+def plot_curves(metrics_path: Union[str, Path], out_png: Union[str, Path]) -> None:
+    """Draw a run's metrics.jsonl: loss, and top-1 accuracy in percent, of training and evaluation against epochs.
+
+    A value that was not finite (null in the file) leaves a gap. A torn last line, as a running or killed run leaves it,
+    is passed over.
+
+    Args:
+        metrics_path: one JSON record a line, with split, epoch, loss and top1.
+        out_png: the picture; written over.
+
+    Raises: ValueError for a file without records, or with a line, other than the last, that is no record.
+    """
+    records = _read_records(Path(metrics_path))
+    if not records:
+        raise ValueError(f"{metrics_path} holds no record yet; draw it after the run's first log line")
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    for split, line in _SPLITS.items():
+        rows = [record for record in records if record["split"] == split]
+        if not rows:
+            continue
+        epochs = [row["epoch"] for row in rows]
+        loss_axes.plot(epochs, [_or_gap(row["loss"]) for row in rows], **line)
+        accuracy_axes.plot(epochs, [100 * _or_gap(row["top1"]) for row in rows], **line)
+    loss_axes.set_ylabel("loss per image")
+    accuracy_axes.set_ylabel("top-1 accuracy (%)")
+    for axes in (loss_axes, accuracy_axes):
+        axes.set_xlabel("epoch")
+        axes.grid(True, color="0.9")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    figure.savefig(out_png, dpi=150)
+
+
+def _read_records(path: Path) -> List[Dict[str, Any]]:
+    lines = path.read_bytes().splitlines()
+    records: List[Dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise ValueError(f"{path}, line {number} is no metrics record: {line[:80]!r}") from error
+    return records
+
+
+def _or_gap(value: Any) -> float:
+    return math.nan if value is None else float(value)

@@ -1,0 +1,36 @@
+"""Facts and settings of the host's memory."""
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h
+_LARGEST_INT = 2**31 - 1
+_OLD_GLIBC_LIMIT = 32 * 2**20  # glibc before 2.35 refuses a larger mmap threshold
+
+
+def keep_freed_memory() -> bool:
+    """Makes glibc's malloc keep freed blocks for the next step instead of returning them to the system.
+
+    By default each large activation is a fresh mapping whose pages fault in one by one; with this BN + ReLU on 49 MB
+    runs several times faster on a CPU. Returns whether it applied (Linux with glibc only).
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # not glibc: nothing to set
+        return False
+    raised = mallopt(_M_MMAP_THRESHOLD, _LARGEST_INT) or mallopt(_M_MMAP_THRESHOLD, _OLD_GLIBC_LIMIT)
+    return bool(raised) and bool(mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT))
+
+
+def available_bytes() -> int:
+    """Bytes of main memory that new work can use now."""
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -1,0 +1,232 @@
+"""CPUs and GPUs through plain torch: one process per device, several processes through torchrun."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any, ContextManager, Dict, Iterable, Iterator, List, Optional, Set, Tuple
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset
+
+from backends.base import Batch
+from backends.errors import DeviceError
+from backends.host_memory import available_bytes, keep_freed_memory
+from configs.batch import BatchPlan
+from configs.schema import DeviceConfig, OptimizerConfig
+from training.classifier import Classifier
+from training.metrics import StepSums
+from training.nonfinite import NonFiniteLossError
+from training.optimizer import build_optimizer, set_learning_rate
+from training.order import EvaluationBatches, TrainingBatches, step_key
+from training.weights import load_model_state
+
+_MEMORY_SHARE = 0.7  # of what is free: the rest is for weights, gradients, temporaries and other programs
+_PEAK_OVER_SAVED = 1.5  # peak of forward + backward over what is saved for backward: gradients of activations
+
+
+class TorchBackend:
+    """A CPU or CUDA device. See `Backend` for the meaning of the methods."""
+
+    local_replicas = 1
+    can_share_statistics = True
+
+    def __init__(self, config: DeviceConfig) -> None:
+        self._config = config
+        self.device, self.reason = _choose_device(config.name)
+        self.name = str(self.device)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        else:
+            torch.cuda.set_device(self.device)
+        self._joined = _join_process_group(self.device)
+        self.replicas = dist.get_world_size() if self._joined else 1
+        self._process = dist.get_rank() if self._joined else 0
+        self.is_primary = self._process == 0
+
+    def max_micro_batch_size(self, saved_bytes_per_image: int) -> int:
+        if self.device.type == "cuda":
+            free, sharing = torch.cuda.mem_get_info(self.device)[0], 1
+        else:
+            free, sharing = available_bytes(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        fits = int(free * _MEMORY_SHARE / sharing / (saved_bytes_per_image * _PEAK_OVER_SAVED))
+        return max(1, _smallest_over_processes(fits, self.device) if self._joined else fits)
+
+    def norm_group(self, plan: BatchPlan) -> Optional[dist.ProcessGroup]:
+        if plan.norm_replicas == 1:
+            return None
+        group, _ = dist.new_subgroups(group_size=plan.norm_replicas)  # consecutive processes
+        return group
+
+    def setup(
+        self, classifier: Classifier, plan: BatchPlan, optimizer: OptimizerConfig, undecayed: Set[str], seed: int
+    ) -> None:
+        self._plan, self._seed = plan, seed
+        layout = torch.channels_last if self._config.channels_last else torch.contiguous_format
+        self._classifier = classifier.to(self.device, memory_format=layout)
+        if self._config.compile:
+            self._classifier.network.compile()
+        self._optimizer = build_optimizer(optimizer, classifier.network, undecayed)
+        self._parallel: Optional[DistributedDataParallel] = None
+        if self._joined:
+            # Buffers are batch norm's running statistics: each replica has its own, averaged when they are used.
+            self._parallel = DistributedDataParallel(classifier, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def training_batches(self, dataset: Any, epoch: int, first_step: int, workers: int) -> Iterable[Batch]:
+        batches = TrainingBatches(len(dataset), self._plan, self._process, self._seed, epoch, first_step)
+        return self._loader(dataset, batches, workers)
+
+    def evaluation_batches(self, dataset: Any, workers: int) -> Iterable[Batch]:
+        self._average_buffers()
+        batches = EvaluationBatches(len(dataset), self._plan.micro_batch_size, self._process, self.replicas)
+        return self._loader(dataset, batches, workers)
+
+    def train_step(self, batch: Batch, step: int, learning_rate: float) -> StepSums:
+        self._classifier.train()
+        model = self._parallel or self._classifier
+        images_per_replica = self._plan.micro_batch_size * self._plan.gradient_accumulation
+        torch.manual_seed(step_key(self._seed, step, self._process))  # dropout; makes resuming exact without saved states
+        total = StepSums()
+        for images, labels, is_last in self._micro_batches(batch):
+            with self._gradients_reduced(is_last):
+                with self._autocast():
+                    outputs = model(images, labels)
+                # The mean over the global batch: DistributedDataParallel averages over the replicas.
+                (outputs[0] / images_per_replica).backward()
+            total = total + StepSums.from_step(outputs)
+        self._refuse_nonfinite_gradients(total, step, learning_rate)
+        set_learning_rate(self._optimizer, learning_rate)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return total
+
+    @torch.no_grad()
+    def eval_step(self, batch: Batch) -> StepSums:
+        self._classifier.eval()
+        images, labels = self._place(*batch)
+        with self._autocast():
+            return StepSums.from_step(self._classifier(images, labels))
+
+    def total(self, sums: StepSums) -> StepSums:
+        stacked = sums.stacked().to(self.device)
+        if self._joined:
+            dist.all_reduce(stacked)
+        return StepSums.from_stacked(stacked)
+
+    def agree(self, flag: int) -> int:
+        if not self._joined:
+            return flag
+        value = torch.tensor(flag, device=self.device)
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return int(value)
+
+    def state(self) -> Dict[str, Any]:
+        self._average_buffers()
+        return {
+            "model": _to_cpu(self._classifier.network.state_dict()),
+            "optimizer": _to_cpu(self._optimizer.state_dict()),
+        }
+
+    def load_state(self, state: Dict[str, Any]) -> None:
+        load_model_state(self._classifier.network, state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+    def close(self) -> None:
+        if self._joined:
+            dist.destroy_process_group()
+
+    def _loader(self, dataset: Dataset, batches: Any, workers: int) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_sampler=batches,
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # its own: starting workers draws no number from torch's global generator
+        )
+
+    def _micro_batches(self, batch: Batch) -> Iterator[Tuple[torch.Tensor, torch.Tensor, bool]]:
+        images, labels = self._place(*batch)
+        size = self._plan.micro_batch_size
+        starts = range(0, len(labels), size)
+        for start in starts:
+            yield images[start : start + size], labels[start : start + size], start == starts[-1]
+
+    def _place(self, images: torch.Tensor, labels: torch.Tensor) -> Batch:
+        layout = torch.channels_last if self._config.channels_last else torch.contiguous_format
+        images = images.to(self.device, non_blocking=True).contiguous(memory_format=layout)
+        return images, labels.to(self.device, non_blocking=True)
+
+    def _autocast(self) -> ContextManager[Any]:
+        if self._config.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def _gradients_reduced(self, is_last: bool) -> ContextManager[Any]:
+        """Gradients are summed over the processes once per weight update, with the last micro-batch."""
+        return contextlib.nullcontext() if is_last or self._parallel is None else self._parallel.no_sync()
+
+    def _refuse_nonfinite_gradients(self, total: StepSums, step: int, learning_rate: float) -> None:
+        # Gradients are equal in all processes by now, so all of them raise together; a non-finite loss shows in them.
+        gradients = [parameter.grad for parameter in self._classifier.parameters() if parameter.grad is not None]
+        largest = torch.stack(torch._foreach_norm(gradients, ord=float("inf"))).max()
+        if not torch.isfinite(largest):
+            raise NonFiniteLossError(step, learning_rate, float(total.loss_sum) / float(total.images))
+
+    @torch.no_grad()
+    def _average_buffers(self) -> None:
+        if self._joined:
+            for buffer in self._classifier.network.buffers():
+                if buffer.is_floating_point():
+                    dist.all_reduce(buffer)
+                    buffer /= self.replicas
+
+
+def _choose_device(name: str) -> Tuple[torch.device, str]:
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if name == "cpu":
+        return torch.device("cpu"), "asked for"
+    if torch.cuda.is_available():
+        if local_rank >= torch.cuda.device_count():
+            raise DeviceError(
+                f"local process {local_rank} has no GPU of its own: this machine has {torch.cuda.device_count()}; "
+                "start at most that many processes, or use device.name cpu"
+            )
+        return torch.device("cuda", local_rank), "asked for" if name == "cuda" else "a CUDA device is here"
+    if name == "cuda":
+        raise DeviceError(f"device.name cuda: torch {torch.__version__} finds no CUDA device here; use device.name cpu or auto")
+    return torch.device("cpu"), "no CUDA device is here"
+
+
+def _join_process_group(device: torch.device) -> bool:
+    """Joins the group of processes that torchrun started, if it did."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return False
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return True
+
+
+def _smallest_over_processes(value: int, device: torch.device) -> int:
+    tensor = torch.tensor(value, device=device)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MIN)
+    return int(tensor)
+
+
+def _collate(samples: List[Tuple[torch.Tensor, int]]) -> Batch:
+    return torch.stack([image for image, _ in samples]), torch.tensor([label for _, label in samples])
+
+
+def _to_cpu(value: Any) -> Any:
+    """The same nested value with every tensor copied to the CPU, in the default layout."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True).contiguous()
+    if isinstance(value, dict):
+        return {key: _to_cpu(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_to_cpu(item) for item in value)
+    return value

@@ -1,0 +1,8 @@
+"""WHAT a run is: the schema of an experiment, its batch plan, and one YAML per experiment."""
+
+from configs.batch import BatchPlan, plan_batch
+from configs.errors import ConfigError
+from configs.load import config_names, dump_config, find_config, load_config
+from configs.schema import Config
+
+__all__ = ["BatchPlan", "Config", "ConfigError", "config_names", "dump_config", "find_config", "load_config", "plan_batch"]

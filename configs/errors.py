@@ -1,0 +1,5 @@
+"""The one error of this room."""
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run. The message says what was received, the rule, and what to do."""

@@ -1,0 +1,132 @@
+"""From a name on the command line to a checked Config, with errors that name file, line and key."""
+
+import difflib
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Type
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from configs.errors import ConfigError
+from configs.schema import Config
+from configs.yaml_file import KeyPath, Lines, parse_value, read_yaml
+
+FOLDER = Path(__file__).resolve().parent
+
+
+def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
+    """The experiment called `name_or_path`: configs/<name>.yaml, or the path of a YAML file.
+
+    Args:
+        overrides: `section.key=value` each, applied in order; the values are read as YAML.
+
+    Raises:
+        ConfigError: one line for each problem.
+    """
+    path = find_config(name_or_path)
+    values, lines = read_yaml(path)
+    sources: Dict[KeyPath, str] = {}
+    for override in overrides:
+        key_path = _apply_override(values, override)
+        sources[key_path] = f"--set {override}"
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_describe(error, path, lines, sources))) from error
+
+
+def config_names() -> List[str]:
+    """The names of the shipped experiments."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def find_config(name_or_path: str) -> Path:
+    """The YAML file of a shipped name or of a path."""
+    if name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path:
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise ConfigError(f"--config {name_or_path}: no such file")
+        return path
+    path = FOLDER / f"{name_or_path}.yaml"
+    if not path.is_file():
+        near = difflib.get_close_matches(name_or_path, config_names(), n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ConfigError(f"--config {name_or_path}: no such experiment; {hint}There are: {', '.join(config_names())}")
+    return path
+
+
+def dump_config(config: Config) -> str:
+    """The complete configuration as YAML, defaults included: reading it back gives the same Config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _apply_override(values: Dict[str, Any], override: str) -> KeyPath:
+    key, equals, text = override.partition("=")
+    section, dot, field = key.partition(".")
+    if not equals or not dot or not section or not field:
+        raise ConfigError(f"--set {override}: expected section.key=value, e.g. --set schedule.epochs=5")
+    try:
+        value = parse_value(text)
+    except ConfigError as error:
+        raise ConfigError(f"--set {override}: {error}") from error
+    if not isinstance(values.get(section, {}), dict):
+        raise ConfigError(f"--set {override}: {section} is not a section of this config")
+    values.setdefault(section, {})[field] = value
+    return (section, field)
+
+
+def _describe(error: ValidationError, path: Path, lines: Lines, sources: Dict[KeyPath, str]) -> List[str]:
+    messages = []
+    for problem in error.errors():
+        key_path = tuple(str(part) for part in problem["loc"][:2])
+        where = _locate(key_path, path, lines, sources)
+        messages.append(f"{where}: {'.'.join(str(part) for part in problem['loc'])}: {_explain(problem, key_path)}")
+    return messages
+
+
+def _locate(key_path: KeyPath, path: Path, lines: Lines, sources: Dict[KeyPath, str]) -> str:
+    if key_path in sources:
+        return sources[key_path]
+    if len(key_path) == 1:  # a rule between fields of a section: an override that touched the section is the likely cause
+        touched = [source for other, source in sources.items() if other[0] == key_path[0]]
+        if touched:
+            return touched[-1]
+    for length in range(len(key_path), 0, -1):
+        if key_path[:length] in lines:
+            return f"{path}:{lines[key_path[:length]]}"
+    return str(path)
+
+
+_EXPECTED = {
+    "string_type": "a word or quoted text",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "model_type": "a section with keys",
+    "model_attributes_type": "a section with keys",
+    "tuple_type": "a list such as [30, 60]",
+}
+
+
+def _explain(problem: Any, key_path: KeyPath) -> str:
+    kind = problem["type"]
+    if kind == "extra_forbidden":
+        known = _known_keys(key_path[:-1])
+        near = difflib.get_close_matches(key_path[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+        return f"unknown key (got {problem['input']!r}); {hint}"
+    if kind == "missing":
+        return "missing; add it"
+    if kind == "value_error":
+        return str(problem["ctx"]["error"])
+    expected = _EXPECTED.get(kind)
+    return f"got {problem['input']!r}, expected {expected or problem['msg'].replace('Input should be ', '')}"
+
+
+def _known_keys(section: Tuple[str, ...]) -> List[str]:
+    model: Optional[Type[BaseModel]] = Config
+    for name in section:
+        annotation = model.model_fields[name].annotation if model else None
+        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    return list(model.model_fields) if model else []

@@ -1,0 +1,109 @@
+"""Reads a YAML file into plain values and remembers the line of every key.
+
+A strict subset of YAML is accepted, because the full language surprises: here `1e-4` is a number, `no` is the string
+"no", a duplicate key is an error, and anchors, aliases and tags are refused.
+"""
+
+import re
+from pathlib import Path
+from typing import Any, Dict, Tuple
+
+import yaml
+
+from configs.errors import ConfigError
+
+MAX_BYTES = 1_000_000  # a config has about 2,000; more is some other file
+KeyPath = Tuple[str, ...]
+Lines = Dict[KeyPath, int]
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with YAML 1.2's booleans and floats."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rsplit(":", 1)[-1] in ("null", "int")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false|True|False)$"), list("tfTF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$|^[-+]?\.(?:inf|Inf)$|^\.(?:nan|NaN)$"),
+    list("-+.0123456789"),
+)
+
+
+def parse_value(text: str) -> Any:
+    """The value that `text` would have in a YAML file: `8` a number, `true` a boolean, `[1, 2]` a list."""
+    try:
+        return _Loader(text).get_single_data()
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{text!r} is not a YAML value: {_one_line(error)}") from error
+
+
+def read_yaml(path: Path) -> Tuple[Dict[str, Any], Lines]:
+    """The mapping in the file at `path`, and the line number of each key path.
+
+    Raises:
+        ConfigError: unreadable, not UTF-8, too large, not YAML, not a mapping, duplicate keys, anchors or aliases.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ConfigError(f"{path}: {size:,} bytes; a config has at most {MAX_BYTES:,}. Is it the right file?")
+        text = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    loader = _Loader(text)
+    try:
+        _refuse_aliases(path, text)
+        root = loader.get_single_node()
+        if not isinstance(root, yaml.MappingNode):
+            got = "an empty file" if root is None else f"a {root.id}"
+            raise ConfigError(f"{path}: got {got} at the top, expected sections such as `model:`")
+        lines: Lines = {}
+        _index(path, root, (), lines)
+        return loader.construct_document(root), lines
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: not valid YAML: {_one_line(error)}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {_one_line(error)}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: nested too deeply; a config has two levels") from error
+
+
+def _refuse_aliases(path: Path, text: str) -> None:
+    # Before anything is composed: a few nested aliases expand to gigabytes.
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) or not _has_plain_tag(event):
+            raise ConfigError(
+                f"{path}:{event.start_mark.line + 1}: anchors (&), aliases (*) and tags (!) are not used here; "
+                "write the value out"
+            )
+
+
+def _has_plain_tag(event: yaml.Event) -> bool:
+    return getattr(event, "tag", None) in (None, "!")
+
+
+def _index(path: Path, node: yaml.MappingNode, prefix: KeyPath, lines: Lines) -> None:
+    for key, value in node.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):
+            raise ConfigError(f"{path}:{line}: a key must be a word, got a {key.id}")
+        key_path = prefix + (key.value,)
+        if key_path in lines:
+            raise ConfigError(f"{path}:{line}: duplicate key {'.'.join(key_path)}, first given in line {lines[key_path]}")
+        lines[key_path] = line
+        if isinstance(value, yaml.MappingNode):
+            _index(path, value, key_path, lines)
+
+
+def _one_line(error: yaml.YAMLError) -> str:
+    problem = getattr(error, "problem", None) or str(error)
+    return " ".join(str(problem).split())
+

@@ -1,0 +1,15 @@
+"""What every test shares."""
+
+import os
+
+# Before torch starts its threads: results to the bit, and two test processes beside each other, need one thread each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from hypothesis import settings
+
+import datasets.torchvision_import  # noqa: F401  (tests that use torchvision's networks need its operators)
+
+torch.set_num_threads(1)
+settings.register_profile("project", derandomize=True, deadline=None, max_examples=30)
+settings.load_profile("project")

@@ -1,0 +1,382 @@
+"""Trains one experiment:  python train.py --config fashion_rn20_gnpn
+
+The story of a run, from top to bottom: configuration -> device -> data -> network -> batch plan -> loop -> report.
+The same command runs under torchrun, one process per replica.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import logging
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional
+
+import torch
+
+from analysis.curves import plot_curves
+from backends import Backend, DeviceError, choose_backend
+from configs import BatchPlan, Config, ConfigError, dump_config, find_config, load_config, plan_batch
+from datasets import DataError, DataSets, build_datasets
+from models import build_model
+from models.cost import Cost, measure_cost
+from proxynorm import NormActFactory, affine_parameter_names, share_statistics
+from training.checkpoint import CheckpointError, check_norm, load_checkpoint, newest_checkpoint, save_checkpoint
+from training.classifier import Classifier
+from training.metrics import StepSums
+from training.nonfinite import NonFiniteLossError
+from training.progress import Progress
+from training.resume import check_same_run, execution_facts, why_inexact
+from training.run_folder import RunFolder, RunFolderError
+from training.run_output import RunOutput
+from training.schedule import build_schedule
+from training.stop_signals import StopSignals
+from training.tracker import Tracker
+
+EXIT_CODES = {
+    ConfigError: 2,
+    DeviceError: 2,
+    RunFolderError: 2,
+    DataError: 3,
+    CheckpointError: 4,
+    NonFiniteLossError: 5,
+    OSError: 74,
+}
+EXIT_CODES_OF_SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 75}
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Runs the command line and returns the exit code: 0 done, 2 configuration, 3 data, 4 checkpoint, 5 non-finite loss,
+    74 disk, 75 saved and stopped by SIGTERM, 130 saved and stopped by SIGINT."""
+    options = parse_arguments(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        config = load_config(options.config, options.set)
+        if options.print_config:
+            print(dump_config(config), end="")
+            return 0
+        return run_experiment(config, options)
+    except tuple(EXIT_CODES) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return exit_code_of(error)
+
+
+def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--config", required=True, metavar="NAME|PATH", help="an experiment of configs/, or a YAML file")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; repeatable")
+    parser.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, ipu, ipu_model or ipu_emulator; overrides device.name")
+    parser.add_argument("--output-dir", metavar="DIR", help="the run folder; overrides run.output_dir")
+    parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint of the run folder, if any")
+    parser.add_argument("--print-config", action="store_true", help="print the complete configuration and stop")
+    parser.add_argument("--dry-run", action="store_true", help="print device, batch plan, network, memory and steps, and stop")
+    options = parser.parse_args(arguments)
+    options.set += [f"device.name={options.device}"] if options.device else []
+    options.set += [f"run.output_dir={options.output_dir}"] if options.output_dir else []
+    return options
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that is settled before the first step."""
+
+    name: str
+    config: Config
+    backend: Backend
+    data: DataSets
+    factory: NormActFactory
+    plan: BatchPlan
+    cost: Cost
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.data.train) // self.plan.global_batch_size
+
+    @property
+    def steps(self) -> int:
+        return self.steps_per_epoch * self.config.schedule.epochs
+
+    @property
+    def norm_record(self) -> Dict[str, Any]:
+        """What decides how saved weights are to be read; checkpoints keep it."""
+        return {"name": self.factory.norm, "num_groups": self.factory.num_groups, "grouping": self.factory.grouping}
+
+
+def run_experiment(config: Config, options: argparse.Namespace) -> int:
+    """One run, from a checked configuration to its summary. Returns the exit code."""
+    backend = choose_backend(config.device)
+    name = find_config(options.config).stem
+    try:
+        if options.dry_run:
+            run = prepare(name, config, backend)
+            if backend.is_primary:
+                print(describe(run))
+            return 0
+        folder = RunFolder(Path(config.run.output_dir or f"runs/{name}"))
+        with StopSignals() as signals, RunOutput(folder, backend.is_primary, options.resume) as output:
+            run = prepare(name, config, backend)
+            output.say(describe(run))
+            return train(run, output, signals, options.resume)
+    finally:
+        backend.close()
+
+
+def prepare(name: str, config: Config, backend: Backend) -> Run:
+    """Data, network and batch plan, placed on the device."""
+    if backend.is_primary:
+        build_datasets(config.data, config.run.seed)  # fetches missing files, once
+    backend.agree(0)
+    data = build_datasets(config.data, config.run.seed)
+    uses_batch_norm = config.norm.name.split("+")[0] == "batch"
+    try:
+        factory = build_factory(config, uses_batch_norm)
+        network = build_model(
+            config.model.name,
+            num_classes=data.num_classes,
+            norm_act=factory,
+            in_channels=data.channels,
+            width=config.model.width,
+        )
+    except ValueError as error:  # names and sizes in the sections model and norm that do not fit together
+        raise ConfigError(str(error)) from error
+    # Batch norm has no fused kernel, so what it saves can be counted without computing it on many images.
+    measured = copy.deepcopy(network).to("meta") if uses_batch_norm else network
+    cost = measure_cost(measured, data.image_size, in_channels=data.channels, images=config.batch.norm_batch_size)
+    plan = plan_batch(
+        config.batch,
+        uses_batch_norm=uses_batch_norm,
+        replicas=backend.replicas,
+        local_replicas=backend.local_replicas,
+        max_micro_batch_size=backend.max_micro_batch_size(cost.saved_bytes_per_image),
+        can_share_statistics=backend.can_share_statistics,
+    )
+    run = Run(name, config, backend, data, factory, plan, cost)
+    if run.steps_per_epoch == 0:
+        raise ConfigError(
+            f"batch.global_batch_size {plan.global_batch_size} is more than the {len(data.train)} training images of "
+            f"{config.data.name}; lower it to {len(data.train)} or less"
+        )
+    share_statistics(network, backend.norm_group(plan))
+    classifier = Classifier(network, data.mean, data.std, config.regularization.label_smoothing)
+    backend.setup(classifier, plan, config.optimizer, affine_parameter_names(network), config.run.seed)
+    return run
+
+
+def build_factory(config: Config, uses_batch_norm: bool) -> NormActFactory:
+    """The norm of section `norm`; what is not given there is left to the layer's defaults."""
+    given = {key: value for key, value in config.norm.model_dump(exclude={"name"}).items() if value is not None}
+    return NormActFactory(
+        norm=config.norm.name, norm_batch_size=config.batch.norm_batch_size if uses_batch_norm else None, **given
+    )
+
+
+def describe(run: Run) -> str:
+    """What is about to run, one aspect a line."""
+    config, data, cost = run.config, run.data, run.cost
+    saved = cost.saved_bytes(run.plan.micro_batch_size) / 2**20
+    lines = {
+        "device": f"{run.backend.name} ({run.backend.reason}), {config.device.precision}, {torch.get_num_threads()} threads",
+        "data": f"{config.data.name}: {len(data.train):,} training images, {len(data.evaluation):,} to evaluate, "
+        f"{data.num_classes} classes, {data.channels}x{data.image_size}x{data.image_size}",
+        "network": f"{config.model.name}, norm {config.norm.name}{' with proxy' if config.norm.proxy else ''}: "
+        f"{cost.parameters:,} parameters, {cost.multiply_adds / 1e6:,.1f} M multiply-adds per image",
+        "batch": str(run.plan),
+        "memory": f"{saved:,.0f} MiB of activations saved for backward in a micro-batch",
+        "steps": f"{run.steps:,} = {config.schedule.epochs} epochs x {run.steps_per_epoch:,}",
+    }
+    return "\n".join(f"{name:<8} {text}" for name, text in lines.items())
+
+
+def train(run: Run, output: RunOutput, signals: StopSignals, resume: bool) -> int:
+    """From the first or the restored step to the report. Returns the exit code."""
+    progress = restore(run, output) if resume else Progress()
+    if progress.evaluated_step == run.steps:
+        output.say(f"nothing to do: {output.folder.path} holds the finished run of {run.steps:,} steps")
+        return 0
+    tracker = Tracker(run.config, output.folder.path, run.name, run.backend.is_primary)
+    output.start(dump_config(run.config), tracker, progress.step, run.steps, run.plan.global_batch_size)
+    try:
+        signal_number = train_epochs(run, output, signals, progress)
+    except Exception as error:
+        output.ended("failed", f"{type(error).__name__}: {error}", exit_code_of(error))
+        raise
+    if signal_number:
+        save(run, output, progress)
+        output.say(f"stopped by signal {signal_number} at step {progress.step:,}; continue with --resume")
+        output.ended("preempted", f"signal {signal_number}, saved", EXIT_CODES_OF_SIGNALS[signal_number])
+        return EXIT_CODES_OF_SIGNALS[signal_number]
+    report(run, output, progress)
+    return 0
+
+
+def train_epochs(run: Run, output: RunOutput, signals: StopSignals, progress: Progress) -> int:
+    """The loop: epochs of weight updates, each followed by its evaluation. Returns the signal that stopped it, or 0."""
+    learning_rate = build_schedule(run.config.schedule, run.config.optimizer.learning_rate, run.steps_per_epoch)
+    while progress.evaluated_step < run.steps:
+        if progress.step % run.steps_per_epoch == 0 and progress.evaluated_step < progress.step:
+            finish_epoch(run, output, progress)
+        else:
+            train_epoch(run, output, signals, progress, learning_rate)
+        signal_number = run.backend.agree(signals.received)
+        if signal_number and progress.evaluated_step < run.steps:
+            return signal_number
+    return 0
+
+
+def train_epoch(
+    run: Run, output: RunOutput, signals: StopSignals, progress: Progress, learning_rate: Callable[[int], float]
+) -> None:
+    """Weight updates to the end of the epoch, or until a signal asks to stop."""
+    config, backend, updates = run.config, run.backend, run.plan.device_iterations
+    epoch, first_step = divmod(progress.step, run.steps_per_epoch)
+    clock = Stopwatch()
+    for batch in backend.training_batches(run.data.train, epoch, first_step, config.data.workers):
+        rate = learning_rate(progress.step)
+        progress.count(backend.train_step(batch, progress.step, rate), updates)
+        output.advance(progress.step)
+        at_end = progress.step % run.steps_per_epoch == 0
+        if at_end or is_due(config.run.log_every_steps, progress.step, updates):
+            sums = backend.total(progress.interval)
+            seconds = clock.lap()
+            progress.add_seconds(seconds, training=True)
+            output.record("train", progress.step / run.steps_per_epoch, sums, sums.images / seconds, rate)
+            progress.interval = StepSums()
+        if at_end or backend.agree(signals.received):
+            break
+        if config.run.checkpoint_every_steps and is_due(config.run.checkpoint_every_steps, progress.step, updates):
+            save(run, output, progress)
+    progress.add_seconds(clock.lap(), training=True)
+
+
+def finish_epoch(run: Run, output: RunOutput, progress: Progress) -> None:
+    """Evaluation if it is due, the epoch's line, and its checkpoint."""
+    config, epoch = run.config, progress.step // run.steps_per_epoch
+    clock = Stopwatch()
+    trained = run.backend.total(progress.epoch)
+    line = f"epoch {epoch}/{config.schedule.epochs}  train loss {trained.means().loss:.4f} top1 {trained.means().top1:.4f}"
+    if epoch % config.run.eval_every_epochs == 0 or progress.step == run.steps:
+        sums = evaluate(run)
+        seconds = clock.lap()
+        progress.add_seconds(seconds)
+        progress.evaluation = sums.means()
+        progress.best_top1 = max(progress.best_top1, progress.evaluation.top1)
+        output.record("eval", epoch, sums, sums.images / seconds)
+        line += f" | eval loss {progress.evaluation.loss:.4f} top1 {progress.evaluation.top1:.4f}"
+    images_per_second = progress.step * run.plan.global_batch_size / progress.training_seconds
+    left = progress.seconds / progress.step * (run.steps - progress.step)
+    output.say(f"{line} | {images_per_second:,.0f} images/s | {left / 60:.1f} min left")
+    progress.evaluated_step = progress.step
+    progress.epoch = StepSums()
+    save(run, output, progress)
+
+
+def evaluate(run: Run) -> StepSums:
+    """Sums over exactly all evaluation images, of all processes."""
+    sums = StepSums()
+    for batch in run.backend.evaluation_batches(run.data.evaluation, run.config.data.workers):
+        sums = sums + run.backend.eval_step(batch)
+    return run.backend.total(sums)
+
+
+def save(run: Run, output: RunOutput, progress: Progress) -> None:
+    """A checkpoint of everything that an exact continuation needs. Every process takes part."""
+    backend = run.backend
+    state = backend.state()
+    for name in ("interval", "epoch"):  # the primary process takes over what the others have summed
+        total = backend.total(getattr(progress, name))
+        setattr(progress, name, total if backend.is_primary else StepSums())
+    if backend.is_primary:
+        record = {
+            **state,
+            "step": progress.step,
+            "progress": progress.state(),
+            "seed": run.config.run.seed,
+            "config": run.config.model_dump(mode="json"),
+            "norm": run.norm_record,
+            "execution": execution_facts(backend.replicas, backend.name),
+            "data_fingerprint": run.data.fingerprint,
+        }
+        save_checkpoint(output.folder.checkpoints, record, progress.step, run.config.run.keep_checkpoints)
+
+
+def restore(run: Run, output: RunOutput) -> Progress:
+    """The progress of the newest intact checkpoint, its weights placed on the device; a new one if there is none."""
+    path = newest_checkpoint(output.folder.checkpoints, tell=output.say)
+    if path is None:
+        output.say(f"no checkpoint in {output.folder.path}: starting from the beginning")
+        return Progress()
+    saved = load_checkpoint(path)
+    check_norm(saved["norm"], run.norm_record)
+    check_same_run(saved["config"], run.config.model_dump(mode="json"), str(path))
+    if saved["data_fingerprint"] != run.data.fingerprint:
+        raise DataError(f"the images of {run.config.data.name} are not those that {path} was trained on; restore them, or start anew")
+    reasons = why_inexact(saved["execution"], execution_facts(run.backend.replicas, run.backend.name))
+    if reasons:
+        output.say(f"exactness not guaranteed because {'; '.join(reasons)}")
+    run.backend.load_state({"model": saved["model"], "optimizer": saved["optimizer"]})
+    progress = Progress.from_state(saved["progress"])
+    if not run.backend.is_primary:
+        progress.interval, progress.epoch = StepSums(), StepSums()  # the primary process has those of all
+    output.say(f"resuming from {path}")
+    return progress
+
+
+def report(run: Run, output: RunOutput, progress: Progress) -> None:
+    """summary.json, status.json, curves.png, and the result as a table."""
+    means = progress.evaluation
+    summary = {
+        "top1": means.top1,
+        "top5": means.top5,
+        "loss": means.loss,
+        "best_top1": progress.best_top1,
+        "steps": progress.step,
+        "seconds": progress.seconds,
+        "images_per_second": progress.step * run.plan.global_batch_size / progress.training_seconds,
+        "device": run.backend.name,
+        "parameters": run.cost.parameters,
+    }
+    output.finish(summary)
+    if run.backend.is_primary:
+        plot_curves(output.folder.metrics, output.folder.curves)
+    rows = {
+        "test top-1": f"{means.top1:.4f}",
+        "test top-5": f"{means.top5:.4f}",
+        "test loss": f"{means.loss:.4f}",
+        "time": f"{progress.seconds / 60:.1f} min",
+        "training speed": f"{summary['images_per_second']:,.0f} images/s",
+        "run folder": str(output.folder.path),
+    }
+    output.say(f"\n{run.name}, last epoch of {run.config.schedule.epochs}")
+    for name, value in rows.items():
+        output.say(f"  {name:<16}{value}")
+
+
+class Stopwatch:
+    """Seconds between laps, on a clock that never jumps."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the last lap or the start."""
+        now = time.perf_counter()
+        seconds, self._last = now - self._last, now
+        return seconds
+
+
+def is_due(every: int, step: int, updates: int) -> bool:
+    """Whether one of the last `updates` steps was a multiple of `every`."""
+    return step // every > (step - updates) // every
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The exit code of an error; 1 for one that is a fault of the program, which ends in a traceback."""
+    return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""Files that are either the old ones or the new ones, never half of each, whatever kills the process."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import shutil
+from pathlib import Path
+from typing import Callable, Union
+
+# A temporary file is named .<name>.partial and lies beside the file that it will become.
+PARTIAL_SUFFIX = ".partial"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class DiskFullError(OSError):
+    """No room for a file: names the bytes needed, the bytes there are, and the path. The old file is intact."""
+
+
+def replace_file(
+    path: Union[str, Path], data: Union[bytes, memoryview], passing: Callable[[str], None] = lambda point: None
+) -> None:
+    """Write `data` to `path` so that a reader or a crash sees the old content or the new, never a part.
+
+    A temporary file beside it is written and synced, renamed over `path`, and the folder is synced.
+
+    Args:
+        path: the file; its folder exists.
+        data: the whole content.
+        passing: called with "before_write", "mid_write", "before_replace" and "after_replace" when these points are
+            reached; crash tests stop the process there.
+
+    Raises: DiskFullError where there is no room; OSError for other failures. Both leave the old file alone, and no
+        temporary one.
+    """
+    path = Path(path)
+    partial = path.with_name("." + path.name + PARTIAL_SUFFIX)
+    view = memoryview(data)
+    try:
+        passing("before_write")
+        with open(partial, "wb") as file:
+            file.write(view[: len(view) // 2])
+            file.flush()
+            passing("mid_write")
+            file.write(view[len(view) // 2 :])
+            file.flush()
+            os.fsync(file.fileno())
+        passing("before_replace")
+        os.replace(partial, path)
+    except OSError as error:
+        # Removed before the free space is measured: the half that was written is room that the next try will have.
+        if partial.exists():
+            partial.unlink()
+        if error.errno in _FULL:
+            raise _disk_full(error, path, len(view)) from error
+        raise
+    passing("after_replace")
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and removals in `folder` survive a loss of power."""
+    descriptor = os.open(str(folder), os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _disk_full(error: OSError, path: Path, needed: int) -> DiskFullError:
+    available = shutil.disk_usage(path.parent).free
+    if error.errno == errno.EFBIG:
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        available = available if limit == resource.RLIM_INFINITY else min(available, limit)
+        cause = "file size limit"
+    else:
+        cause = "quota" if error.errno == errno.EDQUOT else "no space left"
+    message = f"disk full: need {needed} bytes, have {available} at {path} ({cause}); free space or move the run"
+    return DiskFullError(error.errno, message)

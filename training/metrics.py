@@ -1,0 +1,181 @@
+"""What a run measured: sums over images, and the files that tell about them."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Union
+
+import torch
+from torch import Tensor
+
+from training.atomic_file import replace_file
+
+Number = Union[int, float, Tensor]
+
+
+class Means(NamedTuple):
+    """Mean loss per image, and top-1 and top-5 accuracy as fractions."""
+
+    loss: float
+    top1: float
+    top5: float
+
+
+@dataclass(frozen=True)
+class StepSums:
+    """Sums over images, which add up over micro-batches, steps and processes; `means` divides, once.
+
+    The fields are Python numbers or scalar tensors (float64 and int64), so that adding up steps on an accelerator waits
+    for nothing.
+    """
+
+    loss_sum: Number = 0.0
+    top1: Number = 0
+    top5: Number = 0
+    images: Number = 0
+
+    @classmethod
+    def from_step(cls, outputs: Sequence[Tensor]) -> StepSums:
+        """From the (loss_sum, top1, top5, images) of a training.classifier.Classifier.
+
+        Tensors of any shape are summed, as devices with several replicas return one value for each. The loss is widened
+        to float64, because float32 sums over an epoch of a million images lose digits.
+        """
+        loss_sum, top1, top5, images = outputs
+        return cls(loss_sum.detach().double().sum(), top1.long().sum(), top5.long().sum(), images.long().sum())
+
+    def __add__(self, other: StepSums) -> StepSums:
+        return StepSums(
+            self.loss_sum + other.loss_sum, self.top1 + other.top1, self.top5 + other.top5, self.images + other.images
+        )
+
+    def stacked(self) -> Tensor:
+        """One float64 tensor (4,), to all-reduce or to save; counts are exact up to 2^53."""
+        fields = (self.loss_sum, self.top1, self.top5, self.images)
+        device = next((field.device for field in fields if isinstance(field, Tensor)), None)
+        return torch.stack([torch.as_tensor(field, dtype=torch.float64, device=device) for field in fields])
+
+    @classmethod
+    def from_stacked(cls, stacked: Tensor) -> StepSums:
+        """The inverse of `stacked`, as Python numbers."""
+        loss_sum, top1, top5, images = stacked.tolist()
+        return cls(loss_sum, int(top1), int(top5), int(images))
+
+    def means(self) -> Means:
+        """Divide by the number of images.
+
+        Raises: ValueError when no image was counted.
+        """
+        images = int(self.images)
+        if images == 0:
+            raise ValueError("no image was counted, so there is no mean: no image was read, or every label is padding")
+        return Means(float(self.loss_sum) / images, int(self.top1) / images, int(self.top5) / images)
+
+
+class MetricsLog:
+    """A file of metrics, one JSON object a line, appended to and flushed record by record.
+
+    Strict JSON: a value that is NaN or infinite is written as null, so that a log of a run that diverged can be read by
+    any reader, and a gap in a curve shows where.
+
+    Args:
+        path: the file, e.g. metrics.jsonl; its folder exists. Made by the first record.
+    """
+
+    def __init__(self, path: Union[str, Path]) -> None:
+        self.path = Path(path)
+
+    def append(
+        self,
+        *,
+        split: str,
+        step: int,
+        epoch: float,
+        means: Means,
+        images_per_second: float,
+        learning_rate: Optional[float] = None,
+    ) -> Dict[str, Any]:
+        """Append one record, and return it.
+
+        Args:
+            split: "train" or "eval".
+            step: weight updates done when it was measured.
+            epoch: passes over the training images done by then.
+            means: what was measured.
+            images_per_second: over all replicas.
+            learning_rate: in force at the last update; train records have it, eval records do not.
+
+        Raises: ValueError for another split, and for a learning rate missing in train or given in eval; OSError.
+        """
+        if split not in ("train", "eval"):
+            raise ValueError(f"split {split!r} must be train or eval")
+        if (split == "train") != (learning_rate is not None):
+            raise ValueError(f"learning_rate {learning_rate}, split {split}: train records have one, eval records none")
+        record: Dict[str, Any] = {"split": split, "step": step, "epoch": epoch, **means._asdict()}
+        if learning_rate is not None:
+            record["learning_rate"] = learning_rate
+        record["images_per_second"] = images_per_second
+        # Opened for each record: no handle to lose, and truncate_after may replace the file in between.
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(_strict_json(record) + "\n")
+        return record
+
+    def truncate_after(self, step: int) -> int:
+        """Drop the records later than a resumed step and a torn last line; return the number of records dropped.
+
+        The records of `step` itself stay: a run writes them before the checkpoint of that step. The file is rewritten
+        as a whole or not at all.
+
+        Raises: ValueError for a line, other than the last, that is no record.
+        """
+        if not self.path.exists():
+            return 0
+        lines = self.path.read_bytes().splitlines()
+        kept: List[bytes] = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                record_step = json.loads(line)["step"]
+            except (ValueError, TypeError, KeyError) as error:
+                if number == len(lines):
+                    continue
+                raise ValueError(
+                    f"{self.path}, line {number} is no metrics record: {line[:80]!r}; repair or remove the line"
+                ) from error
+            if record_step <= step:
+                kept.append(line)
+        replace_file(self.path, b"".join(line + b"\n" for line in kept))
+        return len(lines) - len(kept)
+
+
+def write_summary(path: Union[str, Path], summary: Mapping[str, Any]) -> None:
+    """Write the result of a finished run as one JSON object, atomically; not finite numbers become null."""
+    replace_file(path, (_strict_json(dict(summary), indent=2) + "\n").encode("utf-8"))
+
+
+def write_status(path: Union[str, Path], state: str, reason: str, exit_code: Optional[int], step: int) -> None:
+    """Write why a run is where it is, atomically. A launcher hides exit codes and messages; this file keeps them.
+
+    Args:
+        path: the file, e.g. status.json.
+        state: one word, e.g. running, done, failed, preempted.
+        reason: one sentence for people.
+        exit_code: of the process; None while it runs.
+        step: weight updates done.
+    """
+    status = {"state": state, "reason": reason, "exit_code": exit_code, "step": step}
+    replace_file(path, (_strict_json(status, indent=2) + "\n").encode("utf-8"))
+
+
+def _strict_json(value: Dict[str, Any], indent: Optional[int] = None) -> str:
+    return json.dumps(_finite_or_null(value), allow_nan=False, indent=indent)
+
+
+def _finite_or_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite_or_null(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite_or_null(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,71 @@
+"""Which image goes where: a pure function of (seed, epoch, step), whatever the number of processes and workers."""
+
+from typing import Iterator, List, Tuple
+
+import torch
+from torch.utils.data import Sampler
+
+from configs import BatchPlan
+
+TrainingIndex = Tuple[int, int]  # (epoch, index): both key the augmentation
+
+
+def image_order(seed: int, epoch: int, num_images: int) -> List[int]:
+    """A permutation of `num_images` images, keyed on (seed, epoch)."""
+    generator = torch.Generator().manual_seed(_mixed(_mixed(seed) + epoch))
+    return torch.randperm(num_images, generator=generator).tolist()
+
+
+class TrainingBatches(Sampler):
+    """This process's images of each device call of one epoch, from `first_step` on.
+
+    Weight update s of the epoch has the images order[s * G : (s + 1) * G], G = global_batch_size; replica r has the
+    r-th of `replicas` consecutive parts of it. The last images of the order that do not fill a global batch wait for
+    another epoch's order.
+    """
+
+    def __init__(self, num_images: int, plan: BatchPlan, process: int, seed: int, epoch: int, first_step: int = 0) -> None:
+        self.num_images, self.plan, self.process = num_images, plan, process
+        self.seed, self.epoch, self.first_step = seed, epoch, first_step
+
+    def __len__(self) -> int:
+        return (self.num_images // self.plan.global_batch_size - self.first_step) // self.plan.device_iterations
+
+    def __iter__(self) -> Iterator[List[TrainingIndex]]:
+        order = image_order(self.seed, self.epoch, self.num_images)
+        size, local = self.plan.global_batch_size, self.plan.local_batch_size
+        for call in range(len(self)):
+            batch: List[TrainingIndex] = []
+            for iteration in range(self.plan.device_iterations):
+                step = self.first_step + call * self.plan.device_iterations + iteration
+                start = step * size + self.process * local
+                batch += [(self.epoch, index) for index in order[start : start + local]]
+            yield batch
+
+
+class EvaluationBatches(Sampler):
+    """Every image exactly once over all processes: process p has the images p, p + processes, p + 2 * processes, ..."""
+
+    def __init__(self, num_images: int, batch_size: int, process: int, processes: int) -> None:
+        self.indices = range(process, num_images, processes)
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[List[int]]:
+        for start in range(0, len(self.indices), self.batch_size):
+            yield list(self.indices[start : start + self.batch_size])
+
+
+def step_key(seed: int, step: int, process: int) -> int:
+    """Seed of what one process draws during one weight update (dropout): resuming needs no saved random state."""
+    return _mixed(_mixed(_mixed(seed) + step) + process + 1)
+
+
+def _mixed(value: int) -> int:
+    # The finalizer of splitmix64: neighbouring inputs share no bits of their outputs. 63 bits, as seeds are signed.
+    value = (value + 0x9E3779B97F4A7C15) % 2**64
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB % 2**64
+    return (value ^ (value >> 31)) % 2**63

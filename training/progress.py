@@ -1,0 +1,59 @@
+"""How far a run is: what the loop changes, and what a checkpoint keeps of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Dict
+
+from training.metrics import Means, StepSums
+
+
+@dataclass
+class Progress:
+    """The loop's state.
+
+    Attributes:
+        step: weight updates done.
+        evaluated_step: the last end of an epoch that is finished, with its evaluation if one was due.
+        interval: this process's sums since the last training record.
+        epoch: this process's sums since the epoch's start.
+        evaluation: the last evaluation's means, over all processes.
+        best_top1: of all evaluations.
+        seconds: since the run's start, without the time between a stop and its continuation.
+        training_seconds: the part of it spent in weight updates and in waiting for their images.
+    """
+
+    step: int = 0
+    evaluated_step: int = 0
+    interval: StepSums = field(default_factory=StepSums)
+    epoch: StepSums = field(default_factory=StepSums)
+    evaluation: Means = Means(0.0, 0.0, 0.0)
+    best_top1: float = 0.0
+    seconds: float = 0.0
+    training_seconds: float = 0.0
+
+    def count(self, sums: StepSums, steps: int) -> None:
+        """`steps` more weight updates with these sums."""
+        self.step += steps
+        self.interval = self.interval + sums
+        self.epoch = self.epoch + sums
+
+    def add_seconds(self, seconds: float, training: bool = False) -> None:
+        """Time that went by; `training`: in weight updates and in waiting for their images."""
+        self.seconds += seconds
+        self.training_seconds += seconds if training else 0.0
+
+    def state(self) -> Dict[str, Any]:
+        """Tensors and builtins for a checkpoint."""
+        return {
+            **self.__dict__,
+            "interval": self.interval.stacked(),
+            "epoch": self.epoch.stacked(),
+            "evaluation": list(self.evaluation),
+        }
+
+    @classmethod
+    def from_state(cls, state: Dict[str, Any]) -> "Progress":
+        """The inverse of `state`."""
+        sums = {name: StepSums.from_stacked(state[name]) for name in ("interval", "epoch")}
+        return cls(**{**state, **sums, "evaluation": Means(*state["evaluation"])})

@@ -1,0 +1,76 @@
+"""The folder that a run writes: who may write to it, and what is in it already."""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import os
+import socket
+import tempfile
+from pathlib import Path
+from typing import IO, Optional
+
+
+class RunFolderError(OSError):
+    """The output folder cannot be used. The message says why and what to do."""
+
+
+class RunFolder:
+    """The names in a run's folder, and its lock.
+
+    The lock is the operating system's (flock) on `run.lock`, so that it ends with its process, however that dies; the
+    file's text tells people who holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.summary = path / "summary.json"
+        self.status = path / "status.json"
+        self.checkpoints = path / "checkpoints"
+        self.curves = path / "curves.png"
+        self._lock: Optional[IO[str]] = None
+
+    def acquire(self, resume: bool) -> None:
+        """Makes the folder and takes its lock.
+
+        Raises:
+            RunFolderError: it cannot be written, another run holds it, or it holds a run and `resume` is false.
+        """
+        _check_writable(self.path)
+        self._lock = _lock(self.path)
+        if not resume and self.metrics.exists():
+            self.release()
+            raise RunFolderError(f"{self.path} holds a run already; continue it with --resume, or choose another --output-dir")
+
+    def release(self) -> None:
+        """Lets another run use the folder."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def _check_writable(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise RunFolderError(f"cannot write to the output folder {path}: {error.strerror}; choose another --output-dir") from error
+
+
+def _lock(path: Path) -> IO[str]:
+    lock = open(path / "run.lock", "a+", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.seek(0)
+        holder: Optional[str] = lock.read().strip()
+        lock.close()
+        raise RunFolderError(f"{path} is in use by {holder or 'another run'}; wait for it, or choose another --output-dir") from error
+    lock.truncate(0)
+    started = datetime.datetime.now().isoformat(timespec="seconds")
+    lock.write(f"pid {os.getpid()} on {socket.gethostname()}, started {started}\n")
+    lock.flush()
+    return lock

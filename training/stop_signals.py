@@ -1,0 +1,35 @@
+"""SIGTERM and SIGINT: the first asks the loop to save and stop, the second ends the process at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType, TracebackType
+from typing import Any, Dict, Optional, Type
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignals:
+    """While entered, `received` is 0 until SIGINT or SIGTERM arrives, then its number.
+
+    The loop reads it between weight updates. A second signal exits at once with 128 + its number, saving nothing.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._previous: Dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        for number in SIGNALS:
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: Optional[FrameType]) -> None:
+        if self.received:
+            os._exit(128 + number)
+        self.received = number

@@ -1,0 +1,56 @@
+"""Putting saved weights into a model, with one readable error where they do not fit."""
+
+from __future__ import annotations
+
+from typing import Dict, List, Mapping
+
+from torch import Tensor, nn
+
+from training.checkpoint import CheckpointError
+
+
+def load_model_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy a state dict into `model`; every entry of either must have its equal in the other.
+
+    The prefixes `module.` (distributed training) and `_orig_mod.` (torch.compile) are taken off the names on both
+    sides, so weights move between plain, compiled and distributed models.
+
+    Raises: CheckpointError, before anything is changed, that lists missing and unexpected entries and different shapes,
+        at most five each.
+    """
+    own: Dict[str, str] = {_plain_name(name): name for name in model.state_dict()}
+    shapes = {_plain_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    given: Dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if _plain_name(name) in given:
+            raise CheckpointError(f"two saved entries are {_plain_name(name)} once their prefixes are taken off")
+        given[_plain_name(name)] = tensor
+    problems = _listed("missing", [name for name in own if name not in given])
+    problems += _listed("unexpected", [name for name in given if name not in own])
+    problems += _listed(
+        "of another shape",
+        [
+            f"{name} (saved {tuple(tensor.shape)}, here {shapes[name]})"
+            for name, tensor in given.items()
+            if name in own and tuple(tensor.shape) != shapes[name]
+        ],
+    )
+    if problems:
+        raise CheckpointError(
+            f"the saved weights do not fit this model: {'; '.join(problems)}. Use the configuration that wrote them "
+            "(model.name, model.width, norm, number of classes)"
+        )
+    model.load_state_dict({own[name]: tensor for name, tensor in given.items()}, strict=True)
+
+
+def _plain_name(name: str) -> str:
+    # torch.compile wraps any submodule, so its prefix may stand anywhere; distributed training wraps the whole model.
+    name = name.replace("_orig_mod.", "")
+    return name[len("module.") :] if name.startswith("module.") else name
+
+
+def _listed(what: str, names: List[str]) -> List[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return [f"{len(names)} {what}: {', '.join(names[:5])}{more}"]
