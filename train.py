@@ -134,6 +134,7 @@ def prepare(name: str, config: Config, backend: Backend) -> Run:
     uses_batch_norm = config.norm.name.split("+")[0] == "batch"
     try:
         factory = build_factory(config, uses_batch_norm)
+        torch.manual_seed(config.run.seed)  # here and not earlier: even imports draw from torch's generator
         network = build_model(
             config.model.name,
             num_classes=data.num_classes,

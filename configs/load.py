@@ -76,9 +76,14 @@ def _apply_override(values: Dict[str, Any], override: str) -> KeyPath:
 
 
 def _describe(error: ValidationError, path: Path, lines: Lines, sources: Dict[KeyPath, str]) -> List[str]:
-    messages = []
-    for problem in error.errors():
+    messages, misspelt = [], set()
+    # Unknown keys first: one that is near a missing key is that key, misspelt, and one message is enough.
+    for problem in sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden"):
         key_path = tuple(str(part) for part in problem["loc"][:2])
+        if problem["type"] == "extra_forbidden":
+            misspelt.update(key_path[:-1] + (name,) for name in _nearest(key_path))
+        elif problem["type"] == "missing" and key_path in misspelt:
+            continue
         where = _locate(key_path, path, lines, sources)
         messages.append(f"{where}: {'.'.join(str(part) for part in problem['loc'])}: {_explain(problem, key_path)}")
     return messages
@@ -112,9 +117,8 @@ _EXPECTED = {
 def _explain(problem: Any, key_path: KeyPath) -> str:
     kind = problem["type"]
     if kind == "extra_forbidden":
-        known = _known_keys(key_path[:-1])
-        near = difflib.get_close_matches(key_path[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+        near = _nearest(key_path)
+        hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(_known_keys(key_path[:-1]))}"
         return f"unknown key (got {problem['input']!r}); {hint}"
     if kind == "missing":
         return "missing; add it"
@@ -122,6 +126,10 @@ def _explain(problem: Any, key_path: KeyPath) -> str:
         return str(problem["ctx"]["error"])
     expected = _EXPECTED.get(kind)
     return f"got {problem['input']!r}, expected {expected or problem['msg'].replace('Input should be ', '')}"
+
+
+def _nearest(key_path: KeyPath) -> List[str]:
+    return difflib.get_close_matches(key_path[-1], _known_keys(key_path[:-1]), n=1, cutoff=0.5)
 
 
 def _known_keys(section: Tuple[str, ...]) -> List[str]:

@@ -13,6 +13,7 @@ import yaml
 from configs.errors import ConfigError
 
 MAX_BYTES = 1_000_000  # a config has about 2,000; more is some other file
+MAX_DEPTH = 8  # a config has two levels, and lists
 KeyPath = Tuple[str, ...]
 Lines = Dict[KeyPath, int]
 
@@ -58,7 +59,7 @@ def read_yaml(path: Path) -> Tuple[Dict[str, Any], Lines]:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     loader = _Loader(text)
     try:
-        _refuse_aliases(path, text)
+        _refuse_bombs(path, text)
         root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode):
             got = "an empty file" if root is None else f"a {root.id}"
@@ -72,13 +73,15 @@ def read_yaml(path: Path) -> Tuple[Dict[str, Any], Lines]:
         raise ConfigError(f"{where}: not valid YAML: {_one_line(error)}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {_one_line(error)}") from error
-    except RecursionError as error:
-        raise ConfigError(f"{path}: nested too deeply; a config has two levels") from error
 
 
-def _refuse_aliases(path: Path, text: str) -> None:
-    # Before anything is composed: a few nested aliases expand to gigabytes.
+def _refuse_bombs(path: Path, text: str) -> None:
+    # Before anything is composed: a few nested aliases expand to gigabytes, deep nesting takes quadratic time.
+    depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ConfigError(f"{path}:{event.start_mark.line + 1}: nested too deeply; a config has two levels")
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) or not _has_plain_tag(event):
             raise ConfigError(
                 f"{path}:{event.start_mark.line + 1}: anchors (&), aliases (*) and tags (!) are not used here; "

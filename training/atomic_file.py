@@ -17,6 +17,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class DiskFullError(OSError):
     """No room for a file: names the bytes needed, the bytes there are, and the path. The old file is intact."""
 
+    def __str__(self) -> str:
+        return str(self.strerror)  # without the number that OSError puts in front
+
 
 def replace_file(
     path: Union[str, Path], data: Union[bytes, memoryview], passing: Callable[[str], None] = lambda point: None

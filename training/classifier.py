@@ -57,8 +57,8 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor, labels: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
         if images.dtype != torch.uint8:
             raise ValueError(f"images are {images.dtype}, but must be uint8: scaling to floats happens here, once")
-        # One channel would otherwise broadcast against three means and give three wrong channels. Not asked while tracing,
-        # where a comparison of sizes is frozen into the trace.
+        # One channel would otherwise broadcast against three means and give three wrong channels. Not asked while
+        # tracing, where a comparison of sizes is frozen into the trace.
         if not torch.jit.is_tracing() and images.shape[1] != self.channels:
             raise ValueError(f"images have {int(images.shape[1])} channels, but mean and std have {self.channels}")
         logits = self.network((images.to(self.pixel_mean.dtype) - self.pixel_mean) * self.pixel_scale)
@@ -84,5 +84,5 @@ def true_class_rank(logits: Tensor, labels: Tensor) -> Tensor:
     true_logits = true_class_values(logits, labels).unsqueeze(1)
     before = (logits > true_logits) | ((logits == true_logits) & (classes < labels.unsqueeze(1)))
     rank = before.long().sum(dim=1)
-    is_ranked = ((logits != logits).long().sum(dim=1) == 0) & (labels != IGNORED)
+    is_ranked = (torch.isnan(logits).long().sum(dim=1) == 0) & (labels != IGNORED)
     return torch.where(is_ranked, rank, torch.full_like(rank, num_classes + 5))

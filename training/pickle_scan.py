@@ -7,19 +7,21 @@ import pickletools
 import zipfile
 from typing import Iterator, List, Optional
 
-# What a dictionary of tensors needs. torch.load(weights_only=True) has its own list and is the actual guard; this one
-# gives the refusal a readable name on every torch version.
+# What a dictionary of tensors needs. torch.load(weights_only=True) has a list of its own; this one does not depend on
+# the version of torch, and names what is refused.
 _TENSOR_MODULES = ("torch", "torch._utils", "collections")
 
 
 def forbidden_global(data: bytes) -> Optional[str]:
     """The first name that is not part of a dictionary of tensors, as "module.name"; None if there is none.
 
-    Bytes that are no pickle have no names: None.
+    Args:
+        data: a file of torch.save (a zip archive with pickles in it), or a bare pickle.
+
+    Raises: ValueError, zipfile.BadZipFile and others for bytes that are torn or neither of these.
     """
     for name in _imported_names(data):
-        module = name.rpartition(".")[0]
-        if module not in _TENSOR_MODULES:
+        if name.rpartition(".")[0] not in _TENSOR_MODULES:
             return name
     return None
 
@@ -27,24 +29,17 @@ def forbidden_global(data: bytes) -> Optional[str]:
 def _imported_names(data: bytes) -> Iterator[str]:
     for pickled in _pickles(data):
         strings: List[str] = []
-        try:
-            for opcode, argument, _ in pickletools.genops(pickled):
-                if opcode.name in ("GLOBAL", "INST"):
-                    yield str(argument).replace(" ", ".")
-                elif opcode.name == "STACK_GLOBAL":
-                    yield ".".join(strings[-2:])
-                elif isinstance(argument, str):
-                    strings.append(argument)
-        except ValueError:
-            return  # torn or no pickle: torch.load says so
+        for opcode, argument, _ in pickletools.genops(pickled):
+            if opcode.name in ("GLOBAL", "INST"):
+                yield str(argument).replace(" ", ".")
+            elif opcode.name == "STACK_GLOBAL":
+                yield ".".join(strings[-2:])  # module and name are the last two strings pushed
+            elif isinstance(argument, str):
+                strings.append(argument)
 
 
 def _pickles(data: bytes) -> List[bytes]:
-    """The pickles of a file written by torch.save: inside a zip archive, or, in the older form, the file itself."""
     if not zipfile.is_zipfile(io.BytesIO(data)):
         return [data]
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            return [archive.read(name) for name in archive.namelist() if name.endswith(".pkl")]
-    except zipfile.BadZipFile:
-        return []
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return [archive.read(name) for name in archive.namelist() if name.endswith(".pkl")]

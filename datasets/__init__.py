@@ -1,0 +1,68 @@
+"""Images: (uint8 tensor (C, H, W), int label) by index. This room knows no batch and no device.
+
+`data_sets = build_datasets(config.data, config.run.seed)`, then `data_sets.evaluation[index]` gives an image and its
+label, and `data_sets.train[epoch, index]` an augmented one, which is a function of (seed, epoch, index) alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from configs.errors import ConfigError
+from configs.schema import DataConfig
+from datasets.data_sets import DataSets, EvaluationImages, TrainingImages
+from datasets.errors import DataError
+
+__all__ = ["DataError", "DataSets", "EvaluationImages", "TrainingImages", "build_datasets"]
+
+# data.name -> the module whose build(config, seed) makes it, imported when it is asked for
+MODULES = {
+    "fashion_mnist": "datasets.fashion_mnist",
+    "cifar10": "datasets.cifar",
+    "cifar100": "datasets.cifar",
+    "image_folder": "datasets.image_folder",
+    "generated": "datasets.generated",
+}
+NATIVE_SIZES = {"fashion_mnist": 28, "cifar10": 32, "cifar100": 32}
+GENERATED_ONLY = ("num_classes", "num_train_images", "num_eval_images")
+
+
+def build_datasets(config: DataConfig, seed: int) -> DataSets:
+    """Return the images that `config` names.
+
+    Args:
+        config: the data section of an experiment.
+        seed: in [0, 2^64); keys the augmentation of training images.
+
+    Raises:
+        ConfigError: an option that this data set has no use for.
+        DataError: the images are missing, damaged or not laid out as expected.
+    """
+    check_options(config)
+    data_sets: DataSets = importlib.import_module(MODULES[config.name]).build(config, seed)
+    if config.crop_padding is not None and config.crop_padding >= data_sets.image_size:
+        raise ConfigError(
+            f"data.crop_padding {config.crop_padding} is not below the image size {data_sets.image_size}: some crops "
+            "would show no pixel of the image; lower it"
+        )
+    return data_sets
+
+
+def check_options(config: DataConfig) -> None:
+    """Raise ConfigError for options that have no effect on, or no meaning for, the data set."""
+    unused = ("dir",) if config.name == "generated" else GENERATED_ONLY
+    for option in unused:
+        value = getattr(config, option)
+        if value is not None:
+            raise ConfigError(f"data.{option} {value!r} has no effect with data.name {config.name}; remove it")
+    if config.name == "image_folder" and config.crop_padding is not None:
+        raise ConfigError(
+            f"data.crop_padding {config.crop_padding} needs images of one size, which image_folder does not "
+            "promise; use data.min_crop_area"
+        )
+    native_size = NATIVE_SIZES.get(config.name)
+    if native_size is not None and config.image_size not in (None, native_size):
+        raise ConfigError(
+            f"data.image_size {config.image_size}: the images of {config.name} have {native_size} pixels per side and "
+            "are not resized; remove it"
+        )

@@ -1,0 +1,125 @@
+"""What every data set gives: images by index, and the numbers that a training needs about them."""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+from dataclasses import dataclass
+from typing import Callable, Iterable, Tuple, Union
+
+import numpy as np
+import torch
+from PIL import Image
+from typing_extensions import Protocol
+
+from datasets.keyed_random import KeyedRandom
+
+StoredImage = Union[np.ndarray, Image.Image]
+
+
+class ImageSource(Protocol):
+    """Images as they are stored: (C, H, W) uint8 arrays, or RGB images of any size."""
+
+    def __len__(self) -> int: ...
+
+    def load(self, index: int) -> Tuple[StoredImage, int]:
+        """Return image `index`, 0 <= index < len, and its label."""
+        ...
+
+
+def checked_index(index: int, count: int) -> int:
+    """Return `index` as an int, or raise IndexError outside [0, count), negative indices included."""
+    index = operator.index(index)
+    if not 0 <= index < count:
+        raise IndexError(f"image {index} of {count}; the first is 0")
+    return index
+
+
+class EvaluationImages:
+    """The images to evaluate on, the same at each visit.
+
+    `images[index]` gives (uint8 tensor (C, H, W), label); the tensor is the caller's own.
+
+    Args:
+        source: the stored images.
+        transform: stored image -> tensor.
+    """
+
+    def __init__(self, source: ImageSource, transform: Callable[..., torch.Tensor]) -> None:
+        self.source = source
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Tuple[torch.Tensor, int]:
+        image, label = self.source.load(checked_index(index, len(self)))
+        return self.transform(image), label
+
+
+class TrainingImages:
+    """The images to train on, augmented anew in each epoch.
+
+    `images[epoch, index]` gives (uint8 tensor (C, H, W), label). It is a function of (seed, epoch, index): the loading
+    process, the order, and torch's, numpy's and Python's random states neither influence it nor are touched by it.
+
+    Args:
+        source: the stored images.
+        augmentation: (stored image, its random numbers) -> tensor.
+        seed: a whole number in [0, 2^64).
+    """
+
+    def __init__(self, source: ImageSource, augmentation: Callable[..., torch.Tensor], seed: int) -> None:
+        self.source = source
+        self.augmentation = augmentation
+        self.seed = seed
+        KeyedRandom(seed)  # an unusable seed is refused here, not in a loading process
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, key: Tuple[int, int]) -> Tuple[torch.Tensor, int]:
+        if not isinstance(key, tuple) or len(key) != 2:
+            raise TypeError(f"training images are indexed by (epoch, index), got {key!r}")
+        epoch, index = operator.index(key[0]), checked_index(key[1], len(self))
+        image, label = self.source.load(index)
+        return self.augmentation(image, KeyedRandom(self.seed, epoch, index)), label
+
+
+@dataclass(frozen=True)
+class DataSets:
+    """The two halves of a data set.
+
+    Attributes:
+        train: indexed by (epoch, index).
+        evaluation: indexed by index.
+        num_classes: labels are in [0, num_classes).
+        channels: 1 or 3.
+        image_size: pixels per side of the square images that both halves give.
+        mean: per channel, of pixels scaled to [0, 1].
+        std: the same for the standard deviation.
+        class_names: one per label.
+        fingerprint: changes with the stored images (their number, names, labels, sizes; pixels too where they are all
+        in
+            memory), not with the folder that holds them or how they are augmented: a run that resumes compares it.
+    """
+
+    train: TrainingImages
+    evaluation: EvaluationImages
+    num_classes: int
+    channels: int
+    image_size: int
+    mean: Tuple[float, ...]
+    std: Tuple[float, ...]
+    class_names: Tuple[str, ...]
+    fingerprint: str
+
+
+def hash_parts(parts: Iterable[Union[bytes, memoryview]]) -> str:
+    """Return 32 hexadecimal digits that tell `parts` from any other sequence of bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        # the length in front keeps ("ab", "c") and ("a", "bc") apart
+        digest.update(memoryview(part).nbytes.to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()

@@ -1,0 +1,44 @@
+"""Read the idx files of the MNIST family: a magic number, big-endian 32-bit dimensions, then bytes.
+
+Source: Y. LeCun, C. Cortes, C. J. C. Burges, "The MNIST database of handwritten digits", section "File formats".
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+from typing import Tuple
+
+import numpy as np
+
+from datasets.errors import DataError
+
+UNSIGNED_BYTES = 0x08
+
+
+def read_idx(path: Path, shape: Tuple[int, ...]) -> np.ndarray:
+    """Return the uint8 array of `shape` that the idx file holds; a name that ends in .gz is unpacked.
+
+    Raises:
+        DataError: unreadable, not an idx file of bytes, another shape, or too few or too many bytes.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is damaged or cannot be read ({error}); remove it and supply it again") from error
+    # two zero bytes, the element type, the number of dimensions
+    expected = bytes([0, 0, UNSIGNED_BYTES, len(shape)]) + b"".join(size.to_bytes(4, "big") for size in shape)
+    header = content[: len(expected)]
+    if header != expected:
+        raise DataError(
+            f"{path} is damaged or another file: it starts with {header.hex() or 'nothing'}, expected "
+            f"{expected.hex()} (magic number and shape {shape}); remove it and supply it again"
+        )
+    size = int(np.prod(shape))
+    if len(content) - len(expected) != size:
+        raise DataError(
+            f"{path} is damaged: {len(content) - len(expected)} bytes follow its header, expected {size}; remove it "
+            "and supply it again"
+        )
+    return np.frombuffer(content, dtype=np.uint8, offset=len(expected)).reshape(shape)

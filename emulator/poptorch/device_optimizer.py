@@ -1,0 +1,288 @@
+"""The optimizer on the device: its numbers and state as named tensors, and one update of all weights."""
+from __future__ import annotations
+
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+import torch
+
+from . import optimizer_update as formulas
+from ._logging import logger
+from .device_weights import DeviceTensor
+from .errors import backend_error
+from .optimizer_settings import OptimizerKind, OptimizerSettings, Setting
+
+Gradients = Dict[Tuple[int, int], torch.Tensor]  # (position of the weight, replica group) -> gradient
+_ADAMS = {
+    OptimizerKind.ADAM: formulas.adam,
+    OptimizerKind.ADAMW: formulas.adamw,
+    OptimizerKind.ADAMW_NO_BIAS: formulas.adamw,  # as PopTorch 3.4: bias is corrected all the same
+    OptimizerKind.LAMB: formulas.lamb,
+    OptimizerKind.LAMB_NO_BIAS: formulas.lamb,
+}
+
+
+class Trained(NamedTuple):
+    """A weight that the optimizer updates."""
+
+    weight: DeviceTensor
+    group: Optional[int]  # None: in no group of the optimizer, which updates it with its defaults
+
+
+class StateTensor(NamedTuple):
+    """One part of a weight's state: its name on the device, its type, its first value."""
+
+    name: str
+    dtype: torch.dtype
+    initial: float
+    is_scalar: bool
+
+
+class DeviceOptimizer:
+    """Optimizer of a compiled training model.
+
+    Args:
+        settings: as of the compilation.
+        trained: the weights it updates.
+    """
+
+    def __init__(self, settings: OptimizerSettings, trained: List[Trained]) -> None:
+        self.settings = settings
+        self.trained = trained
+        self.has_momentum = [self._momentum_of(position) for position in range(len(trained))]
+        self.parts = [self._state_parts(position) for position in range(len(trained))]
+        self.state = [
+            [
+                {
+                    part: torch.full([] if form.is_scalar else list(value.shape), form.initial, dtype=form.dtype)
+                    for part, form in self.parts[position].items()
+                }
+                for value in target.weight.values
+            ]
+            for position, target in enumerate(trained)
+        ]
+        self.numbers: Dict[str, torch.Tensor] = {}
+        self._write_numbers()
+
+    @property
+    def loss_scaling(self) -> float:
+        """What the loss's gradient is multiplied by."""
+        number = self.numbers.get("lossScaling_FLOAT")
+        return float(self.settings.loss_scaling.value if number is None else number)
+
+    def update_settings(self, settings: OptimizerSettings) -> None:
+        """Take new values of variable numbers.
+
+        Raises:
+            Error: another kind of optimizer, other groups, or a change of a constant.
+        """
+        if settings.kind != self.settings.kind or len(settings.groups) != len(self.settings.groups):
+            raise backend_error(
+                f"The model was compiled for {self.settings.kind.name} with {len(self.settings.groups)} groups: "
+                f"it cannot be updated to {settings.kind.name} with {len(settings.groups)}; call destroy() first"
+            )
+        _check_constants("loss_scaling", self.settings.loss_scaling, settings.loss_scaling)
+        before = [self.settings.defaults, *self.settings.groups]
+        for old, new in zip(before, [settings.defaults, *settings.groups]):
+            for name, setting in new.items():
+                _check_constants(name, old[name], setting)
+        self.settings = settings
+        self._write_numbers()
+
+    def step(self, gradients: Gradients) -> None:
+        """Update every weight that has a gradient."""
+        scaling = self.loss_scaling
+        clip = self._clip_factor(gradients, scaling)
+        with torch.no_grad():
+            for (position, copy), gradient in gradients.items():
+                weight = self.trained[position].weight.values[copy]
+                state = self.state[position][copy]
+                working = {part: tensor.float() for part, tensor in state.items()}
+                update = self._formula(position)
+                updated = update(weight.float(), gradient.float() * clip, working, self._numbers_of(position, scaling))
+                weight.copy_(updated)
+                for part, tensor in state.items():
+                    tensor.copy_(working[part])
+
+    def read(self) -> Dict[str, Any]:
+        """The optimizer's state as {"ipu_state", "ipu_param"}; weights per replica group are stacked."""
+        logger.debug("Writing optimiser state tensors from IPU to host.")
+        state = {}
+        for position, copies in enumerate(self.state):
+            is_split = self.trained[position].weight.is_split
+            for part, form in self.parts[position].items():
+                values = [copy[part] for copy in copies]
+                state[form.name] = torch.stack(values) if is_split else values[0].clone()
+        return {"ipu_state": state, "ipu_param": {name: value.clone() for name, value in self.numbers.items()}}
+
+    def write(self, state: Dict[str, Any]) -> None:
+        """Take over a state that read() made; names it lacks keep their values."""
+        logger.debug("Writing optimiser state tensors from host to IPU memory")
+        for name, value in state["ipu_param"].items():
+            if name in self.numbers:
+                self.numbers[name] = value.clone().float()
+        for position, copies in enumerate(self.state):
+            is_split = self.trained[position].weight.is_split
+            for part, form in self.parts[position].items():
+                if form.name in state["ipu_state"]:
+                    value = state["ipu_state"][form.name]
+                    for index, copy in enumerate(copies):
+                        copy[part].copy_(value[index] if is_split else value)
+
+    def _group(self, position: int) -> Dict[str, Setting]:
+        group = self.trained[position].group
+        return self.settings.defaults if group is None else self.settings.groups[group]
+
+    def _momentum_of(self, position: int) -> bool:
+        momentum = self._group(position).get("momentum")
+        return momentum is not None and not (momentum.is_constant and momentum.value == 0)
+
+    def _state_parts(self, position: int) -> Dict[str, StateTensor]:
+        settings, name = self.settings, self.trained[position].weight.name
+        first, second = settings.first_order_type, settings.second_order_type
+        if settings.kind in (OptimizerKind.SGD1, OptimizerKind.SGD2):
+            prefix = "Accl" if settings.kind == OptimizerKind.SGD1 else "Accl1"
+            velocity = StateTensor(f"{prefix}___{name}", first, 0.0, False)
+            return {"velocity": velocity} if self.has_momentum[position] else {}
+        if settings.kind in _ADAMS:
+            parts = {
+                "mean": StateTensor(f"Accl1___{name}", first, 0.0, False),
+                "square": StateTensor(f"Accl2___{name}", second, 0.0, False),
+            }
+            if settings.kind != OptimizerKind.LAMB_NO_BIAS:
+                parts["step"] = StateTensor(f"Step___{name}", torch.float32, 0.0, True)
+            return parts
+        parts = {"square": StateTensor(f"Accl1___{name}", first, float(settings.use_tf_variant), False)}
+        if settings.kind == OptimizerKind.RMSPROP_CENTERED:
+            parts["mean"] = StateTensor(f"Accl2___{name}", second, 0.0, False)
+        if self.has_momentum[position]:
+            parts["velocity"] = StateTensor(f"Accl3___{name}", second, 0.0, False)
+        return parts
+
+    def _formula(self, position: int) -> formulas.Update:
+        kind = self.settings.kind
+        if kind in (OptimizerKind.SGD1, OptimizerKind.SGD2):
+            return formulas.sgd_with_momentum if self.has_momentum[position] else formulas.sgd_without_momentum
+        if kind in _ADAMS:
+            return _ADAMS[kind]
+        return formulas.rmsprop_tf if self.settings.use_tf_variant else formulas.rmsprop
+
+    def _write_numbers(self) -> None:
+        self.numbers = {}
+        if not self.settings.loss_scaling.is_constant:
+            self.numbers["lossScaling_FLOAT"] = torch.tensor(float(self.settings.loss_scaling.value))
+        for position, target in enumerate(self.trained):
+            for name, setting in self._device_settings(position).items():
+                if not setting.is_constant:
+                    self.numbers[f"{name}___specific___{target.weight.name}"] = torch.tensor(float(setting.value))
+        _log_settings(self.settings)
+
+    def _device_settings(self, position: int) -> Dict[str, Setting]:
+        """The numbers of the weight's group in the device's own combinations."""
+        group = self._group(position)
+        if self.settings.kind not in (OptimizerKind.SGD1, OptimizerKind.SGD2):
+            return {_DEVICE_NAMES[name]: setting for name, setting in group.items()}
+        return _sgd_settings(self.settings, group, self.has_momentum[position])
+
+    def _numbers_of(self, position: int, scaling: float) -> Dict[str, Any]:
+        """Constants from the settings, variables from the device's tensors."""
+        name = self.trained[position].weight.name
+        values: Dict[str, Any] = {"lossScaling": scaling}
+        for key, setting in self._device_settings(position).items():
+            value = self.numbers.get(f"{key}___specific___{name}")
+            values[key.rstrip("012") if key[-1] in "012" and "beta" not in key else key] = (
+                setting.value if value is None else value
+            )
+        if "nesterov" in self._group(position):
+            values["nesterov"] = self._group(position)["nesterov"].value
+        return values
+
+    def _clip_factor(self, gradients: Gradients, scaling: float) -> float:
+        """max_norm / max(norm, max_norm), the norm over all weights and without the loss scale."""
+        limit = self.settings.max_grad_norm
+        if limit == float("inf") or not gradients:
+            return 1.0
+        norm = torch.stack([gradient.float().norm() for gradient in gradients.values()]).norm() / scaling
+        return float(limit / norm.clamp(min=limit))
+
+
+_DEVICE_NAMES = {
+    "lr": "learningRate",
+    "weight_decay": "weightDecay",
+    "momentum": "momentum",
+    "alpha": "alpha",
+    "eps": "eps",
+    "beta1": "beta1",
+    "beta2": "beta2",
+    "max_weight_norm": "maxWeightNorm",
+}
+
+
+def _sgd_settings(settings: OptimizerSettings, group: Dict[str, Setting], has_momentum: bool) -> Dict[str, Setting]:
+    scaling, rate, decay = settings.loss_scaling, group["lr"], group["weight_decay"]
+    if not has_momentum:
+        return {
+            "scaledLearningRate0": _combined(rate.value / scaling.value, rate, scaling),
+            "weightDecayScaleFactor0": _combined(1 - rate.value * decay.value, rate, decay),
+        }
+    variant = "1" if settings.kind == OptimizerKind.SGD1 else "2"
+    # Kept apart from the accumulator, the velocity is scaled as the loss is.
+    velocity = group["velocity_scaling"] if settings.kind == OptimizerKind.SGD1 else scaling
+    damped = 1 - group["dampening"].value
+    return {
+        f"scaledLearningRate{variant}": _combined(rate.value / velocity.value, rate, velocity),
+        f"weightDecayScaleFactor{variant}": _combined(
+            damped * decay.value * velocity.value, decay, velocity, group["dampening"]
+        ),
+        f"dampeningScaleFactor{variant}": _combined(
+            damped * velocity.value / scaling.value, velocity, scaling, group["dampening"]
+        ),
+        f"scaledMomentum{variant}": group["momentum"],
+    }
+
+
+def _combined(value: float, *parts: Setting) -> Setting:
+    return Setting(value, all(part.is_constant for part in parts))
+
+
+def _check_constants(name: str, old: Setting, new: Setting) -> None:
+    if old.is_constant != new.is_constant:
+        was, now = ("a constant", "variable") if old.is_constant else ("variable", "a constant")
+        raise backend_error(f"{name} was {was} when the model was compiled and cannot become {now}")
+    if old.is_constant and old.value != new.value:
+        raise backend_error(
+            f"{name} is a constant of the compiled model ({old.value}) and cannot become {new.value}; "
+            "mark it as variable before compiling, or call destroy() first"
+        )
+
+
+def _log_settings(settings: OptimizerSettings) -> None:
+    """At log level DEBUG, what the device was told."""
+    kind = settings.kind.name.rstrip("12")
+    scale = settings.loss_scaling
+    types = {
+        "accumType": settings.accum_type,
+        "firstOrderMomentumAccumType": settings.first_order_type,
+        "secondOrderMomentumAccumType": settings.second_order_type,
+    }
+    shown = ", ".join(f"{name}={str(dtype).split('.')[1]}" for name, dtype in types.items())
+    logger.debug(
+        "Updating graph optimizer with %s: %s, lossScaling=%g%s, %s",
+        kind, _shown(settings, settings.defaults, "default_"), scale.value, _constant(scale), shown,
+    )
+    for index, group in enumerate(settings.groups):
+        logger.debug("Updating group %d optimizer with %s: %s", index, kind, _shown(settings, group, ""))
+
+
+def _shown(settings: OptimizerSettings, group: Dict[str, Setting], prefix: str) -> str:
+    texts = []
+    for name, setting in group.items():
+        if name == "velocity_scaling" and settings.kind == OptimizerKind.SGD2:
+            setting = settings.loss_scaling
+        words = (prefix + ("learning_rate" if name == "lr" else name)).split("_")
+        label = words[0] + "".join(word.capitalize() for word in words[1:])
+        texts.append(f"{label}={setting.value:g}{_constant(setting)}")
+    return ", ".join(texts)
+
+
+def _constant(setting: Setting) -> str:
+    return " (const)" if setting.is_constant else ""

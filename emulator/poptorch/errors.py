@@ -1,0 +1,40 @@
+"""The exceptions of the emulator, and the two forms in which PopTorch words them."""
+from __future__ import annotations
+
+
+class Error(Exception):
+    """Any error of PopTorch; `type`, `message` and `location` repeat the parts of its text."""
+
+    type: str = "poptorch_py_error"
+    message: str = ""
+    location: str = ""
+
+
+class RecoverableError(Error):
+    """The device failed in a way that a restart of the program cures."""
+
+    recovery_action: str = ""
+
+
+class UnrecoverableError(Error):
+    """The device failed for good."""
+
+
+def createPoptorchError(msg: str) -> Error:
+    """Build the Error that the Python layer raises: 'poptorch_py_error': msg."""
+    return _error("poptorch_py_error", msg)
+
+
+def backend_error(message: str) -> Error:
+    """Build the Error that the compiled layer raises: 'poptorch_cpp_error': message."""
+    return _error("poptorch_cpp_error", message)
+
+
+def _error(kind: str, message: str) -> Error:
+    error = Error(f"'{kind}': {message}")
+    error.type = kind
+    error.message = message
+    return error
+
+
+NOT_COMPILED = "Model has not been compiled or has been destroyed."

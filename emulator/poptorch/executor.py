@@ -1,0 +1,467 @@
+"""PoplarExecutor: what trainingModel() and inferenceModel() return, a model that runs on the device."""
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections import OrderedDict
+from datetime import timedelta
+from typing import Any, Callable, Dict, List, Optional
+
+import torch
+from torch.utils.hooks import RemovableHandle
+
+from . import hardware, perf_counters, wrapping
+from ._logging import logger
+from .anchors import named_tensors, read_anchors
+from .arguments import ArgumentBinder, BoundArguments, check_same_form
+from .compilation import compile_graph, is_pipelined
+from .device_weights import DeviceWeights, ReplicaGrouping
+from .enums import CommGroupType, ConnectionType, OutputMode, VariableRetrievalMode
+from .errors import NOT_COMPILED, backend_error, createPoptorchError
+from .executable_file import read_executable, write_executable
+from .executor_optimizer import ExecutorOptimizer
+from .options import Options
+from .printing import module_repr
+from .program import Program
+from .random_state import DeviceGenerator
+
+_precompile_hooks: Dict[int, Callable[[], Any]] = OrderedDict()
+_postcompile_hooks: Dict[int, Callable[[], Any]] = OrderedDict()
+
+
+class PoplarExecutor:
+    """A model with weights of its own on the device. Made by trainingModel() and inferenceModel().
+
+    Args:
+        model: the module that runs; shares its submodules with user_model.
+        options: frozen from here on; the executor keeps a copy.
+        training: whether calls update the weights.
+        poptorch_version: not used here.
+        optimizer: for training; None: SGD with lr 0.01.
+        user_model: the module as the program holds it.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        options: Optional[Options],
+        training: bool,
+        poptorch_version: str,
+        optimizer: Optional[torch.optim.Optimizer] = None,
+        user_model: Optional[torch.nn.Module] = None,
+    ) -> None:
+        self._model = model
+        self._user_model: Any = model if user_model is None else user_model
+        self._training = training
+        self._options = self._taken(options)
+        self._binder = ArgumentBinder(model)
+        self._compiled_arguments: Optional[BoundArguments] = None
+        self._program: Optional[Program] = None
+        self._weights: Optional[DeviceWeights] = None
+        self._is_attached = False
+        self._dirty_host_weights = False
+        self._host_weights_version = 0
+        self._compilation_time = timedelta(0)
+        self._anchors: Dict[str, torch.Tensor] = {}
+        self.per_replica_params: Dict[str, ReplicaGrouping] = {}
+        seed = self._options.random_seed if self._options.exists("random_seed") else None
+        self._generator = DeviceGenerator(seed)
+        self._optimizer: Optional[ExecutorOptimizer] = None
+        if training:
+            self._optimizer = ExecutorOptimizer(self, optimizer)
+        self._options._freeze()
+        if training:
+            wrapping.wrap_model(self._user_model, self)
+
+    def _taken(self, options: Optional[Options]) -> Options:
+        if options is None:
+            options = Options()
+        if not isinstance(options, Options):
+            raise createPoptorchError(f"Invalid type: 'options' is of type {type(options)} (Expected poptorch.Options)")
+        options._freeze()
+        taken = options.clone()
+        if taken.defaultOutputMode():
+            taken.outputMode(OutputMode.Final if self._training else OutputMode.All)
+        for anchor in taken.anchored_tensors.values():
+            if anchor[1]:  # without a mode of its own it follows the outputs
+                anchor[2], anchor[3] = taken.output_mode, taken.output_return_period
+        if not self._training and taken.Training.gradient_accumulation != 1:
+            hint = " Use poptorch.Options().deviceIterations to process several batches each run instead."
+            raise createPoptorchError(
+                "You must set poptorch.Options().Training.gradientAccumulation to 1 or leave it as its default value "
+                "(1) when running a poptorch.inferenceModel()." + (hint if is_pipelined(taken) else "")
+            )
+        return taken
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The model as the program holds it."""
+        return self._user_model  # type: ignore[no-any-return]
+
+    @property
+    def options(self) -> Options:
+        """The executor's own, frozen options."""
+        return self._options
+
+    def __repr__(self) -> str:
+        return module_repr(self._user_model)
+
+    def __getattr__(self, attr: str) -> Any:
+        if attr.startswith("__") or attr == "_user_model":
+            raise AttributeError(attr)
+        value = getattr(self._user_model, attr)
+        if isinstance(value, torch.nn.Parameter):
+            return _ParameterHandle(self, attr, value)
+        return value
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return {**self.__dict__, "_program": None, "_weights": None, "_is_attached": False}
+
+    # Running
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run one combined batch; the first call compiles the model.
+
+        Raises:
+            AssertionError: the device is offline.
+            Error: inputs of another form than those of the compilation; anything that compiling refuses.
+        """
+        if self._options.connection_type == ConnectionType.Never:
+            raise AssertionError(
+                "Trying to run a model on an offline device (ConnectionType.Never): "
+                "use model.compile(inputs) instead of model(inputs)"
+            )
+        arguments = self._binder.bind(args, kwargs)
+        if not self.isCompiled():
+            self._compile(arguments)
+        if not self._is_attached:
+            self.attachToDevice()
+        program, compiled = self._live(), self._compiled_arguments
+        assert compiled is not None and self._weights is not None
+        if not self._training:
+            self._follow_training()
+        check_same_form(compiled, arguments)
+        if self._optimizer is not None:
+            self._optimizer.write_state_if_needed()
+        with self._generator.active():
+            outputs = program.run(arguments, compiled)
+        self._anchors = read_anchors(program, self._weights, self._options.anchored_tensors)
+        if self._optimizer is not None:
+            self._dirty_host_weights = True
+            self._optimizer.has_run()
+        _forbid_backward(outputs)
+        return outputs
+
+    def _follow_training(self) -> None:
+        """Take over the weights of a training executor of the same model, if they are newer."""
+        fetch = getattr(self._user_model, "copyWeightsToHostIfNeeded", None)
+        if not callable(fetch):
+            return
+        fetch()
+        version = self._user_model._host_weights_version
+        if version is not None and version != self._host_weights_version:
+            self.copyWeightsToDevice()
+            self._host_weights_version = version
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the model for inputs of this form; ignored with a warning if it is compiled already."""
+        arguments = self._binder.bind(args, kwargs)
+        if self.isCompiled():
+            logger.warning("Call to compile() ignored: the executable is already compiled")
+        else:
+            self._compile(arguments)
+
+    def _compile(self, arguments: BoundArguments) -> None:
+        started = time.perf_counter()
+        if self._options.connection_type == ConnectionType.Never and hardware.uses_ipu_model(self._options):
+            raise backend_error(
+                "ConnectionType.Never / poptorch.Options.useOfflineIpuTarget not supported for the IPU model"
+            )
+        popart = self._options._Popart.options
+        if popart["instrumentWithHardwareCycleCounter"] and hardware.uses_ipu_model(self._options):
+            raise backend_error("Cycle count logging is only supported on actual IPU hardware.")
+        if popart.get("cachePath"):
+            os.makedirs(popart["cachePath"], exist_ok=True)
+        if self._options.connection_type == ConnectionType.Always:
+            hardware.acquire(self, self._options)
+        if any(tensor.requires_grad for tensor in arguments.tensors(arguments)):
+            logger.warning(
+                "Input tensor has requires_grad=True set. This tensor will be detached because backward pass via "
+                "inputs is not supported."
+            )
+        try:
+            self._build(arguments)
+        except BaseException:
+            hardware.release(self)
+            raise
+        self._compilation_time = timedelta(seconds=time.perf_counter() - started)
+        if self._options.connection_type != ConnectionType.Never:
+            self.attachToDevice()
+
+    def _build(self, arguments: BoundArguments) -> None:
+        weights = DeviceWeights(self._model, self._options.replication_factor, self.per_replica_params)
+        weights.load()
+        for hook in _precompile_hooks.values():
+            hook()
+        try:
+            with self._generator.active(keep=False):
+                graph = compile_graph(self._model, arguments, weights, self._options, self._training)
+        finally:
+            for hook in _postcompile_hooks.values():
+                hook()
+        optimizer = None if self._optimizer is None else self._optimizer.on_device(weights)
+        self._weights = weights
+        self._compiled_arguments = arguments.mapped(lambda tensor: tensor.detach())
+        self._program = Program(self._model, weights, graph, self._options, optimizer)
+
+    def _live(self) -> Program:
+        """The executable; an Error without one."""
+        if self._program is None:
+            raise createPoptorchError(NOT_COMPILED)
+        return self._program
+
+    # Weights and state
+
+    def load_state_dict(self, state_dict: Dict[str, torch.Tensor], strict: bool = True) -> Any:
+        """Load weights into the model and, where it is attached, onto the device."""
+        result = self._user_model.load_state_dict(state_dict, strict)
+        if self.isAttachedToDevice():
+            self.copyWeightsToDevice()
+        return result
+
+    def copyWeightsToHostIfNeeded(self) -> bool:
+        """Copy the weights to the host if the device has newer ones; True if it had."""
+        if self._dirty_host_weights:
+            logger.debug("Implicit copyWeightsToHost()")
+            self.copyWeightsToHost()
+            return True
+        return False
+
+    def copyWeightsToHost(self) -> None:
+        """Copy parameters and buffers from the device to the model."""
+        self._live()
+        self._dirty_host_weights = False
+        logger.debug("Writing weights from IPU to host")
+        assert self._weights is not None
+        self._weights.store()
+        self._host_weights_version += 1
+
+    def copyWeightsToDevice(self) -> None:
+        """Copy parameters and buffers from the model to the device."""
+        self._live()
+        self._dirty_host_weights = False
+        logger.debug("Writing weights from host to IPU memory")
+        assert self._weights is not None
+        self._weights.load()
+
+    def copyNamedBuffersToDevice(self) -> None:
+        """Copy the buffers that Options.updatableNamedBuffers() names from the model to the device."""
+        self._live()
+        names = self._options._Popart.options.get("updatableNamedBuffers")
+        if names is None:
+            raise createPoptorchError("No named buffers marked as updatable via updatableNamedBuffers option")
+        assert self._weights is not None
+        for buffer in self._weights.buffers:
+            if any(slot.name in names for slot in buffer.slots):
+                buffer.load()
+
+    def setOptimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Tell the device of a changed or another optimizer; needed after every change, a scheduler's too."""
+        if self._optimizer is None:
+            raise createPoptorchError("setOptimizer() is for training models: an inference model has no optimizer")
+        self._optimizer.set(optimizer)
+
+    @property
+    def rng_state(self) -> List[int]:
+        """The seed and state of the device's random generator."""
+        self._live()
+        return self._generator.read()
+
+    @rng_state.setter
+    def rng_state(self, state: List[int]) -> None:
+        self._live()
+        self._generator.write(state)
+
+    # Device
+
+    def isCompiled(self) -> bool:
+        """Whether the model is compiled and not destroyed."""
+        return self._program is not None
+
+    def isAttachedToDevice(self) -> bool:
+        """Whether the model is compiled and attached."""
+        return self.isCompiled() and self._is_attached
+
+    def attachToDevice(self) -> None:
+        """Attach to the device again and send weights and state."""
+        self._live()
+        if self._options.connection_type == ConnectionType.Never:
+            raise AssertionError("Trying to attach to an offline device (ConnectionType.Never)")
+        if self._is_attached:
+            raise createPoptorchError("Device is already attached")
+        hardware.acquire(self, self._options)
+        self._is_attached = True
+        self.copyWeightsToDevice()
+        if self._optimizer is not None:
+            self._optimizer.on_attach()
+
+    def detachFromDevice(self) -> None:
+        """Fetch weights and state and let go of the device."""
+        self._live()
+        if not self._is_attached:
+            raise createPoptorchError("Device is not attached")
+        if self._optimizer is not None:
+            self.copyWeightsToHostIfNeeded()
+            self._optimizer.read_state_if_needed()
+        hardware.release(self)
+        self._is_attached = False
+
+    def destroy(self) -> None:
+        """Fetch weights and state, drop the executable and unwrap the model; it can then be wrapped again."""
+        if not self.isCompiled():
+            return
+        if self._optimizer is not None:
+            self.copyWeightsToHostIfNeeded()
+            self._optimizer.read_state_if_needed()
+        hardware.release(self)
+        self._program = None
+        self._weights = None
+        self._is_attached = False
+        if self._training:
+            wrapping.unwrap_model(self._user_model)
+
+    # Executables on disk
+
+    def save(self, filename: str, export_model: bool = True, save_rng_state: bool = True) -> None:
+        """Write the compiled model to a file; export_model=False leaves model and optimizer out."""
+        self._live()
+        content = {
+            "arguments": self._compiled_arguments,
+            "options": self._options,
+            "training": self._training,
+            "model": self._user_model if export_model else None,
+            "optimizer": self._optimizer.torch_optimizer if export_model and self._optimizer is not None else None,
+            "rng_state": self.rng_state if save_rng_state else None,
+        }
+        if self._optimizer is not None:
+            self._optimizer.read_state_if_needed()
+        write_executable(filename, content)
+
+    def loadExecutable(self, filename: str) -> None:
+        """Compile for the inputs that the file was compiled for."""
+        self._compile(read_executable(filename)["arguments"])
+
+    def compileAndExport(self, filename: str, *args: Any, export_model: bool = True, **kwargs: Any) -> None:
+        """compile(), then save()."""
+        self.compile(*args, **kwargs)
+        self.save(filename, export_model)
+
+    # Reports
+
+    def getTensorNames(self) -> List[str]:
+        """Names that Options.anchorTensor() takes."""
+        if self._program is None or self._weights is None:
+            raise AssertionError("Model must be compiled before calling getTensorNames")
+        return list(named_tensors(self._program, self._weights))
+
+    def getAnchoredTensor(self, short_name: str) -> torch.Tensor:
+        """An anchored tensor as of the last call."""
+        if short_name not in self._anchors:
+            raise AssertionError(f"No tensor with name {short_name} found; there are {list(self._anchors)}")
+        return self._anchors[short_name]
+
+    def cycleCount(self) -> int:
+        """Device cycles of the last call: here nanoseconds of emulation, a number without meaning for hardware."""
+        if not self._options._Popart.options["instrumentWithHardwareCycleCounter"]:
+            raise createPoptorchError("Cycle count logging is disabled. Please set option logCycleCount to True to enable.")
+        if self._program is None or self._program.counters.elapsed() == 0:
+            raise createPoptorchError("Please run the model at least once before obtaining cycle count.")
+        return int(self._program.counters.elapsed() * 1e9)
+
+    def compilationTime(self) -> timedelta:
+        """How long compiling took."""
+        if not self.isCompiled():
+            raise createPoptorchError("Please compile the model before obtaining compilation time.")
+        if not self._options._show_compilation_progress_bar:
+            raise createPoptorchError("Please set showCompilationProgressBar option to obtain compilation time.")
+        return self._compilation_time
+
+    def getPerfCounters(self) -> Dict[str, List[List[float]]]:
+        """Times of the last call: one list per tensor, one entry per micro step."""
+        if self._program is None:
+            return perf_counters.PerfCounters().as_dict()
+        return self._program.counters.as_dict()
+
+    def getHostIpuLatency(self) -> perf_counters.Latency:
+        """Seconds from asking for an input to having it: (minimum, maximum, mean)."""
+        return perf_counters.latency(self.getPerfCounters(), "input", "input_complete")
+
+    def getComputeLatency(self) -> perf_counters.Latency:
+        """Seconds from having the inputs to having the outputs."""
+        return perf_counters.latency(self.getPerfCounters(), "input_complete", "output")
+
+    def getIpuHostLatency(self) -> perf_counters.Latency:
+        """Seconds from having the outputs to having sent them."""
+        return perf_counters.latency(self.getPerfCounters(), "output", "output_complete")
+
+    def getLatency(self) -> perf_counters.Latency:
+        """Seconds from asking for an input to having sent the outputs."""
+        return perf_counters.latency(self.getPerfCounters(), "input", "output_complete")
+
+
+class _ParameterHandle:
+    """A parameter reached through the executor: itself, and replicaGrouping()."""
+
+    def __init__(self, executor: PoplarExecutor, name: str, parameter: torch.nn.Parameter) -> None:
+        self._executor = executor
+        self._name = name
+        self._parameter = parameter
+
+    def replicaGrouping(
+        self, comm_group_type: CommGroupType, shards: int, variable_retrieval_mode: VariableRetrievalMode
+    ) -> None:
+        """Give groups of `shards` replicas values of their own; the host's tensor has one row per group."""
+        self._executor.per_replica_params[self._name] = (comm_group_type, shards, variable_retrieval_mode)
+
+    def __getattr__(self, attr: str) -> Any:
+        return getattr(self._parameter, attr)
+
+
+def _forbid_backward(outputs: Any) -> None:
+    """backward() on an output says why there is nothing to do."""
+    if isinstance(outputs, (list, tuple)):
+        for element in outputs:
+            _forbid_backward(element)
+    elif isinstance(outputs, torch.Tensor):
+        outputs.backward = _no_backward  # type: ignore[method-assign, assignment]
+
+
+def _no_backward(*args: Any, **kwargs: Any) -> None:
+    raise createPoptorchError(
+        "backward() cannot be called explicitly on outputs of a PopTorch model: "
+        "calling a trainingModel does the backward pass and the weight update, an inferenceModel has none."
+    )
+
+
+def _register(hooks: Dict[int, Callable[[], Any]], hook: Callable[[], Any], name: str) -> RemovableHandle:
+    if not callable(hook):
+        raise RuntimeError(f"{name} hook must be callable, got {type(hook)}")
+    handle = RemovableHandle(hooks)
+    hooks[handle.id] = hook
+    return handle
+
+
+def registerPreCompileHook(hook: Callable[[], Any]) -> RemovableHandle:
+    """Call `hook` before each compilation; remove() of the returned handle ends that."""
+    return _register(_precompile_hooks, hook, "Pre-compile")
+
+
+def registerPostCompileHook(hook: Callable[[], Any]) -> RemovableHandle:
+    """Call `hook` after each compilation; remove() of the returned handle ends that."""
+    return _register(_postcompile_hooks, hook, "Post-compile")
+
+
+def copy_for_execution(model: Any) -> Any:
+    """The module that an executor runs: its own attributes, the same submodules and tensors."""
+    return copy.copy(model)

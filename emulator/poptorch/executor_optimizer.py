@@ -1,0 +1,158 @@
+"""A training executor's optimizer: the program's, the device's, and which of the two states is newer."""
+from __future__ import annotations
+
+import weakref
+from types import MethodType
+from typing import Any, Dict, List, Optional
+
+import torch
+
+from . import optim
+from ._logging import logger
+from .device_optimizer import DeviceOptimizer, Trained
+from .device_weights import DeviceTensor, DeviceWeights
+from .enums import MeanReductionStrategy
+from .optimizer_settings import AttributeTracker, OptimizerSettings, settings_of
+
+
+class ExecutorOptimizer:
+    """Keeps the device's optimizer in step with the program's.
+
+    Args:
+        executor: held by a weak reference.
+        optimizer: the program's; None: SGD with lr 0.01.
+    """
+
+    def __init__(self, executor: Any, optimizer: Optional[torch.optim.Optimizer]) -> None:
+        self._executor = weakref.ref(executor)
+        self._tracker = AttributeTracker(executor.options._relax_optimizer_checks)
+        self._settings: Optional[OptimizerSettings] = None
+        self._is_dirty = False
+        self._device: Optional[DeviceOptimizer] = None
+        self.torch_optimizer: Any = None
+        self.set(optim.SGD(executor._user_model.parameters(), lr=0.01) if optimizer is None else optimizer)
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return {**self.__dict__, "_executor": None, "_device": None}
+
+    @property
+    def _own(self) -> Optional[optim.Optimizer]:
+        """The program's optimizer if it is one of poptorch.optim, which knows of the device's state."""
+        return self.torch_optimizer if isinstance(self.torch_optimizer, optim.Optimizer) else None
+
+    def set(self, optimizer: Any) -> None:
+        """Read the optimizer, and update the device if it is attached.
+
+        Raises:
+            ValueError: float16 accumulators after compilation without them.
+            Error: a change of a constant.
+        """
+        executor = self._executor()
+        if executor.isCompiled() and optimizer is not self.torch_optimizer:
+            if self._own is not None:
+                self.read_state_if_needed()
+                self._own.state_dict = self._own.get_state_dict  # type: ignore[method-assign]
+            if isinstance(optimizer, optim.Optimizer):
+                optimizer.ipu_state_is_dirty = True
+        if isinstance(optimizer, optim.Optimizer):
+            optimizer.state_dict = MethodType(_state_dict_from_device, self)  # type: ignore[method-assign]
+        self.torch_optimizer = optimizer
+        auto_scaling = executor.options._Popart.options.get("automaticLossScalingSettings.enabled", False)
+        self._require_running_mean(optimizer, executor)
+        settings = settings_of(optimizer, self._tracker, auto_scaling)
+        if settings != self._settings:
+            self._settings = settings
+            self._is_dirty = True
+        if executor.isAttachedToDevice():
+            self._update_device()
+            self.write_state_if_needed()
+
+    def _require_running_mean(self, optimizer: Any, executor: Any) -> None:
+        """float16 accumulators need the running mean: a sum over many micro batches would overflow."""
+        if getattr(optimizer, "accum_type", torch.float32) != torch.float16:
+            return
+        if getattr(optimizer, "use_combined_accum", False):
+            return
+        training = executor.options.Training
+        if not executor.isCompiled():
+            executor.options._unfreeze()
+            training.setMeanAccumulationAndReplicationReductionStrategy(MeanReductionStrategy.Running)
+            executor.options._freeze()
+        elif training.meanAccumulationAndReplicationReductionStrategy != MeanReductionStrategy.Running:
+            raise ValueError(
+                "Invalid optimizer: float16 accumulators need poptorch.MeanReductionStrategy.Running, "
+                "but the executable is already compiled."
+            )
+
+    def on_device(self, weights: DeviceWeights) -> DeviceOptimizer:
+        """Make the device's optimizer for the model's trained parameters."""
+        assert self._settings is not None
+        self._device = DeviceOptimizer(self._settings, _trained(weights.parameters, self.torch_optimizer))
+        self._is_dirty = False
+        return self._device
+
+    def _update_device(self) -> None:
+        if self._is_dirty and self._device is not None and self._settings is not None:
+            self._device.update_settings(self._settings)
+            self._is_dirty = False
+
+    def on_attach(self) -> None:
+        """Send numbers and state to the device."""
+        self._update_device()
+        if self._own is not None:
+            if self._own.has_state():
+                self._own.ipu_state_is_dirty = True
+                self.write_state_if_needed()
+            else:
+                self._own.host_state_is_dirty = True
+                self._own.ipu_state_is_dirty = False
+
+    def has_run(self) -> None:
+        """The device's state is newer now."""
+        if self._own is not None:
+            self._own.host_state_is_dirty = True
+
+    def write_state_if_needed(self) -> None:
+        """Send a state that the program loaded."""
+        own, executor = self._own, self._executor()
+        if own is not None and own.ipu_state_is_dirty and self._device is not None:
+            if own.has_state():
+                executor.copyWeightsToHostIfNeeded()
+                self._device.write(own.get_state_dict())
+            own.ipu_state_is_dirty = False
+
+    def read_state_if_needed(self) -> None:
+        """Fetch the device's state, if it is newer than the program's."""
+        own = self._own
+        if own is None:
+            return
+        if own.host_state_is_dirty and self._device is not None:
+            own.set_state_dict({**self._device.read(), **torch.optim.Optimizer.state_dict(own)})  # type: ignore[arg-type]
+            own.ipu_state_is_dirty = False
+        else:
+            logger.debug("Using cached optimiser state dict")
+
+
+def _state_dict_from_device(keeper: ExecutorOptimizer) -> Dict[str, Any]:
+    """state_dict() of an optimizer that an executor uses."""
+    keeper.read_state_if_needed()
+    return keeper.torch_optimizer.get_state_dict()  # type: ignore[no-any-return]
+
+
+def _trained(parameters: List[DeviceTensor], optimizer: Any) -> List[Trained]:
+    """Every parameter that needs a gradient, with its group; those in no group take the optimizer's defaults."""
+    group_of = {
+        id(parameter): index for index, group in enumerate(optimizer.param_groups) for parameter in group["params"]
+    }
+    with torch._C.DisableTorchFunctionSubclass():
+        trained = [
+            Trained(tensor, group_of.get(id(tensor.host))) for tensor in parameters if tensor.values[0].requires_grad
+        ]
+    rest = [target.weight.name for target in trained if target.group is None]
+    if rest:
+        logger.warning(
+            "Parameters in no group of the optimizer are updated with its default values, as they are not frozen: %s "
+            "(set requires_grad=False to keep them)",
+            ", ".join(rest),
+        )
+    return trained

@@ -1,0 +1,119 @@
+"""Watches torch's functions during a forward pass on the device, and gives some of them the device's behaviour."""
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from . import device_run
+from ._logging import logger
+from .device_run import DeviceRun, is_on_device, mark_on_device
+from .errors import backend_error
+from .intercepted_losses import LOSS_HANDLERS
+from .intercepted_norms import NORM_HANDLERS
+
+Handler = Callable[[DeviceRun, Callable[..., Any], Tuple[Any, ...], Dict[str, Any]], Any]
+
+# Reading a value would need the device to stop in the middle of its program.
+HOST_READS = {
+    torch.Tensor.item,
+    torch.Tensor.tolist,
+    torch.Tensor.numpy,
+    torch.Tensor.__bool__,
+    torch.Tensor.__float__,
+    torch.Tensor.__int__,
+    torch.Tensor.__index__,
+    torch.Tensor.__array__,
+    torch.is_nonzero,
+    torch.equal,
+    torch.Tensor.equal,
+}
+FACTORIES = {
+    getattr(torch, name)
+    for name in (
+        "arange empty full full_like linspace logspace ones rand randint randn randperm range tensor zeros zeros_like"
+    ).split()
+}
+HANDLERS: Dict[Any, Handler] = {**LOSS_HANDLERS, **NORM_HANDLERS}
+
+
+class DeviceMode(TorchFunctionMode):
+    """While entered, code runs "on the device": isRunningOnIpu() is True and every torch function passes through here."""
+
+    def __init__(self, run: DeviceRun) -> None:
+        super().__init__()
+        self._run = run
+        self._previous: Optional[DeviceRun] = None
+
+    def __enter__(self) -> DeviceMode:
+        self._previous, device_run.current = device_run.current, self._run
+        return super().__enter__()  # type: ignore[no-any-return]
+
+    def __exit__(self, *details: Any) -> None:
+        device_run.current = self._previous
+        super().__exit__(*details)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Tuple[Any, ...] = (), kwargs: Optional[Dict[str, Any]] = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in HOST_READS and is_on_device(args[0]):
+            raise backend_error(
+                f"aten::item is only supported in eager mode, but {func.__name__}() was called on a tensor of a model "
+                "that is compiled: its value is not known while the graph is built. Compute with the tensor instead"
+            )
+        args, kwargs = _on_this_machine(args), _devices_on_this_machine(kwargs)
+        if func in FACTORIES and self._run.is_tracing and "device" not in kwargs:
+            logger.warning("No device set in torch.%s(): forcing to IPU", func.__name__)
+        handler = HANDLERS.get(func)
+        result = func(*args, **kwargs) if handler is None else handler(self._run, func, args, kwargs)
+        if isinstance(result, torch.Tensor):
+            self._note(result, args, kwargs)
+        elif isinstance(result, (tuple, list)):
+            for element in result:
+                if isinstance(element, torch.Tensor):
+                    self._note(element, args, kwargs)
+        return result
+
+    def _note(self, result: torch.Tensor, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> None:
+        """Follow which tensors are on the device, and in which block they are computed."""
+        if not _is_computed_on_device(args, kwargs):
+            return
+        mark_on_device(result)
+        if self._run.is_tracing:
+            if self._run.placement is None:
+                raise backend_error("No active Block, all the ops must belong to a Block")
+            self._run.used_ipus.add(self._run.placement.ipu)
+            if 0 in result.shape:
+                raise backend_error(f"Zero-sized tensors are unsupported (Got shape {list(result.shape)}).")
+
+
+def _is_computed_on_device(args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> bool:
+    """Constants of the host stay there; what has a device operand, or no tensor operand at all, is on the device."""
+    any_tensor = False
+    for arg in (*args, *kwargs.values()):
+        for element in arg if isinstance(arg, (tuple, list)) else (arg,):
+            if isinstance(element, torch.Tensor):
+                if is_on_device(element):
+                    return True
+                any_tensor = True
+    return not any_tensor
+
+
+def _on_this_machine(args: Sequence[Any]) -> Tuple[Any, ...]:
+    """Positional "ipu" devices (tensor.to("ipu")) become the CPU that emulates them."""
+    return tuple(torch.device("cpu") if _names_ipu(arg) else arg for arg in args)
+
+
+def _devices_on_this_machine(kwargs: Dict[str, Any]) -> Dict[str, Any]:
+    if _names_ipu(kwargs.get("device")):
+        return {**kwargs, "device": torch.device("cpu")}
+    return kwargs
+
+
+def _names_ipu(value: Any) -> bool:
+    if isinstance(value, torch.device):
+        return value.type == "ipu"
+    return isinstance(value, str) and (value == "ipu" or value.startswith("ipu:"))

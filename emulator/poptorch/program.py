@@ -1,0 +1,191 @@
+"""One call of a compiled model: every device iteration, accumulation step and replica, and the weight updates."""
+from __future__ import annotations
+
+import time
+import warnings
+from typing import Any, List, Optional, Sequence, Set, Tuple
+
+import torch
+
+from .arguments import BoundArguments
+from .batching import BatchForm, OutputCollector, on_device_type
+from .compilation import Graph, strided_group_norm
+from .device_optimizer import DeviceOptimizer, Gradients
+from .device_run import DeviceRun, is_on_device, mark_on_device
+from .device_weights import DeviceWeights
+from .enums import MeanReductionStrategy, ReductionType
+from .errors import backend_error
+from .interception import DeviceMode
+from .loss import index_of_final_loss
+from .perf_counters import PerfCounters
+from .process_group import sum_over_processes
+from .structures import rebuilt, tensors_in
+
+
+class Program:
+    """The executable of a model.
+
+    Args:
+        model: the module that runs.
+        weights: its tensors on the device.
+        graph: what compiling found out.
+        options: as of the compilation.
+        optimizer: in training.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        weights: DeviceWeights,
+        graph: Graph,
+        options: Any,
+        optimizer: Optional[DeviceOptimizer],
+    ) -> None:
+        self._model = model
+        self._weights = weights
+        self._graph = graph
+        self._options = options
+        self.optimizer = optimizer
+        self._form = BatchForm.of(options)
+        self._strided_group_norm = strided_group_norm(options)
+        self._checks_finite = bool(options._Popart.options.get("enableFloatingPointChecks", False))
+        self._is_synthetic = bool(options._Popart.options.get("syntheticDataMode", 0))
+        self.counters = PerfCounters()
+        self.last_gradients: Gradients = {}
+        self._host_constants: Set[int] = set()
+
+    def run(self, arguments: BoundArguments, compiled: BoundArguments) -> Any:
+        """Run one call and return its outputs in the structure of forward()'s; inputs changed in place are copied back."""
+        inputs = arguments.tensors(compiled)
+        device_inputs = [mark_on_device(on_device_type(tensor)) for tensor in inputs]
+        if self._is_synthetic:
+            device_inputs = [torch.zeros_like(tensor) for tensor in device_inputs]
+        versions = [tensor._version for tensor in device_inputs]
+        self.counters.start(len(inputs), len(tensors_in(self._graph.outputs)))
+        collectors: List[OutputCollector] = []
+        for iteration in range(self._form.device_iterations):
+            accumulated: Gradients = {}
+            for accumulation in range(self._form.gradient_accumulation):
+                of_replicas = []
+                for replica in range(self._form.replicas):
+                    micro = [
+                        mark_on_device(self._form.micro_batch(tensor, iteration, accumulation, replica))
+                        for tensor in device_inputs
+                    ]
+                    outputs, gradients = self._forward_and_backward(compiled, micro, replica)
+                    self._accumulate(accumulated, gradients)
+                    of_replicas.append(outputs)
+                self._collect(collectors, of_replicas)
+                self.counters.tick(time.perf_counter())
+            if self.optimizer is not None:
+                self._update(accumulated)
+        for original, tensor, version in zip(inputs, device_inputs, versions):
+            if tensor._version != version and not self._is_synthetic:
+                with torch.no_grad():
+                    original.copy_(tensor)
+        return self._results(collectors)
+
+    def _forward_and_backward(
+        self, compiled: BoundArguments, micro: Sequence[torch.Tensor], replica: int
+    ) -> Tuple[Any, Gradients]:
+        """One micro step of one replica."""
+        run = DeviceRun(strided_group_norm=self._strided_group_norm)
+        args, kwargs = compiled.with_tensors(micro)
+        is_training = self.optimizer is not None
+        with self._weights.in_place(replica):
+            with torch.set_grad_enabled(is_training), DeviceMode(run):
+                outputs = self._model(*args, **kwargs)
+            gradients = self._gradients(run.losses, replica) if is_training else {}
+        if self._checks_finite:
+            _check_finite([*tensors_in(outputs), *gradients.values()])
+        return outputs, gradients
+
+    def _gradients(self, losses: List[torch.Tensor], replica: int) -> Gradients:
+        """Gradients of the final loss times the loss scale; a loss that is no scalar counts as its sum."""
+        assert self.optimizer is not None
+        index = self._graph.loss_index
+        if index is None or len(losses) != self._graph.loss_count:
+            index = index_of_final_loss(losses)
+        loss = losses[index]
+        places = [
+            (position, target.weight.group_of[replica]) for position, target in enumerate(self.optimizer.trained)
+        ]
+        weights = [self.optimizer.trained[position].weight.values[copy] for position, copy in places]
+        if not loss.requires_grad or not weights:
+            return {}
+        seed = torch.full_like(loss, self.optimizer.loss_scaling)
+        found = torch.autograd.grad(loss, weights, seed, allow_unused=True)
+        # A weight that the loss does not use has no gradient, and is left alone like one outside the graph.
+        return {place: gradient for place, gradient in zip(places, found) if gradient is not None}
+
+    def _accumulate(self, accumulated: Gradients, gradients: Gradients) -> None:
+        """Add a micro step's gradients.
+
+        As a running mean (strategy Running) or as a sum, and in the accumulators' type where there are any: with one
+        accumulation step gradients go to the optimizer as they are.
+        """
+        if self.optimizer is None:
+            return
+        has_accumulator = self._form.gradient_accumulation > 1
+        share = 1.0 / self._divisor() if self._is_running_mean() else 1.0
+        for place, gradient in gradients.items():
+            part = gradient.detach() * share
+            if has_accumulator:
+                part = part.to(self.optimizer.settings.accum_type)
+            accumulated[place] = accumulated[place] + part if place in accumulated else part
+
+    def _update(self, accumulated: Gradients) -> None:
+        """All-reduce over processes, take the mean if it has not been taken, and let the optimizer step."""
+        assert self.optimizer is not None
+        processes = self._options.Distributed.numProcesses
+        if processes > 1:
+            accumulated = sum_over_processes(accumulated, processes)
+        if not self._is_running_mean():
+            divisor = self._divisor()
+            accumulated = {place: gradient / divisor for place, gradient in accumulated.items()}
+        self.last_gradients = accumulated
+        self.optimizer.step(accumulated)
+
+    def _is_running_mean(self) -> bool:
+        strategy = self._options.Training.meanAccumulationAndReplicationReductionStrategy
+        return bool(strategy == MeanReductionStrategy.Running)
+
+    def _divisor(self) -> int:
+        """What summed gradients are divided by."""
+        kind = self._options.Training.accumulation_and_replication_reduction_type
+        if kind == ReductionType.Sum:
+            return 1
+        return (
+            self._form.gradient_accumulation * self._form.replicas * int(self._options.Distributed.numProcesses)
+        )
+
+    def _collect(self, collectors: List[OutputCollector], of_replicas: List[Any]) -> None:
+        flat = [tensors_in(outputs) for outputs in of_replicas]
+        if not collectors:
+            mode, period = self._options.output_mode, self._options.output_return_period
+            collectors += [OutputCollector(self._form, mode, period) for _ in flat[0]]
+            self._find_host_constants(flat[0])
+        for collector, tensors in zip(collectors, zip(*flat)):
+            collector.add(list(tensors))
+
+    def _find_host_constants(self, outputs: List[torch.Tensor]) -> None:
+        """A tensor that is the same object in every forward pass was not computed there: it is the host's, returned as is."""
+        traced = tensors_in(self._graph.outputs)
+        found = {id(new) for new, old in zip(outputs, traced) if new is old and not is_on_device(new)}
+        if found and not self._host_constants:
+            warnings.warn("Output expected to be on the IPU but is on cpu", stacklevel=2)
+        self._host_constants = found
+
+    def _results(self, collectors: List[OutputCollector]) -> Any:
+        results = [collector.result() for collector in collectors]
+        if self._is_synthetic:
+            results = [torch.zeros_like(result) for result in results]
+        traced = tensors_in(self._graph.outputs)
+        computed = [result for result, old in zip(results, traced) if id(old) not in self._host_constants]
+        return rebuilt(self._graph.outputs, computed, lambda tensor: id(tensor) not in self._host_constants)
+
+
+def _check_finite(tensors: Sequence[torch.Tensor]) -> None:
+    for tensor in tensors:
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.detach()).all()):
+            raise backend_error("Floating point exception: a result is not a number or overflows")

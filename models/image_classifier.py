@@ -1,0 +1,63 @@
+"""What every network here shares: features -> global average pooling -> dropout -> linear classifier."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class ImageClassifier(nn.Module):
+    """A network whose `forward_features` gives a map (N, num_features, H', W').
+
+    logits = classifier(dropout(mean over H', W' of forward_features(x)))
+
+    A subclass sets up its own layers, gives `forward_features` and `initialize`, and calls `reset_classifier`
+    at the end of its constructor.
+
+    Args:
+        num_features: channels of the map that `forward_features` gives.
+        drop_rate: share of the pooled features that dropout sets to zero in training.
+
+    Shape: (N, in_channels, H, W) -> (N, num_classes)
+    """
+
+    stem: nn.Sequential
+    stages: nn.Sequential  # of stages, each an nn.Sequential of blocks: `stages.2.0` is a block
+    dropout: nn.Module
+    classifier: nn.Module
+
+    def __init__(self, num_features: int, drop_rate: float) -> None:
+        super().__init__()
+        self.num_features = num_features
+        # nn.Dropout(0.0) would still draw and keep a mask.
+        self.dropout = nn.Dropout(drop_rate) if drop_rate > 0 else nn.Identity()
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Map of features before pooling, (N, in_channels, H, W) -> (N, num_features, H', W')."""
+        raise NotImplementedError
+
+    @staticmethod
+    def initialize(module: nn.Module) -> None:
+        """Draw the initial weights of one convolution or linear layer; other modules are left as they are."""
+        raise NotImplementedError
+
+    def forward_head(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits from the map of features, (N, num_features, H', W') -> (N, num_classes)."""
+        return self.classifier(self.dropout(x.mean((2, 3))))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the classifier by a newly drawn one, of the device and type of the network's parameters.
+
+        Args:
+            num_classes: size of the output; 0 leaves the pooled features, (N, num_features), as the output.
+        """
+        self.num_classes = num_classes
+        if num_classes == 0:
+            self.classifier = nn.Identity()
+            return
+        like = next(self.parameters())
+        self.classifier = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
+        self.initialize(self.classifier)

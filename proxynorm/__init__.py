@@ -1,0 +1,20 @@
+"""Group, layer, instance and batch norm with Proxy Normalization, as one layer; needs torch alone."""
+
+from proxynorm.convert import convert_norm
+from proxynorm.convert_report import ConversionReport
+from proxynorm.factory import NormActFactory, affine_parameter_names
+from proxynorm.norm_act import NormAct
+from proxynorm.norms import share_statistics
+from proxynorm.proxy import proxy_statistics
+from proxynorm.weight_standardization import WeightStandardizedConv2d
+
+__all__ = [
+    "ConversionReport",
+    "NormAct",
+    "NormActFactory",
+    "WeightStandardizedConv2d",
+    "affine_parameter_names",
+    "convert_norm",
+    "proxy_statistics",
+    "share_statistics",
+]

@@ -1,0 +1,54 @@
+#include "norm_act_nchw.h"
+
+#include "dispatch.h"
+
+namespace proxynorm {
+
+void forward_nchw(const Shape& shape, const Channels& channels, const Tensors& tensors, Activation activation,
+                  Element element, bool have_statistics) {
+  with_types(activation, element, [&](auto kind, auto value) {
+    using T = decltype(value);
+    const bool streaming = should_stream<T>(shape, shape.pixels);
+    const int64_t image_size = shape.channels * shape.pixels;
+    for_each_unit(shape.images * shape.groups, shape.group_channels() * shape.pixels, [&](int64_t unit) {
+      const int64_t n = unit / shape.groups, group = unit % shape.groups;
+      const T* image = static_cast<const T*>(tensors.x) + n * image_size;
+      GroupStatistics& statistics = tensors.statistics[unit];
+      if (!have_statistics) statistics = group_statistics_nchw(shape, image, group);
+      map_group_nchw<kind()>(shape, channels, image, static_cast<T*>(tensors.out) + n * image_size, group, statistics,
+                             streaming);
+      if (streaming) finish_streaming();
+    });
+  });
+}
+
+void backward_nchw(const Shape& shape, const Channels& channels, const Tensors& tensors, Activation activation,
+                   Element element, const PartialGradients& partial) {
+  with_types(activation, element, [&](auto kind, auto value) {
+    using T = decltype(value);
+    const bool streaming = should_stream<T>(shape, shape.pixels);
+    const int64_t image_size = shape.channels * shape.pixels;
+    for_each_unit(shape.images * shape.groups, shape.group_channels() * shape.pixels, [&](int64_t unit) {
+      const int64_t n = unit / shape.groups, group = unit % shape.groups;
+      backward_group_nchw<kind()>(shape, channels, static_cast<const T*>(tensors.x) + n * image_size,
+                                  static_cast<const T*>(tensors.grad) + n * image_size,
+                                  static_cast<T*>(tensors.out) + n * image_size, n, group, tensors.statistics[unit], partial,
+                                  streaming);
+      if (streaming) finish_streaming();
+    });
+  });
+}
+
+void sum_over_images(const float* partials, float* totals, int64_t images, int64_t channels) {
+  constexpr int64_t block = 4 * LANES;
+  for_each_unit((channels + block - 1) / block, images * block, [&](int64_t unit) {
+    for (int64_t c = unit * block; c < std::min(channels, (unit + 1) * block); c += LANES) {
+      const int live = (int)std::min<int64_t>(LANES, channels - c);
+      Vec sum{};
+      for (int64_t n = 0; n < images; ++n) sum += load(partials + n * channels + c, live);
+      store(totals + c, sum, live);
+    }
+  });
+}
+
+}  // namespace proxynorm

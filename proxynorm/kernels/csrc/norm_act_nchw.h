@@ -1,0 +1,132 @@
+// The fused step for (N, C, pixels): the unit of work is one group of one image, which fits the second-level cache, so that
+// its second reading is nearly free. Units are independent: no atomics, and the thread count changes no bit.
+#pragma once
+
+#include <vector>
+
+#include "moments.h"
+
+namespace proxynorm {
+
+constexpr int64_t GRADIENT_CHUNK = 2048;   // elements summed in float32 lanes before they go to float64
+
+// Calls body(i, live) for i over [0, n) in vectors; with streaming, whole vectors begin at aligned addresses of `out`.
+template <typename T, typename Body>
+PROXYNORM_INLINE void for_each_vector(int64_t n, const T* out, bool streaming, Body body) {
+  int64_t i = 0;
+  if (streaming) {
+    const int64_t misaligned = (int64_t)((uintptr_t)out % (LANES * sizeof(T))) / (int64_t)sizeof(T);
+    if (misaligned) {
+      i = std::min<int64_t>(n, LANES - misaligned);
+      body(0, (int)i, false);
+    }
+    for (; i + LANES <= n; i += LANES) body(i, LANES, true);
+  } else {
+    for (; i + LANES <= n; i += LANES) body(i, LANES, false);
+  }
+  if (i < n) body(i, (int)(n - i), false);
+}
+
+template <Activation kind, typename T>
+void map_row(const T* x, T* out, int64_t n, const FoldedMap& map, bool streaming) {
+  const FoldedVectors vectors = {broadcast(map.center), broadcast(map.scale), broadcast(map.offset), broadcast(map.gain),
+                                 broadcast(map.shift)};
+  for_each_vector(n, out, streaming, [&](int64_t i, int live, bool aligned) __attribute__((always_inline)) {
+    const Vec v = mapped<kind>(load(x + i, live), vectors);
+    if (aligned) {
+      stream(out + i, v);
+    } else {
+      store(out + i, v, live);
+    }
+  });
+}
+
+template <typename T>
+GroupStatistics group_statistics_nchw(const Shape& shape, const T* image, int64_t group) {
+  const int64_t size = shape.group_channels();
+  Moments moments;
+  if (!shape.strided) {
+    moments = contiguous_moments(image + group * size * shape.pixels, size * shape.pixels);
+  } else {
+    for (int64_t j = 0; j < size; ++j) {
+      moments.merge(contiguous_moments(image + shape.channel_of(group, j) * shape.pixels, shape.pixels));
+    }
+  }
+  return group_statistics(moments, shape.eps);
+}
+
+template <Activation kind, typename T>
+void map_group_nchw(const Shape& shape, const Channels& channels, const T* image, T* out, int64_t group,
+                    const GroupStatistics& statistics, bool streaming) {
+  for (int64_t j = 0; j < shape.group_channels(); ++j) {
+    const int64_t c = shape.channel_of(group, j);
+    const FoldedMap map = folded_map<kind>(channel_map(channels, c, statistics));
+    map_row<kind>(image + c * shape.pixels, out + c * shape.pixels, shape.pixels, map, streaming);
+  }
+}
+
+template <Activation kind, typename T>
+GradientSums gradient_sums_row(const T* x, const T* grad, int64_t n, const ChannelMap& map) {
+  const Vec center = broadcast(map.center), scale = broadcast(map.scale), offset = broadcast(map.offset);
+  GradientSums sums = {};
+  for (int64_t begin = 0; begin < n; begin += GRADIENT_CHUNK) {
+    Vec g_sum{}, g_value_sum{}, d_sum{}, d_t_sum{};
+    const int64_t count = std::min(GRADIENT_CHUNK, n - begin);
+    for_each_vector(count, x, false, [&](int64_t i, int live, bool) __attribute__((always_inline)) {
+      const Vec g = load(grad + begin + i, live);   // lanes behind the row are zero, and so is all they add
+      const Vec t = keep_first(load(x + begin + i, live) - center, live);
+      const ValueAndSlope phi = value_and_slope<kind>(scale * t + offset);
+      const Vec d = g * phi.slope;
+      g_sum += g;
+      d_sum += d;
+      d_t_sum += d * t;
+      if constexpr (!value_sum_follows<kind>) g_value_sum += g * phi.value;
+    });
+    sums.g += sum_lanes(g_sum);
+    sums.d += sum_lanes(d_sum);
+    sums.d_t += sum_lanes(d_t_sum);
+    if constexpr (!value_sum_follows<kind>) sums.g_value += sum_lanes(g_value_sum);
+  }
+  finish_sums<kind>(sums, map);
+  return sums;
+}
+
+template <Activation kind, typename T>
+void input_gradient_row(const T* x, const T* grad, T* dx, int64_t n, const ChannelMap& map, float slope,
+                        const GroupGradient& group, bool streaming) {
+  const Vec center = broadcast(map.center), scale = broadcast(map.scale), offset = broadcast(map.offset);
+  const Vec tilt = broadcast(group.tilt), level = broadcast(group.level), factor = broadcast(slope);
+  for_each_vector(n, dx, streaming, [&](int64_t i, int live, bool aligned) __attribute__((always_inline)) {
+    const Vec t = load(x + i, live) - center;
+    const Vec d = load(grad + i, live) * value_and_slope<kind>(scale * t + offset).slope;
+    const Vec v = factor * d + (tilt * t + level);
+    if (aligned) {
+      stream(dx + i, v);
+    } else {
+      store(dx + i, v, live);
+    }
+  });
+}
+
+template <Activation kind, typename T>
+void backward_group_nchw(const Shape& shape, const Channels& channels, const T* image, const T* grad, T* dx, int64_t n,
+                         int64_t group, const GroupStatistics& statistics, const PartialGradients& partial,
+                         bool streaming) {
+  double sum_h = 0, sum_h_y = 0;
+  for (int64_t j = 0; j < shape.group_channels(); ++j) {
+    const int64_t c = shape.channel_of(group, j), at = c * shape.pixels;
+    const ChannelMap map = channel_map(channels, c, statistics);
+    const GradientSums sums = gradient_sums_row<kind>(image + at, grad + at, shape.pixels, map);
+    channel_gradients(sums, map, channels.gamma[c], statistics, n * shape.channels + c, partial, sum_h, sum_h_y);
+  }
+  const double count = (double)(shape.group_channels() * shape.pixels);
+  const GroupGradient gradient = group_gradient(statistics, sum_h / count, sum_h_y / count);
+  for (int64_t j = 0; j < shape.group_channels(); ++j) {
+    const int64_t c = shape.channel_of(group, j), at = c * shape.pixels;
+    const ChannelMap map = channel_map(channels, c, statistics);
+    const float slope = (float)(statistics.rstd * channels.gamma[c] * map.proxy_inverse_std);
+    input_gradient_row<kind>(image + at, grad + at, dx + at, shape.pixels, map, slope, gradient, streaming);
+  }
+}
+
+}  // namespace proxynorm

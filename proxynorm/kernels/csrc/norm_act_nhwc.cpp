@@ -1,0 +1,70 @@
+#include "norm_act_nhwc.h"
+
+#include "dispatch.h"
+
+namespace proxynorm {
+
+namespace {
+
+// Blocks of whole groups, at least this many channels wide: narrower runs would waste cache lines and prefetches.
+constexpr int64_t BLOCK_CHANNELS = 64;
+
+int64_t block_width(const Shape& shape) {
+  if (shape.strided) return shape.channels;
+  int64_t width = shape.group_channels();
+  while (width < shape.channels && (width < BLOCK_CHANNELS || width % LANES != 0)) width += shape.group_channels();
+  return width;
+}
+
+template <typename Body>
+void for_each_block(const Shape& shape, Body body) {
+  const int64_t width = block_width(shape), blocks = (shape.channels + width - 1) / width;
+  for_each_unit(shape.images * blocks, width * shape.pixels, [&](int64_t unit) {
+    const int64_t begin = unit % blocks * width;
+    thread_local Workspace rows;
+    body(unit / blocks, Block{begin, std::min(width, shape.channels - begin)}, rows);
+  });
+}
+
+// Streaming needs every pixel to begin at an aligned address.
+template <typename T>
+bool should_stream_nhwc(const Shape& shape, const void* out) {
+  const uintptr_t vector_bytes = LANES * sizeof(T);
+  return should_stream<T>(shape, shape.channels) && shape.channels % LANES == 0 && block_width(shape) % LANES == 0 &&
+         (uintptr_t)out % vector_bytes == 0;
+}
+
+}  // namespace
+
+void forward_nhwc(const Shape& shape, const Channels& channels, const Tensors& tensors, Activation activation,
+                  Element element, bool have_statistics) {
+  with_types(activation, element, [&](auto kind, auto value) {
+    using T = decltype(value);
+    const bool streaming = should_stream_nhwc<T>(shape, tensors.out);
+    for_each_block(shape, [&](int64_t n, const Block& block, Workspace& rows) {
+      const int64_t at = n * shape.channels * shape.pixels + block.begin;
+      const T* x = static_cast<const T*>(tensors.x) + at;
+      GroupStatistics* statistics = tensors.statistics + n * shape.groups;
+      if (!have_statistics) block_statistics_nhwc(shape, x, block, statistics, rows);
+      map_block_nhwc<kind()>(shape, channels, x, static_cast<T*>(tensors.out) + at, block, statistics, streaming, rows);
+      if (streaming) finish_streaming();
+    });
+  });
+}
+
+void backward_nhwc(const Shape& shape, const Channels& channels, const Tensors& tensors, Activation activation,
+                   Element element, const PartialGradients& partial) {
+  with_types(activation, element, [&](auto kind, auto value) {
+    using T = decltype(value);
+    const bool streaming = should_stream_nhwc<T>(shape, tensors.out);
+    for_each_block(shape, [&](int64_t n, const Block& block, Workspace& rows) {
+      const int64_t at = n * shape.channels * shape.pixels + block.begin;
+      backward_block_nhwc<kind()>(shape, channels, static_cast<const T*>(tensors.x) + at,
+                                  static_cast<const T*>(tensors.grad) + at, static_cast<T*>(tensors.out) + at, n, block,
+                                  tensors.statistics + n * shape.groups, partial, streaming, rows);
+      if (streaming) finish_streaming();
+    });
+  });
+}
+
+}  // namespace proxynorm

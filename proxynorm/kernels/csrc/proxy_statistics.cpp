@@ -1,0 +1,131 @@
+// Mean and 1/std of phi(X), X ~ N(m, s^2) with m = beta + gamma proxy_beta, s = |gamma (1 + proxy_gamma)|, per channel, and
+// their slopes in m and s. ReLU and identity in closed form; SiLU and GELU by the trapezoid over z in [-8, 8] with 129 nodes.
+#include <cmath>
+
+#include "dispatch.h"
+
+namespace proxynorm {
+
+namespace {
+
+constexpr int NODES = 129;
+constexpr float SMALLEST_SCALE = 1e-6f;
+
+struct Quadrature {
+  float node[NODES], weight[NODES];
+};
+
+Quadrature trapezoid() {
+  Quadrature rule;
+  double total = 0;
+  for (int k = 0; k < NODES; ++k) total += std::exp(-0.5 * std::pow(-8 + 0.125 * k, 2));
+  for (int k = 0; k < NODES; ++k) {
+    const double z = -8 + 0.125 * k;
+    rule.node[k] = (float)z;
+    rule.weight[k] = (float)(std::exp(-0.5 * z * z) / total);
+  }
+  return rule;
+}
+
+struct Statistics {
+  Vec mean, variance, mean_by_m, mean_by_s, variance_by_m, variance_by_s;
+};
+
+Vec square_root(Vec v) {
+  for (int i = 0; i < LANES; ++i) v[i] = std::sqrt(v[i]);
+  return v;
+}
+
+// Two passes over the nodes, the first keeping phi and phi' in the first-level cache:
+// variance E[(phi - mean)^2], its slopes 2 E[(phi - mean) phi'] and 2 E[(phi - mean) phi' z].
+template <Activation kind>
+Statistics quadrature_statistics(const Quadrature& rule, Vec m, Vec s) {
+  Vec value[NODES], slope[NODES];
+  Statistics result = {};
+  for (int k = 0; k < NODES; ++k) {
+    const ValueAndSlope phi = value_and_slope<kind>(m + s * rule.node[k]);
+    value[k] = phi.value;
+    slope[k] = phi.slope * rule.weight[k];
+    result.mean += phi.value * rule.weight[k];
+    result.mean_by_m += slope[k];
+    result.mean_by_s += slope[k] * rule.node[k];
+  }
+  for (int k = 0; k < NODES; ++k) {
+    const Vec deviation = value[k] - result.mean, covariance = deviation * slope[k];
+    result.variance += deviation * deviation * rule.weight[k];
+    result.variance_by_m += covariance;
+    result.variance_by_s += covariance * rule.node[k];
+  }
+  result.variance_by_m *= 2.0f;
+  result.variance_by_s *= 2.0f;
+  return result;
+}
+
+// With a = m / s, P = Phi(a), Q = Phi(-a), p the density at a: mean m P + s p, variance s^2 [P + a^2 P Q + a p (Q - P) - p^2].
+// Beyond |a| = 30 both tails are 0 or 1 in float32; the bound keeps a^2 finite.
+Statistics relu_statistics(Vec m, Vec s) {
+  const Vec a = at_most(at_least(m / s, broadcast(-30.0f)), broadcast(30.0f));
+  const Normal normal = normal_distribution(a);
+  const Vec p = normal.density, P = normal.lower, Q = normal.upper;
+  const Vec mean = m * P + s * p;
+  const Vec spread = P + a * a * P * Q + a * p * (Q - P) - p * p;
+  return {mean, s * s * at_least(spread, Vec{}), P, p, 2.0f * mean * Q, 2.0f * (s * P - mean * p)};
+}
+
+template <Activation kind>
+Statistics statistics_of([[maybe_unused]] const Quadrature& rule, Vec m, Vec s) {
+  if constexpr (kind == Activation::identity) {
+    return {m, s * s, broadcast(1.0f), Vec{}, Vec{}, 2.0f * s};
+  } else if constexpr (kind == Activation::relu) {
+    return relu_statistics(m, s);
+  } else {
+    return quadrature_statistics<kind>(rule, m, s);
+  }
+}
+
+}  // namespace
+
+void proxy_statistics(const ProxyParameters& parameters, int64_t channels, Activation activation, float eps, float* mean,
+                      float* inverse_std, float* slopes) {
+  [[maybe_unused]] static const Quadrature rule = trapezoid();
+  const int64_t vectors = (channels + LANES - 1) / LANES;
+  // A vector of channels by quadrature costs as much as about 8192 elements of a map, a closed form as much as 64.
+  const bool is_closed_form = activation == Activation::identity || activation == Activation::relu;
+  with_types(activation, Element::float32, [&](auto kind, auto) {
+    for_each_unit(vectors, is_closed_form ? 64 : 8192, [&](int64_t unit) {
+      const int64_t c = unit * LANES;
+      const int live = (int)std::min<int64_t>(LANES, channels - c);
+      const Vec gamma = load(parameters.gamma + c, live), beta = load(parameters.beta + c, live);
+      const Vec proxy_beta = load(parameters.proxy_beta + c, live), proxy_gamma = load(parameters.proxy_gamma + c, live);
+      const Vec m = beta + gamma * proxy_beta;
+      const Vec s = at_least(absolute(gamma * (1.0f + proxy_gamma)), broadcast(SMALLEST_SCALE));
+      const Statistics result = statistics_of<kind()>(rule, m, s);
+      const Vec inverse = 1.0f / square_root(result.variance + eps);
+      const Vec by_variance = -0.5f * inverse * inverse * inverse;
+      store(mean + c, result.mean, live);
+      store(inverse_std + c, inverse, live);
+      store(slopes + c, result.mean_by_m, live);
+      store(slopes + channels + c, result.mean_by_s, live);
+      store(slopes + 2 * channels + c, by_variance * result.variance_by_m, live);
+      store(slopes + 3 * channels + c, by_variance * result.variance_by_s, live);
+    });
+  });
+}
+
+// d/dm and d/ds from the saved slopes, then m = beta + gamma proxy_beta and s = |gamma (1 + proxy_gamma)|.
+void proxy_statistics_backward(const ProxyParameters& parameters, int64_t channels, const float* grad_mean,
+                               const float* grad_inverse_std, const float* slopes, float* gradients) {
+  for (int64_t c = 0; c < channels; ++c) {
+    const float gamma = parameters.gamma[c], stretch = 1.0f + parameters.proxy_gamma[c], signed_scale = gamma * stretch;
+    const float by_m = grad_mean[c] * slopes[c] + grad_inverse_std[c] * slopes[2 * channels + c];
+    const float by_s = grad_mean[c] * slopes[channels + c] + grad_inverse_std[c] * slopes[3 * channels + c];
+    // Below its bound s does not depend on the parameters.
+    const float sign = signed_scale >= SMALLEST_SCALE ? 1.0f : signed_scale <= -SMALLEST_SCALE ? -1.0f : 0.0f;
+    gradients[c] = by_m * parameters.proxy_beta[c] + by_s * sign * stretch;
+    gradients[channels + c] = by_m;
+    gradients[2 * channels + c] = by_m * gamma;
+    gradients[3 * channels + c] = by_s * sign * gamma;
+  }
+}
+
+}  // namespace proxynorm

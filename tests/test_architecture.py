@@ -1,0 +1,69 @@
+"""The house rules as a test: imports go one way, and only one file knows the IPU."""
+
+import ast
+from pathlib import Path
+from typing import Iterator, Set, Tuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# room -> the rooms it may import, besides itself
+MAY_IMPORT = {
+    "configs": set(),
+    "proxynorm": set(),
+    "models": {"configs", "proxynorm"},
+    "datasets": {"configs"},
+    "training": {"configs"},
+    "backends": {"configs", "training"},
+    "analysis": {"configs", "proxynorm", "models"},
+}
+ROOMS = set(MAY_IMPORT) | {"benchmarks", "emulator", "tests", "train", "analyze"}
+DEVICE_PACKAGES = {"poptorch", "popdist", "horovod"}
+
+
+def imports(path: Path) -> Iterator[Tuple[str, int]]:
+    """(top-level package, line) of everything that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name.split(".")[0], node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import; write the package's name"
+            yield (node.module or "").split(".")[0], node.lineno
+
+
+@pytest.mark.parametrize("room", sorted(MAY_IMPORT))
+def test_a_room_imports_only_rooms_below_it(room: str) -> None:
+    allowed = MAY_IMPORT[room] | {room}
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in sorted((ROOT / room).rglob("*.py"))
+        for name, line in imports(path)
+        if name in ROOMS and name not in allowed
+    ]
+    assert not wrong
+
+
+def test_the_layer_needs_torch_alone() -> None:
+    found: Set[str] = {name for path in (ROOT / "proxynorm").rglob("*.py") for name, _ in imports(path)}
+    third_party = {"numpy", "torchvision", "timm", "pydantic", "yaml", "scipy", "matplotlib", "tqdm"}
+    assert "torch" in found
+    assert not found & third_party
+
+
+def test_only_the_ipu_backend_imports_the_packages_of_the_ipu() -> None:
+    files = [path for room in MAY_IMPORT for path in (ROOT / room).rglob("*.py")] + list(ROOT.glob("*.py"))
+    users = {str(path.relative_to(ROOT)) for path in files for name, _ in imports(path) if name in DEVICE_PACKAGES}
+    assert users <= {"backends/ipu.py"}
+
+
+def test_no_requirements_file_asks_for_poptorch() -> None:
+    for path in ROOT.glob("requirements*.txt"):
+        lines = [line.split("#")[0] for line in path.read_text().lower().splitlines()]
+        assert not any("poptorch" in line for line in lines), path
+
+
+def test_the_loop_has_no_branch_on_the_device() -> None:
+    tree = ast.parse((ROOT / "train.py").read_text())
+    texts = [ast.unparse(node.test) for node in ast.walk(tree) if isinstance(node, (ast.If, ast.IfExp, ast.While))]
+    assert not [text for text in texts if "cuda" in text or "ipu" in text or "cpu" in text or "backend.name" in text]

@@ -1,0 +1,326 @@
+"""Whole runs through the command line: what is written, exact continuation, several processes, errors."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict, List
+
+import pytest
+import torch
+
+import train
+from training.checkpoint import load_checkpoint
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = ["--config", "generated_smoke", "--device", "cpu"]
+SMALL += ["--set", "data.num_train_images=256", "--set", "data.num_eval_images=101", "--set", "schedule.epochs=2"]
+SMALL += ["--set", "run.checkpoint_every_steps=3"]  # 4 steps an epoch: checkpoints at 3, 4, 6 and 8
+
+
+def run(folder: Path, *arguments: str) -> int:
+    return train.main([*SMALL, "--output-dir", str(folder), *arguments])
+
+
+def rows(folder: Path) -> List[Dict[str, Any]]:
+    """The metric records without their timings."""
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in record.items() if key != "images_per_second"} for record in records]
+
+
+def final(folder: Path, step: int = 8) -> Dict[str, Any]:
+    return load_checkpoint(folder / "checkpoints" / f"step_{step:08d}.pt")
+
+
+def assert_same_result(first: Path, second: Path) -> None:
+    left, right = final(first), final(second)
+    for part in ("model", "optimizer"):
+        flat_left, flat_right = flat(left[part]), flat(right[part])
+        assert flat_left.keys() == flat_right.keys()
+        for name, value in flat_left.items():
+            same = torch.equal(value, flat_right[name]) if isinstance(value, torch.Tensor) else value == flat_right[name]
+            assert same, f"{part}: {name}"
+    assert rows(first) == rows(second)
+
+
+def flat(value: Any, prefix: str = "") -> Dict[str, Any]:
+    if isinstance(value, dict):
+        return {name: item for key in value for name, item in flat(value[key], f"{prefix}.{key}").items()}
+    if isinstance(value, list):
+        return {name: item for index, entry in enumerate(value) for name, item in flat(entry, f"{prefix}[{index}]").items()}
+    return {prefix: value}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run with all its checkpoints."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert run(folder) == 0
+    return folder
+
+
+def test_a_run_leaves_every_promised_file(whole: Path) -> None:
+    assert {path.name for path in whole.iterdir()} >= {
+        "config.yaml",
+        "metrics.jsonl",
+        "summary.json",
+        "status.json",
+        "checkpoints",
+        "curves.png",
+    }
+    summary = json.loads((whole / "summary.json").read_text())
+    wanted = {"top1", "best_top1", "steps", "seconds", "images_per_second", "device", "parameters"}
+    assert summary.keys() >= wanted
+    assert (summary["steps"], summary["device"]) == (8, "cpu")
+    assert json.loads((whole / "status.json").read_text()) == {
+        "state": "done",
+        "reason": "all 8 steps",
+        "exit_code": 0,
+        "step": 8,
+    }
+    names = [path.name for path in sorted((whole / "checkpoints").glob("*.pt"))]
+    assert names == [f"step_{step:08d}.pt" for step in (3, 4, 6, 8)]
+    assert (whole / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_records_have_the_documented_fields_and_evaluation_counts_every_image(whole: Path) -> None:
+    records = rows(whole)
+    assert [(record["split"], record["step"]) for record in records] == [("train", 4), ("eval", 4), ("train", 8), ("eval", 8)]
+    assert records[0].keys() == {"split", "step", "epoch", "loss", "top1", "top5", "learning_rate"}
+    assert records[1].keys() == {"split", "step", "epoch", "loss", "top1", "top5"}
+    for record in records:
+        images = 101 if record["split"] == "eval" else 256
+        assert record["top1"] * images == pytest.approx(round(record["top1"] * images), abs=1e-9)
+
+
+def test_the_written_config_gives_the_same_run_again(whole: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    assert train.main(["--config", str(whole / "config.yaml"), "--output-dir", str(again)]) == 0
+    assert_same_result(whole, again)
+
+
+@pytest.mark.parametrize("step", [3, 4, 6])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_resuming_from_any_checkpoint_is_bit_identical(whole: Path, tmp_path: Path, step: int, workers: int) -> None:
+    folder = copy_up_to(whole, tmp_path / "resumed", step)
+    assert run(folder, "--resume", "--set", f"data.workers={workers}") == 0
+    assert_same_result(whole, folder)
+
+
+def copy_up_to(source: Path, target: Path, step: int) -> Path:
+    """What a process that was killed after `step`'s checkpoint and some more steps left."""
+    (target / "checkpoints").mkdir(parents=True)
+    for path in (source / "checkpoints").iterdir():
+        if int(path.stem.split("_")[1]) <= step:
+            (target / "checkpoints" / path.name).write_bytes(path.read_bytes())
+    text = (source / "metrics.jsonl").read_text()
+    (target / "metrics.jsonl").write_text(text + '{"split": "train", "st')  # later records, and a torn one
+    return target
+
+
+def test_resuming_a_finished_run_has_nothing_to_do(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (whole / "metrics.jsonl").read_bytes()
+    assert run(whole, "--resume") == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert (whole / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_second_run_in_the_folder_is_refused_without_resume(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(whole) == 2
+    assert "--resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ("optimizer.learning_rate=0.2", "optimizer.learning_rate was 0.1, is 0.2"),
+        ("norm.grouping=strided", "'contiguous' in the checkpoint, 'strided' here"),
+        ("run.seed=5", "run.seed was 0, is 5"),
+    ],
+)
+def test_resuming_with_another_experiment_is_refused(
+    whole: Path, tmp_path: Path, change: str, part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy_up_to(whole, tmp_path / "other", 4)
+    assert run(folder, "--resume", "--set", change) == 4
+    assert part in capsys.readouterr().err
+
+
+def test_resuming_with_another_number_of_threads_says_that_it_is_not_exact(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy_up_to(whole, tmp_path / "threads", 6)
+    threads = torch.get_num_threads()
+    try:
+        assert run(folder, "--resume", "--set", f"device.threads={threads + 1}") == 0
+    finally:
+        torch.set_num_threads(threads)
+    assert f"exactness not guaranteed because threads was {threads}, is {threads + 1}" in capsys.readouterr().out
+
+
+def start(folder: Path, *arguments: str, launcher: List[str], **environment: str) -> "subprocess.Popen[str]":
+    command = [*launcher, str(ROOT / "train.py"), *SMALL, "--output-dir", str(folder), *arguments]
+    return subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **environment}
+    )
+
+
+PYTHON = [sys.executable]
+TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.mark.parametrize("point", ["mid_write", "before_manifest"])
+def test_a_run_killed_while_writing_a_checkpoint_continues_bit_identically(whole: Path, tmp_path: Path, point: str) -> None:
+    folder = tmp_path / "killed"
+    process = start(folder, launcher=PYTHON, PROXYNORM_CRASH_AT=point)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert run(folder, "--resume") == 0
+    assert_same_result(whole, folder)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_stops_and_the_run_continues_bit_identically(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    long = ["--set", "schedule.epochs=40"]
+    folder = tmp_path / "stopped"
+    process = start(folder, *long, launcher=PYTHON)
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoints").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == code, output
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("preempted", code)
+    assert 0 < status["step"] < 160
+    stopped = load_checkpoint(folder / "checkpoints" / f"step_{status['step']:08d}.pt")
+    straight = tmp_path / "straight"
+    assert run(straight, *long, "--set", f"run.checkpoint_every_steps={status['step']}") == 0
+    same = load_checkpoint(straight / "checkpoints" / f"step_{status['step']:08d}.pt")
+    assert all(torch.equal(tensor, same["model"][name]) for name, tensor in stopped["model"].items())
+    assert run(folder, *long, "--resume") == 0
+    assert rows(folder) == rows(straight)
+
+
+def test_two_processes_give_the_weights_of_one_and_count_every_image_once(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "two"
+    process = start(folder, launcher=TWO_PROCESSES)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert "replicas 2" in output
+    alone, together = final(whole)["model"], final(folder)["model"]
+    # float32: the sum over the global batch is cut in two; eight updates later the rounding has grown to about 1e-6.
+    for name, tensor in alone.items():
+        torch.testing.assert_close(together[name], tensor, rtol=1e-3, atol=2e-5)
+    for left, right in zip(rows(whole), rows(folder)):
+        assert left.keys() == right.keys()
+        images = 101 if left["split"] == "eval" else 256
+        assert abs(left["top1"] - right["top1"]) * images < 1.5  # an image on the edge may fall on the other side
+        assert left["loss"] == pytest.approx(right["loss"], rel=1e-4)
+
+
+def test_two_processes_share_batch_norm_statistics_when_norm_batch_size_spans_them(tmp_path: Path) -> None:
+    norm = ["--set", "norm.name=batch", "--set", "norm.proxy=false", "--set", "norm.num_groups=null"]
+    norm += ["--set", "batch.norm_batch_size=64"]
+    assert run(tmp_path / "one", *norm) == 0
+    process = start(tmp_path / "two", *norm, launcher=TWO_PROCESSES)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert "shared by 2 replicas" in output
+    alone, together = final(tmp_path / "one")["model"], final(tmp_path / "two")["model"]
+    for name, tensor in alone.items():
+        torch.testing.assert_close(together[name], tensor, rtol=1e-3, atol=2e-5)
+
+
+def test_a_dry_run_tells_the_plan_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path / "dry", "--dry-run", "--set", "batch.micro_batch_size=16") == 0
+    output = capsys.readouterr().out
+    for part in (
+        "cpu (asked for)",
+        "micro_batch_size 16 x gradient_accumulation 4 x replicas 1",
+        "20,098 parameters",
+        "multiply-adds",
+        "MiB of activations",
+        "8 = 2 epochs x 4",
+    ):
+        assert part in output
+    assert not (tmp_path / "dry").exists()
+
+
+def test_print_config_prints_yaml_that_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["--config", "rn50_gnpn", "--print-config"]) == 0
+    output = capsys.readouterr().out
+    for part in ("global_batch_size: 1024", "keep_checkpoints:", "crop_padding: null"):
+        assert part in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "parts"),
+    [
+        (["--set", "model.name=resnet21"], 2, ["resnet21", "resnet20"]),
+        (["--set", "norm.num_groups=5"], 2, ["5", "divi"]),
+        (["--set", "norm.name=layer"], 2, ["num_groups", "no effect"]),
+        (["--set", "batch.global_batch_size=4096"], 2, ["4096", "256 training images"]),
+        (["--set", "batch.micro_batch_size=48"], 2, ["micro_batch_size 48"]),
+        (["--set", "batch.norm_batch_size=8"], 2, ["norm_batch_size 8"]),
+        (["--device", "ipu"], 2, ["device.name ipu"]),
+        (["--device", "abacus"], 2, ["abacus"]),
+        (["--set", "data.crop_padding=16"], 2, ["crop_padding"]),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused_in_one_line(
+    tmp_path: Path, arguments: List[str], code: int, parts: List[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path / "refused", *arguments) == code
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    for part in parts:
+        assert part in error
+
+
+def test_imagenet_that_is_not_there_says_where_it_belongs_and_what_to_try(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--config", "rn50_gnpn", "--output-dir", str(tmp_path / "run"), "--set", f"data.dir={tmp_path}/imagenet"]
+    assert train.main(arguments) == 3
+    error = capsys.readouterr().err
+    for part in (f"{tmp_path}/imagenet", "data.dir", "--set data.name=generated"):
+        assert part in error
+
+
+def test_a_folder_that_cannot_be_written_fails_before_anything_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    assert run(tmp_path / "file" / "run") == 2
+    assert "cannot write to the output folder" in capsys.readouterr().err
+
+
+def test_two_runs_at_once_in_one_folder_are_refused_with_the_holder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from training.run_folder import RunFolder
+
+    folder = RunFolder(tmp_path / "shared")
+    folder.acquire(resume=False)
+    assert run(tmp_path / "shared") == 2
+    assert f"pid {os.getpid()}" in capsys.readouterr().err
+    folder.release()
+    assert run(tmp_path / "shared", "--set", "schedule.epochs=1") == 0
+
+
+def test_a_diverging_run_ends_with_its_reason_and_leaves_finite_checkpoints(tmp_path: Path) -> None:
+    folder = tmp_path / "diverged"
+    code = run(folder, "--set", "optimizer.learning_rate=1e30", "--set", "schedule.warmup_epochs=1")
+    assert code == 5
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("failed", 5)
+    assert "NonFiniteLossError" in status["reason"]
+
+
+def test_wandb_offline_keeps_its_files_and_changes_nothing(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tracked"
+    assert run(folder, "--set", "run.wandb=offline") == 0
+    assert_same_result(whole, folder)
+    assert list((folder / "wandb").glob("offline-run-*"))
