@@ -14,7 +14,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Type
 
 import torch
 
@@ -37,7 +37,7 @@ from training.schedule import build_schedule
 from training.stop_signals import StopSignals
 from training.tracker import Tracker
 
-EXIT_CODES = {
+EXIT_CODES: Dict[Type[Exception], int] = {
     ConfigError: 2,
     DeviceError: 2,
     RunFolderError: 2,
@@ -46,7 +46,7 @@ EXIT_CODES = {
     NonFiniteLossError: 5,
     OSError: 74,
 }
-EXIT_CODES_OF_SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 75}
+EXIT_CODES_OF_SIGNALS: Dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 75}
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -244,7 +244,7 @@ def train_epoch(
             sums = backend.total(progress.interval)
             seconds = clock.lap()
             progress.add_seconds(seconds, training=True)
-            output.record("train", progress.step / run.steps_per_epoch, sums, sums.images / seconds, rate)
+            output.record("train", progress.step / run.steps_per_epoch, sums, int(sums.images) / seconds, rate)
             progress.interval = StepSums()
         if at_end or backend.agree(signals.received):
             break
@@ -265,7 +265,7 @@ def finish_epoch(run: Run, output: RunOutput, progress: Progress) -> None:
         progress.add_seconds(seconds)
         progress.evaluation = sums.means()
         progress.best_top1 = max(progress.best_top1, progress.evaluation.top1)
-        output.record("eval", epoch, sums, sums.images / seconds)
+        output.record("eval", epoch, sums, int(sums.images) / seconds)
         line += f" | eval loss {progress.evaluation.loss:.4f} top1 {progress.evaluation.top1:.4f}"
     images_per_second = progress.step * run.plan.global_batch_size / progress.training_seconds
     left = progress.seconds / progress.step * (run.steps - progress.step)

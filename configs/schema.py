@@ -150,7 +150,7 @@ class RunConfig(Section):
     log_every_steps: int = Field(100, gt=0, description="steps between training records in metrics.jsonl")
     eval_every_epochs: int = Field(1, gt=0)
     checkpoint_every_steps: Optional[int] = Field(None, gt=0, description="besides the one after each epoch")
-    keep_checkpoints: int = Field(2, gt=0, description="newest checkpoints kept")
+    keep_checkpoints: int = Field(2, ge=2, description="newest checkpoints kept; one more than the newest, should that be damaged")
     wandb: Literal["off", "online", "offline"] = Field("off")
     wandb_project: str = Field("proxynorm")
 

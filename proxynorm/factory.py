@@ -128,8 +128,8 @@ class NormActFactory:
                 raise ValueError(f"{field}={value} must not be negative")
         if self.recompute and (self.kernel == "reference" or self._base not in _GROUP_FAMILY):
             raise ValueError(
-                f"recompute=True needs the fused kernels of {', '.join(_GROUP_FAMILY)}; got norm {self.norm!r} and kernel "
-                f"{self.kernel!r}; leave recompute out"
+                f"recompute=True needs the fused kernels of {', '.join(_GROUP_FAMILY)}; got norm {self.norm!r} and "
+                f"kernel {self.kernel!r}; leave recompute out"
             )
 
     def __call__(

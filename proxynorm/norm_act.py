@@ -208,10 +208,8 @@ def group_norm_act(
             activation, weight, bias, proxy_beta, proxy_gamma,
             eps=proxy_eps, method=proxy_method, num_samples=num_samples,
         )  # fmt: skip
-    if kernels is None:
-        norm_act = reference_norm_act
-    else:
-        norm_act = functools.partial(kernels.fused_norm_act, recompute=recompute)
+    fused = kernels is not None
+    norm_act = functools.partial(kernels.fused_norm_act, recompute=recompute) if fused else reference_norm_act
     return norm_act(
         x, weight, bias, mean, inverse_std, num_groups=num_groups, grouping=grouping, activation=activation, eps=eps
     )

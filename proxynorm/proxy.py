@@ -62,7 +62,8 @@ def proxy_statistics(
     "exact" uses closed forms for identity, ReLU, leaky ReLU, ReLU6 and hard-swish, and a 129-node
     trapezoid for everything else. The trapezoid is exact to rounding where phi is smooth. It is not
     where phi has a kink (up to 10 % on a gradient), and a kink inside a callable cannot be detected:
-    give a kinked activation by its name. (ELU's second derivative jumps at 0; for |beta|, gamma <= 5 its variance is off by less than 4e-4.)
+    give a kinked activation by its name. (ELU's second derivative jumps at 0: for |beta|, gamma <= 5 its
+    variance is off by less than 4e-4.)
     "sampled" takes the mean and the population variance over `num_samples` mid-quantile nodes
     sqrt(2) erfinv(2 (i + 0.5) / n - 1), as the paper's authors do; it underestimates the variance.
 

@@ -32,7 +32,6 @@ from training.checkpoint import (
     remove_partial_files,
     save_checkpoint,
 )
-from training.random_state import capture_rng, restore_rng
 from training.weights import load_model_state
 
 ROOT = Path(__file__).parents[1]
@@ -474,27 +473,6 @@ def test_another_grouping_of_the_norm_is_refused_and_both_are_named() -> None:
         check_norm(saved, {**saved, "grouping": "contiguous"})
     with pytest.raises(CheckpointError, match=r"name 'group' in the .*, 'layer' here; num_groups 4 .* None here"):
         check_norm(saved, {**saved, "name": "layer", "num_groups": None})
-
-
-def test_random_numbers_continue_where_they_were_captured() -> None:
-    torch.manual_seed(5)
-    state = capture_rng()
-    expected = torch.rand(4)
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    torch.manual_seed(6)
-    buffer.seek(0)
-    assert restore_rng(torch.load(buffer, weights_only=True)) == []
-    assert torch.equal(torch.rand(4), expected)
-
-
-def test_random_states_of_absent_gpus_are_told() -> None:
-    state = capture_rng()
-    here = len(state["cuda"])
-    more = {**state, "cuda": state["cuda"] + [torch.zeros(16, dtype=torch.uint8)]}
-    assert restore_rng(more) == [f"random numbers of {here + 1} GPUs were saved and {here} are here"]
-
-
 def test_a_manifest_tells_size_and_hash(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, make_state(7), 7, keep=1)
     manifest = json.loads(path.with_suffix(".json").read_text())

@@ -184,7 +184,8 @@ def import_fake_torchvision(folder: Path, message: str) -> "subprocess.Completed
     (folder / "torchvision").mkdir()
     (folder / "torchvision" / "__init__.py").write_text(FAKE_TORCHVISION.format(message=message))
     root = Path(__file__).resolve().parent.parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(root)])}
+    inherited = os.environ.get("PYTHONPATH", "")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(root), inherited])}
     return subprocess.run(
         [sys.executable, "-c", IMPORT_AND_CALL], env=environment, cwd=root, capture_output=True, text=True, check=False
     )
