@@ -6,7 +6,7 @@ import functools
 import logging
 import sys
 from types import ModuleType
-from typing import List, NamedTuple, Optional, Set, Tuple
+from typing import Callable, List, NamedTuple, Optional, Set, Tuple
 
 import torch
 import torch.fx
@@ -208,8 +208,9 @@ def group_norm_act(
             activation, weight, bias, proxy_beta, proxy_gamma,
             eps=proxy_eps, method=proxy_method, num_samples=num_samples,
         )  # fmt: skip
-    fused = kernels is not None
-    norm_act = functools.partial(kernels.fused_norm_act, recompute=recompute) if fused else reference_norm_act
+    norm_act: Callable[..., Tensor] = reference_norm_act
+    if kernels is not None:
+        norm_act = functools.partial(kernels.fused_norm_act, recompute=recompute)
     return norm_act(
         x, weight, bias, mean, inverse_std, num_groups=num_groups, grouping=grouping, activation=activation, eps=eps
     )
