@@ -192,9 +192,10 @@ class NormActFactory:
 
 
 def affine_parameter_names(model: nn.Module) -> Set[str]:
-    """Names of the parameters that take no weight decay: gamma and beta of every NormAct and plain torch norm.
+    """Names of the parameters that take no weight decay: the scales, shifts and thresholds of norms.
 
-    Weight decay applies to everything else, proxy_beta and proxy_gamma included.
+    That is every parameter of a NormAct but proxy_beta and proxy_gamma (gamma and beta; tau of filter response norm, v of
+    EvoNorm-S0), and weight and bias of plain torch norms. Weight decay applies to everything else.
 
     Source: Labatie et al. 2021, section 5.
     """
@@ -202,7 +203,7 @@ def affine_parameter_names(model: nn.Module) -> Set[str]:
     names = set()
     for prefix, module in model.named_modules():
         if isinstance(module, (NormAct, *plain)):
-            for name in ("weight", "bias"):
-                if getattr(module, name) is not None:
+            for name, _ in module.named_parameters():
+                if name not in ("proxy_beta", "proxy_gamma"):
                     names.add(f"{prefix}.{name}" if prefix else name)
     return names

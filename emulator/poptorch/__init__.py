@@ -8,7 +8,7 @@ from typing import Any, Callable, Optional, Union
 
 import torch
 
-from . import enums, optim, poptorch_core, profiling
+from . import _impl, enums, optim, poptorch_core, profiling
 from ._logging import setLogLevel
 from .async_accessor import AsynchronousDataAccessor
 from .blocks import BeginBlock, Block, BlockFunction, LegacyBeginBlockFn, removeBlocks
@@ -33,7 +33,7 @@ from .enums import (
 )
 from .errors import Error, RecoverableError, UnrecoverableError, createPoptorchError
 from .executable_file import read_executable, require_model
-from .executor import PoplarExecutor, copy_for_execution, registerPostCompileHook, registerPreCompileHook
+from .executor import PoplarExecutor, registerPostCompileHook, registerPreCompileHook
 from .hardware import ipuHardwareIsAvailable, ipuHardwareVersion
 from .host_ops import CPU, custom_op, ipu_print_tensor
 from .multi_conv import MultiConv
@@ -69,7 +69,7 @@ from .options import (
 from .printing import module_repr, print
 from .structures import ICustomArgParser, registerCustomArgParser
 from .version import __version__
-from .wrapping import is_wrapped
+from .wrapping import copy_for_execution, is_wrapped
 
 __all__ = [name for name in dir() if not name.startswith("_") and name not in ("annotations", "torch")]
 __all__ += ["inferenceModel", "load", "trainingModel"]
@@ -109,11 +109,10 @@ def inferenceModel(
     """Wrap a model for inference; one that is trained elsewhere at the same time follows it."""
     user_model: Any = model.model if isinstance(model, PoplarExecutor) else model
     return PoplarExecutor(
-        model=copy_for_execution(user_model),
+        model=copy_for_execution(user_model, keep_wrapping=True),
         options=options,
         training=False,
         poptorch_version=__version__,
-        user_model=user_model,
     )
 
 

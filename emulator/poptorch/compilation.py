@@ -7,6 +7,7 @@ from typing import Any, List, NamedTuple, Optional, Sequence
 import torch
 
 from . import hardware
+from ._logging import logger
 from .arguments import BoundArguments
 from .backend_options import validate_backend_options
 from .batching import BatchForm, check_output_mode, on_device_type
@@ -120,6 +121,7 @@ def _check_placement(run: DeviceRun, options: Any, form: BatchForm, training: bo
     used = run.used_ipus or {0}
     ipus = max(len(used), max(used) + 1) * form.replicas
     hardware.check_ipu_count(ipus, options)
+    logger.debug("enablePipelining set to value %d", is_pipelined(options) and len(used) > 1)
     check_output_mode(
         options.output_mode, options.output_return_period, form.device_iterations,
         is_pipelined(options) and len(used) > 1,

@@ -266,7 +266,7 @@ def _log_settings(settings: OptimizerSettings) -> None:
     }
     shown = ", ".join(f"{name}={str(dtype).split('.')[1]}" for name, dtype in types.items())
     logger.debug(
-        "Updating graph optimizer with %s: %s, lossScaling=%g%s, %s",
+        "Updating graph optimizer with %s: %s lossScaling=%g%s, %s",
         kind, _shown(settings, settings.defaults, "default_"), scale.value, _constant(scale), shown,
     )
     for index, group in enumerate(settings.groups):
@@ -280,8 +280,8 @@ def _shown(settings: OptimizerSettings, group: Dict[str, Setting], prefix: str) 
             setting = settings.loss_scaling
         words = (prefix + ("learning_rate" if name == "lr" else name)).split("_")
         label = words[0] + "".join(word.capitalize() for word in words[1:])
-        texts.append(f"{label}={setting.value:g}{_constant(setting)}")
-    return ", ".join(texts)
+        texts.append(f"{label}={setting.value:g}{_constant(setting)},")
+    return " ".join(texts)
 
 
 def _constant(setting: Setting) -> str:

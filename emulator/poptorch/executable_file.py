@@ -5,6 +5,7 @@ model, its optimizer and the state of the generator.
 """
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 from typing import Any, Dict, Optional
@@ -43,6 +44,20 @@ def read_executable(path: str) -> Dict[str, Any]:
     if content["version"] != __version__:
         raise AssertionError(f"Invalid file {path}: version {content['version']} is not {__version__}")
     return content
+
+
+def note_in_cache(folder: str, model_text: str) -> None:
+    """Leave one file per model in the cache folder, as a compiler would; it holds nothing that could be loaded.
+
+    Raises:
+        AssertionError: the folder cannot be written to.
+    """
+    os.makedirs(folder, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise AssertionError(f"Cache folder {folder} is not writable")
+    name = hashlib.sha256(model_text.encode()).hexdigest()[:16]
+    with open(os.path.join(folder, f"{name}.emulated"), "w") as file:
+        file.write("The emulator compiles nothing.\n")
 
 
 def require_model(path: str, model: Optional[Any]) -> None:

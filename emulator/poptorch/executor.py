@@ -1,8 +1,6 @@
 """PoplarExecutor: what trainingModel() and inferenceModel() return, a model that runs on the device."""
 from __future__ import annotations
 
-import copy
-import os
 import time
 from collections import OrderedDict
 from datetime import timedelta
@@ -19,7 +17,7 @@ from .compilation import compile_graph, is_pipelined
 from .device_weights import DeviceWeights, ReplicaGrouping
 from .enums import CommGroupType, ConnectionType, OutputMode, VariableRetrievalMode
 from .errors import NOT_COMPILED, backend_error, createPoptorchError
-from .executable_file import read_executable, write_executable
+from .executable_file import note_in_cache, read_executable, write_executable
 from .executor_optimizer import ExecutorOptimizer
 from .options import Options
 from .printing import module_repr
@@ -87,7 +85,10 @@ class PoplarExecutor:
             if anchor[1]:  # without a mode of its own it follows the outputs
                 anchor[2], anchor[3] = taken.output_mode, taken.output_return_period
         if not self._training and taken.Training.gradient_accumulation != 1:
-            hint = " Use poptorch.Options().deviceIterations to process several batches each run instead."
+            hint = (
+                " Use poptorch.Options().deviceIterations to process a sufficient number of batches each run "
+                "for pipelined execution instead."
+            )
             raise createPoptorchError(
                 "You must set poptorch.Options().Training.gradientAccumulation to 1 or leave it as its default value "
                 "(1) when running a poptorch.inferenceModel()." + (hint if is_pipelined(taken) else "")
@@ -182,7 +183,7 @@ class PoplarExecutor:
         if popart["instrumentWithHardwareCycleCounter"] and hardware.uses_ipu_model(self._options):
             raise backend_error("Cycle count logging is only supported on actual IPU hardware.")
         if popart.get("cachePath"):
-            os.makedirs(popart["cachePath"], exist_ok=True)
+            note_in_cache(popart["cachePath"], repr(self))
         if self._options.connection_type == ConnectionType.Always:
             hardware.acquire(self, self._options)
         if any(tensor.requires_grad for tensor in arguments.tensors(arguments)):
@@ -461,7 +462,3 @@ def registerPostCompileHook(hook: Callable[[], Any]) -> RemovableHandle:
     """Call `hook` after each compilation; remove() of the returned handle ends that."""
     return _register(_postcompile_hooks, hook, "Post-compile")
 
-
-def copy_for_execution(model: Any) -> Any:
-    """The module that an executor runs: its own attributes, the same submodules and tensors."""
-    return copy.copy(model)

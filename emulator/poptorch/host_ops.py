@@ -34,7 +34,7 @@ def ipu_print_tensor(
     run = device_run.current
     if run is not None and run.is_tracing:
         return tensor
-    form = {"threshold": summarise_threshold, "edgeitems": edge_items, "linewidth": max_line_width, "precision": digits}
+    form = {"threshold": summarise_threshold, "edgeitems": edge_items, "max_line_width": max_line_width, "precision": digits}
     _print(title, tensor, form)
     if print_gradient and tensor.requires_grad:
         tensor.register_hook(lambda gradient: _print(f"{title}_gradient" if title else "gradient", gradient, form))

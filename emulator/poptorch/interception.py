@@ -1,16 +1,18 @@
 """Watches torch's functions during a forward pass on the device, and gives some of them the device's behaviour."""
 from __future__ import annotations
 
+import functools
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 import torch
-import torch.nn.functional as F
+from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
 
 from . import device_run
 from ._logging import logger
 from .device_run import DeviceRun, is_on_device, mark_on_device
 from .errors import backend_error
+from .intercepted_half import VIA_FLOAT, has_half, via_float
 from .intercepted_losses import LOSS_HANDLERS
 from .intercepted_norms import NORM_HANDLERS
 
@@ -46,13 +48,18 @@ class DeviceMode(TorchFunctionMode):
         super().__init__()
         self._run = run
         self._previous: Optional[DeviceRun] = None
+        self._validates = True
 
     def __enter__(self) -> DeviceMode:
         self._previous, device_run.current = device_run.current, self._run
+        # A distribution's checks of its arguments read values, which the device cannot do.
+        self._validates = Distribution._validate_args
+        Distribution.set_default_validate_args(False)
         return super().__enter__()  # type: ignore[no-any-return]
 
     def __exit__(self, *details: Any) -> None:
         device_run.current = self._previous
+        Distribution.set_default_validate_args(self._validates)
         super().__exit__(*details)
 
     def __torch_function__(
@@ -68,7 +75,11 @@ class DeviceMode(TorchFunctionMode):
         if func in FACTORIES and self._run.is_tracing and "device" not in kwargs:
             logger.warning("No device set in torch.%s(): forcing to IPU", func.__name__)
         handler = HANDLERS.get(func)
-        result = func(*args, **kwargs) if handler is None else handler(self._run, func, args, kwargs)
+        call = func if handler is None else functools.partial(_handled, handler, self._run, func)
+        if func in VIA_FLOAT and has_half(args, kwargs):
+            result = via_float(call, args, kwargs)
+        else:
+            result = call(*args, **kwargs)
         if isinstance(result, torch.Tensor):
             self._note(result, args, kwargs)
         elif isinstance(result, (tuple, list)):
@@ -88,6 +99,10 @@ class DeviceMode(TorchFunctionMode):
             self._run.used_ipus.add(self._run.placement.ipu)
             if 0 in result.shape:
                 raise backend_error(f"Zero-sized tensors are unsupported (Got shape {list(result.shape)}).")
+
+
+def _handled(handler: Handler, run: DeviceRun, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return handler(run, func, args, kwargs)
 
 
 def _is_computed_on_device(args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> bool:

@@ -80,6 +80,9 @@ class OptionsDict:
         self.__dict__.update(state)
 
     def __setattr__(self, option: str, value: Any) -> None:
+        if option == "__class__":  # how popdist turns options into its own
+            object.__setattr__(self, option, value)
+            return
         self.checkIsFrozen(option)
         if not option.startswith("_"):
             self.set(**{option: value})

@@ -7,6 +7,8 @@ from typing import Iterator, List, Optional
 
 import torch
 
+from ._logging import logger
+
 
 class DeviceGenerator:
     """Random numbers on the device: running a model neither reads nor advances torch's generator on the host.
@@ -18,6 +20,7 @@ class DeviceGenerator:
     def __init__(self, seed: Optional[int]) -> None:
         self._seed = secrets.randbelow(1 << 31) if seed is None else seed
         self._state = torch.Generator().manual_seed(self._seed).get_state()
+        self._has_drawn = False
 
     @contextlib.contextmanager
     def active(self, keep: bool = True) -> Iterator[None]:
@@ -29,16 +32,24 @@ class DeviceGenerator:
         finally:
             if keep:
                 self._state = torch.get_rng_state()
+                self._has_drawn = True
             torch.set_rng_state(host)
 
     def read(self) -> List[int]:
-        """The seed and the state after it, as whole numbers."""
+        """The seed, and once the device has run the state too, as whole numbers."""
+        if not self._has_drawn:
+            return [self._seed]
+        logger.debug("Reading random seed")
+        logger.debug("Reading RNG state")
         return [self._seed, *self._state.tolist()]
 
     def write(self, state: List[int]) -> None:
         """Take over a state that read() made, or a seed alone."""
         self._seed = state[0]
-        if len(state) > 1:
+        self._has_drawn = len(state) > 1
+        logger.debug("Setting random seed to %d", self._seed)
+        if self._has_drawn:
+            logger.debug("Setting RNG state")
             self._state = torch.tensor(state[1:], dtype=torch.uint8)
         else:
             self._state = torch.Generator().manual_seed(self._seed).get_state()

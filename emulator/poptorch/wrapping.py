@@ -55,6 +55,17 @@ def wrap_model(model: torch.nn.Module, executor: Any) -> None:
     model.__class__ = _model_class(type(model), parent)
 
 
+def copy_for_execution(model: Any, keep_wrapping: bool = False) -> Any:
+    """The module that an executor runs: its own attributes and training flag, the same submodules and tensors.
+
+    With keep_wrapping the copy of a model that is being trained still fetches the newest weights.
+    """
+    duplicate = copy.copy(model)
+    if keep_wrapping and is_wrapped(model):
+        object.__setattr__(duplicate, "__class__", type(model))
+    return duplicate
+
+
 def _tensors_of(model: torch.nn.Module) -> Any:
     for module in model.modules():
         for kind in ("_parameters", "_buffers"):

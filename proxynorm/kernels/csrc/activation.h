@@ -27,10 +27,10 @@ PROXYNORM_INLINE Vec power(Vec v, float log2_base) {
   const Vec shifted = v * log2_base + magic;
   const Vec n = shifted - magic;
   const Vec f = v * log2_base - n;
-  Vec p = f * POLY5 + POLY4;
-  p = p * f + POLY3;
-  p = p * f + POLY2;
-  p = p * f + POLY1;
+  Vec p = f * 1.3264727e-3f + 9.671513e-3f;
+  p = p * f + 0.055507336f;
+  p = p * f + 0.24022242f;
+  p = p * f + 0.693147f;
   p = p * f + 1.0f;
   return p * (Vec)((BitsVec)shifted << 23);
 }

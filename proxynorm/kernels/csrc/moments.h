@@ -37,34 +37,25 @@ constexpr int64_t MOMENT_CHUNK = 4096;
 
 template <typename T>
 inline Moments chunk_moments(const T* x, int64_t n) {
-  const int64_t whole = n - n % (2 * LANES);
-  const auto each = [&](auto&& two, auto&& one) __attribute__((always_inline)) {
-    for (int64_t i = 0; i < whole; i += 2 * LANES) two(load(x + i), load(x + i + LANES));
-    for (int64_t i = whole; i < n; i += LANES) one(x + i, (int)std::min<int64_t>(LANES, n - i));
-  };
+  const int64_t whole = n - n % STEP;
+  const int rest = (int)(n - whole);
 
-  Vec sum0{}, sum1{};
-  each([&](Vec a, Vec b) __attribute__((always_inline)) { sum0 += a; sum1 += b; },
-       [&](const T* p, int live) __attribute__((always_inline)) { sum0 += load(p, live); });
-  const float pivot = sum_lanes(sum0 + sum1) / (float)n;
+  Pair rough{};
+  const auto add = [](Vec sum, Vec v) { return sum + v; };
+  for (int64_t i = 0; i < whole; i += STEP) rough = both(add, rough, load_pair(x + i));
+  if (rest) rough = both(add, rough, load_first(x + whole, rest));
+  const float pivot = sum_lanes(rough) / (float)n;
 
-  Vec first0{}, first1{}, second0{}, second1{};
+  Pair sum{}, sum_of_squares{};
   const Vec center = broadcast(pivot);
-  each(
-      [&](Vec a, Vec b) __attribute__((always_inline)) {
-        a -= center;
-        b -= center;
-        first0 += a;
-        first1 += b;
-        second0 += a * a;
-        second1 += b * b;
-      },
-      [&](const T* p, int live) __attribute__((always_inline)) {
-        const Vec a = keep_first(load(p, live) - center, live);
-        first0 += a;
-        second0 += a * a;
-      });
-  return moments_of_shifted_sums((double)n, pivot, sum_lanes(first0 + first1), sum_lanes(second0 + second1));
+  const auto shifted = [center](Vec v) { return v - center; };
+  const auto accumulate = [&](Pair t) __attribute__((always_inline)) {
+    sum = both(add, sum, t);
+    sum_of_squares = both([](Vec squares, Vec v) { return squares + v * v; }, sum_of_squares, t);
+  };
+  for (int64_t i = 0; i < whole; i += STEP) accumulate(both(shifted, load_pair(x + i)));
+  if (rest) accumulate(keep_first<T>(both(shifted, load_first(x + whole, rest)), rest));
+  return moments_of_shifted_sums((double)n, pivot, sum_lanes(sum), sum_lanes(sum_of_squares));
 }
 
 template <typename T>

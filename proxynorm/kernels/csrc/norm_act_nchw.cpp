@@ -40,13 +40,15 @@ void backward_nchw(const Shape& shape, const Channels& channels, const Tensors& 
 }
 
 void sum_over_images(const float* partials, float* totals, int64_t images, int64_t channels) {
-  constexpr int64_t block = 4 * LANES;
+  constexpr int64_t block = 2 * STEP;
   for_each_unit((channels + block - 1) / block, images * block, [&](int64_t unit) {
-    for (int64_t c = unit * block; c < std::min(channels, (unit + 1) * block); c += LANES) {
-      const int live = (int)std::min<int64_t>(LANES, channels - c);
-      Vec sum{};
-      for (int64_t n = 0; n < images; ++n) sum += load(partials + n * channels + c, live);
-      store(totals + c, sum, live);
+    for (int64_t c = unit * block; c < std::min(channels, (unit + 1) * block); c += STEP) {
+      const int live = (int)std::min<int64_t>(STEP, channels - c);
+      Pair sum{};
+      for (int64_t n = 0; n < images; ++n) {
+        sum = both([](Vec s, Vec v) { return s + v; }, sum, load_pair(partials + n * channels + c, live));
+      }
+      store_pair(totals + c, sum, live);
     }
   });
 }

@@ -10,19 +10,19 @@ namespace proxynorm {
 
 constexpr int64_t GRADIENT_CHUNK = 2048;   // elements summed in float32 lanes before they go to float64
 
-// Calls body(i, live) for i over [0, n) in vectors; with streaming, whole vectors begin at aligned addresses of `out`.
+// Calls body(i, live, aligned) for i over [0, n) in pairs; with streaming, whole pairs begin at aligned addresses of `out`.
 template <typename T, typename Body>
-PROXYNORM_INLINE void for_each_vector(int64_t n, const T* out, bool streaming, Body body) {
+PROXYNORM_INLINE void for_each_pair(int64_t n, const T* out, bool streaming, Body body) {
   int64_t i = 0;
   if (streaming) {
-    const int64_t misaligned = (int64_t)((uintptr_t)out % (LANES * sizeof(T))) / (int64_t)sizeof(T);
+    const int64_t misaligned = (int64_t)((uintptr_t)out % sizeof(Vec)) / (int64_t)sizeof(T);
     if (misaligned) {
-      i = std::min<int64_t>(n, LANES - misaligned);
+      i = std::min<int64_t>(n, (int64_t)(sizeof(Vec) / sizeof(T)) - misaligned);
       body(0, (int)i, false);
     }
-    for (; i + LANES <= n; i += LANES) body(i, LANES, true);
+    for (; i + STEP <= n; i += STEP) body(i, STEP, true);
   } else {
-    for (; i + LANES <= n; i += LANES) body(i, LANES, false);
+    for (; i + STEP <= n; i += STEP) body(i, STEP, false);
   }
   if (i < n) body(i, (int)(n - i), false);
 }
@@ -31,13 +31,9 @@ template <Activation kind, typename T>
 void map_row(const T* x, T* out, int64_t n, const FoldedMap& map, bool streaming) {
   const FoldedVectors vectors = {broadcast(map.center), broadcast(map.scale), broadcast(map.offset), broadcast(map.gain),
                                  broadcast(map.shift)};
-  for_each_vector(n, out, streaming, [&](int64_t i, int live, bool aligned) __attribute__((always_inline)) {
-    const Vec v = mapped<kind>(load(x + i, live), vectors);
-    if (aligned) {
-      stream(out + i, v);
-    } else {
-      store(out + i, v, live);
-    }
+  for_each_pair(n, out, streaming, [&](int64_t i, int live, bool aligned) __attribute__((always_inline)) {
+    const Pair v = both([&](Vec v) __attribute__((always_inline)) { return mapped<kind>(v, vectors); }, load_pair(x + i, live));
+    write_pair(out + i, v, live, aligned);
   });
 }
 
@@ -70,22 +66,18 @@ GradientSums gradient_sums_row(const T* x, const T* grad, int64_t n, const Chann
   const Vec center = broadcast(map.center), scale = broadcast(map.scale), offset = broadcast(map.offset);
   GradientSums sums = {};
   for (int64_t begin = 0; begin < n; begin += GRADIENT_CHUNK) {
-    Vec g_sum{}, g_value_sum{}, d_sum{}, d_t_sum{};
-    const int64_t count = std::min(GRADIENT_CHUNK, n - begin);
-    for_each_vector(count, x, false, [&](int64_t i, int live, bool) __attribute__((always_inline)) {
-      const Vec g = load(grad + begin + i, live);   // lanes behind the row are zero, and so is all they add
-      const Vec t = keep_first(load(x + begin + i, live) - center, live);
-      const ValueAndSlope phi = value_and_slope<kind>(scale * t + offset);
-      const Vec d = g * phi.slope;
-      g_sum += g;
-      d_sum += d;
-      d_t_sum += d * t;
-      if constexpr (!value_sum_follows<kind>) g_value_sum += g * phi.value;
-    });
-    sums.g += sum_lanes(g_sum);
-    sums.d += sum_lanes(d_sum);
-    sums.d_t += sum_lanes(d_t_sum);
-    if constexpr (!value_sum_follows<kind>) sums.g_value += sum_lanes(g_value_sum);
+    LaneSums a{}, b{};
+    // Behind the row's end the gradient is zero, and so is all that it adds.
+    for_each_pair(std::min(GRADIENT_CHUNK, n - begin), x, false,
+                  [&](int64_t i, int live, bool) __attribute__((always_inline)) {
+                    const Pair g = load_pair(grad + begin + i, live), v = load_pair(x + begin + i, live);
+                    accumulate<kind>(a, g.a, v.a - center, scale, offset);
+                    accumulate<kind>(b, g.b, v.b - center, scale, offset);
+                  });
+    sums.g += sum_lanes(a.g + b.g);
+    sums.d += sum_lanes(a.d + b.d);
+    sums.d_t += sum_lanes(a.d_t + b.d_t);
+    if constexpr (!value_sum_follows<kind>) sums.g_value += sum_lanes(a.g_value + b.g_value);
   }
   finish_sums<kind>(sums, map);
   return sums;
@@ -94,17 +86,11 @@ GradientSums gradient_sums_row(const T* x, const T* grad, int64_t n, const Chann
 template <Activation kind, typename T>
 void input_gradient_row(const T* x, const T* grad, T* dx, int64_t n, const ChannelMap& map, float slope,
                         const GroupGradient& group, bool streaming) {
-  const Vec center = broadcast(map.center), scale = broadcast(map.scale), offset = broadcast(map.offset);
-  const Vec tilt = broadcast(group.tilt), level = broadcast(group.level), factor = broadcast(slope);
-  for_each_vector(n, dx, streaming, [&](int64_t i, int live, bool aligned) __attribute__((always_inline)) {
-    const Vec t = load(x + i, live) - center;
-    const Vec d = load(grad + i, live) * value_and_slope<kind>(scale * t + offset).slope;
-    const Vec v = factor * d + (tilt * t + level);
-    if (aligned) {
-      stream(dx + i, v);
-    } else {
-      store(dx + i, v, live);
-    }
+  const InputGradientVectors vectors = {broadcast(map.center), broadcast(map.scale), broadcast(map.offset),
+                                        broadcast(slope),      broadcast(group.tilt), broadcast(group.level)};
+  const auto gradient = [&](Vec v, Vec g) __attribute__((always_inline)) { return input_gradient<kind>(v, g, vectors); };
+  for_each_pair(n, dx, streaming, [&](int64_t i, int live, bool aligned) __attribute__((always_inline)) {
+    write_pair(dx + i, both(gradient, load_pair(x + i, live), load_pair(grad + i, live)), live, aligned);
   });
 }
 

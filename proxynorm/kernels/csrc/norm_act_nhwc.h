@@ -15,10 +15,10 @@ constexpr int64_t PIVOT_PIXELS = 16;     // pixels whose mean is the pivot of th
 
 struct Block {
   int64_t begin, width;   // channels
-  int64_t padded() const { return (width + LANES - 1) / LANES * LANES; }
+  int64_t padded() const { return (width + STEP - 1) / STEP * STEP; }
 };
 
-// Rows of floats, one float a channel of the block, padded to whole vectors; kept by the thread between calls.
+// Rows of floats, one float a channel of the block at its slot, padded to whole pairs; kept by the thread between calls.
 class Workspace {
  public:
   void resize(int rows, int64_t row_size) {
@@ -34,7 +34,8 @@ class Workspace {
   int64_t row_size_ = 0;
 };
 
-PROXYNORM_INLINE int live_lanes(int64_t c, int64_t width) { return (int)std::min<int64_t>(LANES, width - c); }
+PROXYNORM_INLINE int live_elements(int64_t c, int64_t width) { return (int)std::min<int64_t>(STEP, width - c); }
+
 
 inline void fold_row(float* sums, double* total, int64_t size) {
   for (int64_t c = 0; c < size; ++c) {
@@ -64,11 +65,13 @@ enum : int { pivot, sum, square, total_sum, total_square = total_sum + 2, count 
 template <typename T>
 void pivots_nhwc(const T* x, int64_t pixels, int64_t stride, const Block& block, float* pivot) {
   const int64_t samples = std::min(PIVOT_PIXELS, pixels), step = pixels / samples;
-  for (int64_t c = 0; c < block.width; c += LANES) {
-    const int live = live_lanes(c, block.width);
-    Vec sum{};
-    for (int64_t i = 0; i < samples; ++i) sum += load(x + i * step * stride + c, live);
-    store(pivot + c, sum * (1.0f / (float)samples));
+  for (int64_t c = 0; c < block.width; c += STEP) {
+    const int live = live_elements(c, block.width);
+    Pair sum{};
+    for (int64_t i = 0; i < samples; ++i) {
+      sum = both([](Vec s, Vec v) { return s + v; }, sum, load_pair(x + i * step * stride + c, live));
+    }
+    store_pair(pivot + c, both([&](Vec s) { return s * (1.0f / (float)samples); }, sum));
   }
 }
 
@@ -83,17 +86,17 @@ void channel_sums_nhwc(const T* x, int64_t pixels, int64_t stride, const Block& 
       pixels,
       [&](int64_t first, auto bundle) __attribute__((always_inline)) {
         const T* at = x + first * stride;
-        for (int64_t c = 0; c < block.width; c += LANES) {
-          const int live = live_lanes(c, block.width);
-          const Vec center = load(pivots + c);
-          Vec s{}, q{};
+        for (int64_t c = 0; c < block.width; c += STEP) {
+          const int live = live_elements(c, block.width);
+          const Pair center = load_pair(pivots + c);
+          Pair s = load_pair(sums + c), q = load_pair(squares + c);
           for (int k = 0; k < bundle(); ++k) {
-            const Vec t = load(at + k * stride + c, live) - center;
-            s += t;
-            q += t * t;
+            const Pair t = both([](Vec v, Vec pivot) { return v - pivot; }, load_pair(at + k * stride + c, live), center);
+            s = both([](Vec sum, Vec v) { return sum + v; }, s, t);
+            q = both([](Vec sum, Vec v) { return sum + v * v; }, q, t);
           }
-          store(sums + c, load(sums + c) + s);
-          store(squares + c, load(squares + c) + q);
+          store_pair(sums + c, s);
+          store_pair(squares + c, q);
         }
       },
       [&] {
@@ -103,19 +106,20 @@ void channel_sums_nhwc(const T* x, int64_t pixels, int64_t stride, const Block& 
 }
 
 // All channels of a group hold equally many pixels: its mean is the mean of their means, and m2 adds their spread.
-inline Moments group_moments_nhwc(const Shape& shape, int64_t group, const Block& block, Workspace& rows) {
+template <typename T>
+Moments group_moments_nhwc(const Shape& shape, int64_t group, const Block& block, Workspace& rows) {
   const float* pivots = rows.row(moment_rows::pivot);
   const double *sums = rows.row_pair(moment_rows::total_sum), *squares = rows.row_pair(moment_rows::total_square);
   const double per_pixel = 1.0 / (double)shape.pixels;
   const int64_t size = shape.group_channels();
   double mean = 0, m2 = 0;
   for (int64_t j = 0; j < size; ++j) {
-    const int64_t c = shape.channel_of(group, j) - block.begin;
+    const int64_t c = slot_of<T>(shape.channel_of(group, j) - block.begin);
     mean += pivots[c] + sums[c] * per_pixel;
   }
   mean /= (double)size;
   for (int64_t j = 0; j < size; ++j) {
-    const int64_t c = shape.channel_of(group, j) - block.begin;
+    const int64_t c = slot_of<T>(shape.channel_of(group, j) - block.begin);
     const double rest = sums[c] * per_pixel, apart = pivots[c] + rest - mean;
     m2 += std::max(squares[c] - sums[c] * rest, 0.0) + (double)shape.pixels * apart * apart;
   }
@@ -131,8 +135,8 @@ void map_block_nhwc(const Shape& shape, const Channels& channels, const T* x, T*
                     const GroupStatistics* statistics, bool streaming, Workspace& rows) {
   using namespace map_rows;
   rows.resize(count, block.padded());
-  for (int64_t i = 0; i < block.width; ++i) {
-    const int64_t c = block.begin + i;
+  for (int64_t j = 0; j < block.width; ++j) {
+    const int64_t c = block.begin + j, i = slot_of<T>(j);
     const FoldedMap map = folded_map<kind>(channel_map(channels, c, statistics[shape.group_of(c)]));
     rows.row(center)[i] = map.center;
     rows.row(scale)[i] = map.scale;
@@ -144,18 +148,17 @@ void map_block_nhwc(const Shape& shape, const Channels& channels, const T* x, T*
   for_each_bundle<MAP_BUNDLE>(
       shape.pixels,
       [&](int64_t first, auto bundle) __attribute__((always_inline)) {
-        for (int64_t i = 0; i < block.width; i += LANES) {
-          const int live = live_lanes(i, block.width);
-          const FoldedVectors map = {load(rows.row(center) + i), load(rows.row(scale) + i), load(rows.row(offset) + i),
-                                     load(rows.row(gain) + i), load(rows.row(shift) + i)};
+        for (int64_t i = 0; i < block.width; i += STEP) {
+          const int live = live_elements(i, block.width);
+          const auto map_at = [&](int64_t at) __attribute__((always_inline)) {
+            return FoldedVectors{load(rows.row(center) + at), load(rows.row(scale) + at), load(rows.row(offset) + at),
+                                 load(rows.row(gain) + at), load(rows.row(shift) + at)};
+          };
+          const FoldedVectors map_a = map_at(i), map_b = map_at(i + LANES);
           for (int k = 0; k < bundle(); ++k) {
             const int64_t at = (first + k) * stride + i;
-            const Vec v = mapped<kind>(load(x + at, live), map);
-            if (streaming) {
-              stream(out + at, v);
-            } else {
-              store(out + at, v, live);
-            }
+            const Pair v = load_pair(x + at, live);
+            write_pair(out + at, {mapped<kind>(v.a, map_a), mapped<kind>(v.b, map_b)}, live, streaming);
           }
         }
       },
@@ -169,7 +172,7 @@ void block_statistics_nhwc(const Shape& shape, const T* x, const Block& block, G
   channel_sums_nhwc(x, shape.pixels, shape.channels, block, rows);
   const int64_t first = shape.strided ? 0 : block.begin / shape.group_channels();
   for (int64_t group = first; group < first + block.width / shape.group_channels(); ++group) {
-    statistics[group] = group_statistics(group_moments_nhwc(shape, group, block, rows), shape.eps);
+    statistics[group] = group_statistics(group_moments_nhwc<T>(shape, group, block, rows), shape.eps);
   }
 }
 
@@ -192,26 +195,26 @@ void gradient_sums_nhwc(const T* x, const T* grad, int64_t pixels, int64_t strid
   for_each_bundle<GRADIENT_BUNDLE>(
       pixels,
       [&](int64_t first, auto bundle) __attribute__((always_inline)) {
-        for (int64_t i = 0; i < block.width; i += LANES) {
-          const int live = live_lanes(i, block.width);
-          const Vec middle = load(rows.row(center) + i), factor = load(rows.row(scale) + i),
-                    addend = load(rows.row(offset) + i);
-          Vec g_sum = load(g_row + i), d_sum = load(d_row + i), d_t_sum = load(d_t_row + i), g_value_sum{};
-          if constexpr (!value_sum_follows<kind>) g_value_sum = load(g_value_row + i);
+        for (int64_t i = 0; i < block.width; i += STEP) {
+          const int live = live_elements(i, block.width);
+          const Pair middle = load_pair(rows.row(center) + i), factor = load_pair(rows.row(scale) + i),
+                     addend = load_pair(rows.row(offset) + i);
+          LaneSums a = {load(g_row + i), {}, load(d_row + i), load(d_t_row + i)};
+          LaneSums b = {load(g_row + i + LANES), {}, load(d_row + i + LANES), load(d_t_row + i + LANES)};
+          if constexpr (!value_sum_follows<kind>) {
+            a.g_value = load(g_value_row + i);
+            b.g_value = load(g_value_row + i + LANES);
+          }
           for (int k = 0; k < bundle(); ++k) {
             const int64_t at = (first + k) * stride + i;
-            const Vec gradient = load(grad + at, live), t = load(x + at, live) - middle;
-            const ValueAndSlope phi = value_and_slope<kind>(factor * t + addend);
-            const Vec derivative = gradient * phi.slope;
-            g_sum += gradient;
-            d_sum += derivative;
-            d_t_sum += derivative * t;
-            if constexpr (!value_sum_follows<kind>) g_value_sum += gradient * phi.value;
+            const Pair gradient = load_pair(grad + at, live), v = load_pair(x + at, live);
+            accumulate<kind>(a, gradient.a, v.a - middle.a, factor.a, addend.a);
+            accumulate<kind>(b, gradient.b, v.b - middle.b, factor.b, addend.b);
           }
-          store(g_row + i, g_sum);
-          store(d_row + i, d_sum);
-          store(d_t_row + i, d_t_sum);
-          if constexpr (!value_sum_follows<kind>) store(g_value_row + i, g_value_sum);
+          store_pair(g_row + i, {a.g, b.g});
+          store_pair(d_row + i, {a.d, b.d});
+          store_pair(d_t_row + i, {a.d_t, b.d_t});
+          if constexpr (!value_sum_follows<kind>) store_pair(g_value_row + i, {a.g_value, b.g_value});
         }
       },
       [&] {
@@ -223,7 +226,7 @@ void gradient_sums_nhwc(const T* x, const T* grad, int64_t pixels, int64_t strid
 }
 
 // Turns the sums of a block into parameter gradients and the rows of the second pass.
-template <Activation kind>
+template <Activation kind, typename T>
 void finish_block_sums_nhwc(const Shape& shape, const Channels& channels, int64_t n, const Block& block,
                             const GroupStatistics* statistics, const PartialGradients& partial, Workspace& rows) {
   using namespace gradient_rows;
@@ -232,7 +235,7 @@ void finish_block_sums_nhwc(const Shape& shape, const Channels& channels, int64_
   for (int64_t group = first; group < first + block.width / shape.group_channels(); ++group) {
     double sum_h = 0, sum_h_y = 0;
     for (int64_t j = 0; j < shape.group_channels(); ++j) {
-      const int64_t c = shape.channel_of(group, j), i = c - block.begin;
+      const int64_t c = shape.channel_of(group, j), i = slot_of<T>(c - block.begin);
       const ChannelMap map = channel_map(channels, c, statistics[group]);
       GradientSums sums = {rows.row_pair(total_g)[i], rows.row_pair(total_g_value)[i], rows.row_pair(total_d)[i],
                            rows.row_pair(total_d_t)[i]};
@@ -241,7 +244,7 @@ void finish_block_sums_nhwc(const Shape& shape, const Channels& channels, int64_
     }
     const GroupGradient gradient = group_gradient(statistics[group], sum_h * per_element, sum_h_y * per_element);
     for (int64_t j = 0; j < shape.group_channels(); ++j) {
-      const int64_t c = shape.channel_of(group, j), i = c - block.begin;
+      const int64_t c = shape.channel_of(group, j), i = slot_of<T>(c - block.begin);
       rows.row(slope)[i] = (float)(statistics[group].rstd * channels.gamma[c] * channels.proxy_inverse_std[c]);
       rows.row(tilt)[i] = gradient.tilt;
       rows.row(level)[i] = gradient.level;
@@ -256,21 +259,17 @@ void input_gradient_nhwc(const T* x, const T* grad, T* dx, int64_t pixels, int64
   for_each_bundle<MAP_BUNDLE>(
       pixels,
       [&](int64_t first, auto bundle) __attribute__((always_inline)) {
-        for (int64_t i = 0; i < block.width; i += LANES) {
-          const int live = live_lanes(i, block.width);
-          const Vec middle = load(rows.row(center) + i), factor = load(rows.row(scale) + i),
-                    addend = load(rows.row(offset) + i), gain = load(rows.row(slope) + i),
-                    incline = load(rows.row(tilt) + i), base = load(rows.row(level) + i);
+        for (int64_t i = 0; i < block.width; i += STEP) {
+          const int live = live_elements(i, block.width);
+          const auto constants_at = [&](int64_t at) __attribute__((always_inline)) {
+            return InputGradientVectors{load(rows.row(center) + at), load(rows.row(scale) + at), load(rows.row(offset) + at),
+                                        load(rows.row(slope) + at), load(rows.row(tilt) + at), load(rows.row(level) + at)};
+          };
+          const InputGradientVectors a = constants_at(i), b = constants_at(i + LANES);
           for (int k = 0; k < bundle(); ++k) {
             const int64_t at = (first + k) * stride + i;
-            const Vec t = load(x + at, live) - middle;
-            const Vec derivative = load(grad + at, live) * value_and_slope<kind>(factor * t + addend).slope;
-            const Vec v = gain * derivative + (incline * t + base);
-            if (streaming) {
-              stream(dx + at, v);
-            } else {
-              store(dx + at, v, live);
-            }
+            const Pair v = load_pair(x + at, live), g = load_pair(grad + at, live);
+            write_pair(dx + at, {input_gradient<kind>(v.a, g.a, a), input_gradient<kind>(v.b, g.b, b)}, live, streaming);
           }
         }
       },
@@ -283,15 +282,15 @@ void backward_block_nhwc(const Shape& shape, const Channels& channels, const T* 
                          bool streaming, Workspace& rows) {
   using namespace gradient_rows;
   rows.resize(count, block.padded());
-  for (int64_t i = 0; i < block.width; ++i) {
-    const int64_t c = block.begin + i;
+  for (int64_t j = 0; j < block.width; ++j) {
+    const int64_t c = block.begin + j, i = slot_of<T>(j);
     const ChannelMap map = channel_map(channels, c, statistics[shape.group_of(c)]);
     rows.row(center)[i] = map.center;
     rows.row(scale)[i] = map.scale;
     rows.row(offset)[i] = map.offset;
   }
   gradient_sums_nhwc<kind>(x, grad, shape.pixels, shape.channels, block, rows);
-  finish_block_sums_nhwc<kind>(shape, channels, n, block, statistics, partial, rows);
+  finish_block_sums_nhwc<kind, T>(shape, channels, n, block, statistics, partial, rows);
   input_gradient_nhwc<kind>(x, grad, dx, shape.pixels, shape.channels, block, streaming, rows);
 }
 

@@ -118,4 +118,30 @@ inline GroupGradient group_gradient(const GroupStatistics& group, double mean_h,
   return {(float)tilt, (float)(-group.rstd * mean_h - tilt * below_center)};
 }
 
+// Running sums of one lane each: g, g phi(z), d = g phi'(z), d t.
+struct LaneSums {
+  Vec g, g_value, d, d_t;
+};
+
+template <Activation kind>
+PROXYNORM_INLINE void accumulate(LaneSums& sums, Vec g, Vec t, Vec scale, Vec offset) {
+  const ValueAndSlope phi = value_and_slope<kind>(scale * t + offset);
+  const Vec d = g * phi.slope;
+  sums.g += g;
+  sums.d += d;
+  sums.d_t += d * t;
+  if constexpr (!value_sum_follows<kind>) sums.g_value += g * phi.value;
+}
+
+struct InputGradientVectors {
+  Vec center, scale, offset, slope, tilt, level;
+};
+
+template <Activation kind>
+PROXYNORM_INLINE Vec input_gradient(Vec x, Vec g, const InputGradientVectors& constants) {
+  const Vec t = x - constants.center;
+  const Vec d = g * value_and_slope<kind>(constants.scale * t + constants.offset).slope;
+  return constants.slope * d + (constants.tilt * t + constants.level);
+}
+
 }  // namespace proxynorm

@@ -95,19 +95,21 @@ void proxy_statistics(const ProxyParameters& parameters, int64_t channels, Activ
     for_each_unit(vectors, is_closed_form ? 64 : 8192, [&](int64_t unit) {
       const int64_t c = unit * LANES;
       const int live = (int)std::min<int64_t>(LANES, channels - c);
-      const Vec gamma = load(parameters.gamma + c, live), beta = load(parameters.beta + c, live);
-      const Vec proxy_beta = load(parameters.proxy_beta + c, live), proxy_gamma = load(parameters.proxy_gamma + c, live);
+      const auto read = [&](const float* row) { return load_first(row + c, live).a; };
+      const auto write = [&](float* row, Vec v) { store_first(row + c, {v, Vec{}}, live); };
+      const Vec gamma = read(parameters.gamma), beta = read(parameters.beta);
+      const Vec proxy_beta = read(parameters.proxy_beta), proxy_gamma = read(parameters.proxy_gamma);
       const Vec m = beta + gamma * proxy_beta;
       const Vec s = at_least(absolute(gamma * (1.0f + proxy_gamma)), broadcast(SMALLEST_SCALE));
       const Statistics result = statistics_of<kind()>(rule, m, s);
       const Vec inverse = 1.0f / square_root(result.variance + eps);
       const Vec by_variance = -0.5f * inverse * inverse * inverse;
-      store(mean + c, result.mean, live);
-      store(inverse_std + c, inverse, live);
-      store(slopes + c, result.mean_by_m, live);
-      store(slopes + channels + c, result.mean_by_s, live);
-      store(slopes + 2 * channels + c, by_variance * result.variance_by_m, live);
-      store(slopes + 3 * channels + c, by_variance * result.variance_by_s, live);
+      write(mean, result.mean);
+      write(inverse_std, inverse);
+      write(slopes, result.mean_by_m);
+      write(slopes + channels, result.mean_by_s);
+      write(slopes + 2 * channels, by_variance * result.variance_by_m);
+      write(slopes + 3 * channels, by_variance * result.variance_by_s);
     });
   });
 }

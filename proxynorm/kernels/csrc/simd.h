@@ -78,7 +78,7 @@ PROXYNORM_INLINE void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
 // A store that goes past the caches to memory; p is aligned to the vector. Elsewhere than on x86 it is a plain store.
 PROXYNORM_INLINE void stream(void* p, Vec v) {
 #if defined(PROXYNORM_AVX512)
-  _mm512_stream_ps(p, (__m512)v);
+  _mm512_stream_ps((float*)p, (__m512)v);
 #elif defined(__AVX2__)
   _mm256_stream_ps((float*)p, (__m256)v);
 #elif defined(__SSE2__)
@@ -208,6 +208,15 @@ PROXYNORM_INLINE void store_pair(T* p, Pair v, int live) {
     store_pair(p, v);
   } else {
     store_first(p, v, live);
+  }
+}
+
+template <typename T>
+PROXYNORM_INLINE void write_pair(T* out, Pair v, int live, bool aligned) {
+  if (aligned) {
+    stream_pair(out, v);
+  } else {
+    store_pair(out, v, live);
   }
 }
 
