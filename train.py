@@ -50,8 +50,11 @@ EXIT_CODES_OF_SIGNALS: Dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 75}
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Runs the command line and returns the exit code: 0 done, 2 configuration, 3 data, 4 checkpoint, 5 non-finite loss,
-    74 disk, 75 saved and stopped by SIGTERM, 130 saved and stopped by SIGINT."""
+    """Runs the command line and returns the exit code.
+
+    0 done, 2 configuration, 3 data, 4 checkpoint, 5 non-finite loss, 74 disk, 75 and 130 saved and stopped by SIGTERM
+    and SIGINT.
+    """
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
@@ -67,13 +70,23 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--config", required=True, metavar="NAME|PATH", help="an experiment of configs/, or a YAML file")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; repeatable")
-    parser.add_argument("--device", metavar="NAME", help="auto, cpu, cuda, ipu, ipu_model or ipu_emulator; overrides device.name")
+    parser.add_argument(
+        "--config", required=True, metavar="NAME|PATH", help="an experiment of configs/, or a YAML file"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; repeatable"
+    )
+    parser.add_argument(
+        "--device", metavar="NAME", help="auto, cpu, cuda, ipu, ipu_model or ipu_emulator; overrides device.name"
+    )
     parser.add_argument("--output-dir", metavar="DIR", help="the run folder; overrides run.output_dir")
-    parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint of the run folder, if any")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue from the newest checkpoint of the run folder, if any"
+    )
     parser.add_argument("--print-config", action="store_true", help="print the complete configuration and stop")
-    parser.add_argument("--dry-run", action="store_true", help="print device, batch plan, network, memory and steps, and stop")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print device, batch plan, network, memory and steps, and stop"
+    )
     options = parser.parse_args(arguments)
     options.set += [f"device.name={options.device}"] if options.device else []
     options.set += [f"run.output_dir={options.output_dir}"] if options.output_dir else []
@@ -180,7 +193,8 @@ def describe(run: Run) -> str:
     config, data, cost = run.config, run.data, run.cost
     saved = cost.saved_bytes(run.plan.micro_batch_size) / 2**20
     lines = {
-        "device": f"{run.backend.name} ({run.backend.reason}), {config.device.precision}, {torch.get_num_threads()} threads",
+        "device": f"{run.backend.name} ({run.backend.reason}), {config.device.precision}, "
+        f"{torch.get_num_threads()} threads",
         "data": f"{config.data.name}: {len(data.train):,} training images, {len(data.evaluation):,} to evaluate, "
         f"{data.num_classes} classes, {data.channels}x{data.image_size}x{data.image_size}",
         "network": f"{config.model.name}, norm {config.norm.name}{' with proxy' if config.norm.proxy else ''}: "
@@ -258,7 +272,9 @@ def finish_epoch(run: Run, output: RunOutput, progress: Progress) -> None:
     config, epoch = run.config, progress.step // run.steps_per_epoch
     clock = Stopwatch()
     trained = run.backend.total(progress.epoch)
-    line = f"epoch {epoch}/{config.schedule.epochs}  train loss {trained.means().loss:.4f} top1 {trained.means().top1:.4f}"
+    line = (
+        f"epoch {epoch}/{config.schedule.epochs}  train loss {trained.means().loss:.4f} top1 {trained.means().top1:.4f}"
+    )
     if epoch % config.run.eval_every_epochs == 0 or progress.step == run.steps:
         sums = evaluate(run)
         seconds = clock.lap()
@@ -314,7 +330,7 @@ def restore(run: Run, output: RunOutput) -> Progress:
     check_norm(saved["norm"], run.norm_record)
     check_same_run(saved["config"], run.config.model_dump(mode="json"), str(path))
     if saved["data_fingerprint"] != run.data.fingerprint:
-        raise DataError(f"the images of {run.config.data.name} are not those that {path} was trained on; restore them, or start anew")
+        raise DataError(f"the images of {run.config.data.name} are not those that {path} was trained on; restore them")
     reasons = why_inexact(saved["execution"], execution_facts(run.backend.replicas, run.backend.name))
     if reasons:
         output.say(f"exactness not guaranteed because {'; '.join(reasons)}")

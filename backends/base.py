@@ -50,7 +50,7 @@ class Backend(Protocol):
         """
 
     def training_batches(self, dataset: Any, epoch: int, first_step: int, workers: int) -> Iterable[Batch]:
-        """One batch per call of the device: this process's images of the epoch's weight updates from `first_step` on."""
+        """One batch per call of the device: this process's images from weight update `first_step` of the epoch on."""
 
     def evaluation_batches(self, dataset: Any, workers: int) -> Iterable[Batch]:
         """This process's share of all images, each once over all processes."""
@@ -72,7 +72,7 @@ class Backend(Protocol):
         """The largest flag of any process. Every process must call it."""
 
     def state(self) -> Dict[str, Any]:
-        """{"model": ..., "optimizer": ...}, tensors on the CPU, the same on every device. Every process must call it."""
+        """{"model": ..., "optimizer": ...}, on the CPU, the same on every device. Every process must call it."""
 
     def load_state(self, state: Dict[str, Any]) -> None:
         """Continues from `state()` of any device."""

@@ -8,7 +8,6 @@ from typing import Any, ContextManager, Dict, Iterable, Iterator, List, Optional
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
@@ -68,7 +67,8 @@ class TorchBackend:
     ) -> None:
         self._plan, self._seed = plan, seed
         layout = torch.channels_last if self._config.channels_last else torch.contiguous_format
-        self._classifier = classifier.to(self.device, memory_format=layout)
+        self._classifier = classifier.to(self.device)
+        self._classifier.to(memory_format=layout)  # type: ignore[call-overload]  # missing in torch's annotations
         if self._config.compile:
             self._classifier.network.compile()
         self._optimizer = build_optimizer(optimizer, classifier.network, undecayed)
@@ -90,7 +90,9 @@ class TorchBackend:
         self._classifier.train()
         model = self._parallel or self._classifier
         images_per_replica = self._plan.micro_batch_size * self._plan.gradient_accumulation
-        torch.manual_seed(step_key(self._seed, step, self._process))  # dropout; makes resuming exact without saved states
+        torch.manual_seed(
+            step_key(self._seed, step, self._process)
+        )  # dropout; makes resuming exact without saved states
         total = StepSums()
         for images, labels, is_last in self._micro_batches(batch):
             with self._gradients_reduced(is_last):
@@ -184,7 +186,7 @@ class TorchBackend:
             for buffer in self._classifier.network.buffers():
                 if buffer.is_floating_point():
                     dist.all_reduce(buffer)
-                    buffer /= self.replicas
+                    buffer.div_(self.replicas)
 
 
 def _choose_device(name: str) -> Tuple[torch.device, str]:
@@ -199,7 +201,9 @@ def _choose_device(name: str) -> Tuple[torch.device, str]:
             )
         return torch.device("cuda", local_rank), "asked for" if name == "cuda" else "a CUDA device is here"
     if name == "cuda":
-        raise DeviceError(f"device.name cuda: torch {torch.__version__} finds no CUDA device here; use device.name cpu or auto")
+        raise DeviceError(
+            f"device.name cuda: torch {torch.__version__} finds no CUDA device here; use device.name cpu or auto"
+        )
     return torch.device("cpu"), "no CUDA device is here"
 
 

@@ -5,4 +5,13 @@ from configs.errors import ConfigError
 from configs.load import config_names, dump_config, find_config, load_config
 from configs.schema import Config
 
-__all__ = ["BatchPlan", "Config", "ConfigError", "config_names", "dump_config", "find_config", "load_config", "plan_batch"]
+__all__ = [
+    "BatchPlan",
+    "Config",
+    "ConfigError",
+    "config_names",
+    "dump_config",
+    "find_config",
+    "load_config",
+    "plan_batch",
+]

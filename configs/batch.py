@@ -96,7 +96,8 @@ def plan_batch(
         candidates = [batch.micro_batch_size]
     else:
         raise ConfigError(
-            f"batch.global_batch_size {total} is not batch.micro_batch_size {batch.micro_batch_size} x replicas {replicas} "
+            f"batch.global_batch_size {total} is not batch.micro_batch_size {batch.micro_batch_size} "
+            f"x replicas {replicas} "
             f"x an integer; use a micro_batch_size of {_near(replica_batch, batch.micro_batch_size)}, "
             f"or a global_batch_size that is a multiple of {batch.micro_batch_size * replicas}"
         )
@@ -118,14 +119,16 @@ def plan_batch(
     raise ConfigError(
         f"batch.norm_batch_size {batch.norm_batch_size} cannot be honoured with global_batch_size {total} on "
         f"{replicas} replicas: {detail}; change norm_batch_size to a divisor of {replica_batch} that fits the memory "
-        f"(at most {max_micro_batch_size}), or use a norm that does not depend on the batch (norm.name group, norm.proxy true)"
+        f"(at most {max_micro_batch_size}), or use a norm that does not depend on the batch "
+        "(norm.name group, norm.proxy true)"
     )
 
 
 def _check_norm_batch_size(batch: BatchConfig, uses_batch_norm: bool) -> None:
     if not uses_batch_norm and batch.norm_batch_size != 1:
         raise ConfigError(
-            f"batch.norm_batch_size {batch.norm_batch_size} with a norm of each image by itself; set norm_batch_size to 1, "
+            f"batch.norm_batch_size {batch.norm_batch_size} with a norm of each image by itself; "
+            "set norm_batch_size to 1, "
             "or norm.name to batch"
         )
     if uses_batch_norm and batch.norm_batch_size == 1:
@@ -135,16 +138,18 @@ def _check_norm_batch_size(batch: BatchConfig, uses_batch_norm: bool) -> None:
         )
 
 
-def _why_norm_not_honoured(norm: int, micro: int, replicas: int, can_share: bool, uses_batch_norm: bool) -> Optional[str]:
+def _why_norm_not_honoured(
+    norm: int, micro: int, replicas: int, can_share: bool, uses_batch_norm: bool
+) -> Optional[str]:
     if not uses_batch_norm or micro % norm == 0:
         return None
     if norm % micro:
         return f"micro_batch_size {micro} and norm_batch_size {norm} do not divide each other"
     sharing = norm // micro
     if replicas % sharing:
-        return f"{norm} images are {sharing} replicas' micro-batches of {micro}, and {replicas} replicas are not a multiple of it"
+        return f"{norm} images are {sharing} replicas' micro-batches of {micro}; {replicas} replicas are not a multiple"
     if not can_share:
-        return f"{norm} images are {sharing} replicas' micro-batches of {micro}, and this device's replicas cannot share statistics"
+        return f"{norm} images are {sharing} replicas' micro-batches of {micro}; replicas cannot share statistics here"
     return None
 
 

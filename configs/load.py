@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Type
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple, Type
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -76,7 +76,8 @@ def _apply_override(values: Dict[str, Any], override: str) -> KeyPath:
 
 
 def _describe(error: ValidationError, path: Path, lines: Lines, sources: Dict[KeyPath, str]) -> List[str]:
-    messages, misspelt = [], set()
+    messages: List[str] = []
+    misspelt: Set[KeyPath] = set()
     # Unknown keys first: one that is near a missing key is that key, misspelt, and one message is enough.
     for problem in sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden"):
         key_path = tuple(str(part) for part in problem["loc"][:2])
@@ -92,7 +93,9 @@ def _describe(error: ValidationError, path: Path, lines: Lines, sources: Dict[Ke
 def _locate(key_path: KeyPath, path: Path, lines: Lines, sources: Dict[KeyPath, str]) -> str:
     if key_path in sources:
         return sources[key_path]
-    if len(key_path) == 1:  # a rule between fields of a section: an override that touched the section is the likely cause
+    if (
+        len(key_path) == 1
+    ):  # a rule between fields of a section: an override that touched the section is the likely cause
         touched = [source for other, source in sources.items() if other[0] == key_path[0]]
         if touched:
             return touched[-1]

@@ -50,7 +50,9 @@ class NormConfig(Section):
     proxy_eps: Optional[float] = Field(None, ge=0, description="added to the proxy's variance; the paper's code: 0.03")
     proxy_method: Optional[Literal["exact", "sampled"]] = Field(None, description="how proxy statistics are computed")
     learn_proxy: Optional[bool] = Field(None, description="false: the proxy's own mean and scale stay at zero")
-    kernel: Literal["auto", "fused", "reference"] = Field("auto", description="fused kernels, or plain torch operations")
+    kernel: Literal["auto", "fused", "reference"] = Field(
+        "auto", description="fused kernels, or plain torch operations"
+    )
     recompute: bool = Field(False, description="rebuild normalized activations in backward instead of saving them")
 
 
@@ -61,7 +63,9 @@ class DataConfig(Section):
     dir: Optional[str] = Field(None, description="folder of the data; default: $DATA_DIR, else data/")
     image_size: Optional[int] = Field(None, gt=0, description="pixels per side; default: the data set's own")
     crop_padding: Optional[int] = Field(None, gt=0, description="pixels of zero padding before a random crop")
-    min_crop_area: Optional[float] = Field(None, gt=0, le=1, description="random crops cover this share of the image or more")
+    min_crop_area: Optional[float] = Field(
+        None, gt=0, le=1, description="random crops cover this share of the image or more"
+    )
     horizontal_flip: bool = Field(False, description="mirror half of the training images")
     workers: int = Field(0, ge=0, description="processes that load images, per training process")
     num_classes: Optional[int] = Field(None, gt=1, description="generated images only: classes")
@@ -72,7 +76,7 @@ class DataConfig(Section):
     def check(self) -> "DataConfig":
         if self.crop_padding is not None and self.min_crop_area is not None:
             raise ValueError(
-                f"crop_padding {self.crop_padding} and min_crop_area {self.min_crop_area} are two ways of cropping; give one"
+                f"crop_padding {self.crop_padding} and min_crop_area {self.min_crop_area} both crop; give one"
             )
         return self
 
@@ -82,7 +86,9 @@ class BatchConfig(Section):
 
     global_batch_size: int = Field(gt=0, description="images per weight update, over all replicas")
     norm_batch_size: int = Field(gt=0, description="images that share normalization statistics; 1 unless norm is batch")
-    micro_batch_size: Optional[int] = Field(None, gt=0, description="images in one forward; default: the largest that fits")
+    micro_batch_size: Optional[int] = Field(
+        None, gt=0, description="images in one forward; default: the largest that fits"
+    )
 
 
 class RegularizationConfig(Section):
@@ -98,7 +104,9 @@ class OptimizerConfig(Section):
     learning_rate: float = Field(gt=0, description="peak value, for the whole global batch")
     momentum: float = Field(0.0, ge=0, lt=1)
     nesterov: bool = Field(False)
-    weight_decay: float = Field(0.0, ge=0, description="L2 coefficient on weights and the proxy's parameters; not on gamma, beta")
+    weight_decay: float = Field(
+        0.0, ge=0, description="L2 coefficient on weights and the proxy's parameters; not on gamma, beta"
+    )
 
     @model_validator(mode="after")
     def check(self) -> "OptimizerConfig":
@@ -119,7 +127,9 @@ class ScheduleConfig(Section):
 
     @model_validator(mode="after")
     def check(self) -> "ScheduleConfig":
-        needs = {"step": ("milestones", "decay_factor"), "exponential": ("decay_factor", "decay_epochs")}.get(self.name, ())
+        needs = {"step": ("milestones", "decay_factor"), "exponential": ("decay_factor", "decay_epochs")}.get(
+            self.name, ()
+        )
         for field in needs:
             if getattr(self, field) is None:
                 raise ValueError(f"schedule {self.name} needs {field}; add it")
@@ -150,7 +160,9 @@ class RunConfig(Section):
     log_every_steps: int = Field(100, gt=0, description="steps between training records in metrics.jsonl")
     eval_every_epochs: int = Field(1, gt=0)
     checkpoint_every_steps: Optional[int] = Field(None, gt=0, description="besides the one after each epoch")
-    keep_checkpoints: int = Field(2, ge=2, description="newest checkpoints kept; one more than the newest, should that be damaged")
+    keep_checkpoints: int = Field(
+        2, ge=2, description="newest checkpoints kept; one more than the newest, should that be damaged"
+    )
     wandb: Literal["off", "online", "offline"] = Field("off")
     wandb_project: str = Field("proxynorm")
 

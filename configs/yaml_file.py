@@ -62,7 +62,13 @@ def read_yaml(path: Path) -> Tuple[Dict[str, Any], Lines]:
         _refuse_bombs(path, text)
         root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode):
-            got = "an empty file" if root is None else f"a {root.id}"
+            got = (
+                "an empty file"
+                if root is None
+                else "a list"
+                if isinstance(root, yaml.SequenceNode)
+                else "a single value"
+            )
             raise ConfigError(f"{path}: got {got} at the top, expected sections such as `model:`")
         lines: Lines = {}
         _index(path, root, (), lines)
@@ -80,12 +86,12 @@ def _refuse_bombs(path: Path, text: str) -> None:
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        line = event.start_mark.line + 1 if event.start_mark else 0
         if depth > MAX_DEPTH:
-            raise ConfigError(f"{path}:{event.start_mark.line + 1}: nested too deeply; a config has two levels")
+            raise ConfigError(f"{path}:{line}: nested too deeply; a config has two levels")
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) or not _has_plain_tag(event):
             raise ConfigError(
-                f"{path}:{event.start_mark.line + 1}: anchors (&), aliases (*) and tags (!) are not used here; "
-                "write the value out"
+                f"{path}:{line}: anchors (&), aliases (*) and tags (!) are not used here; write the value out"
             )
 
 
@@ -97,10 +103,12 @@ def _index(path: Path, node: yaml.MappingNode, prefix: KeyPath, lines: Lines) ->
     for key, value in node.value:
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode):
-            raise ConfigError(f"{path}:{line}: a key must be a word, got a {key.id}")
+            raise ConfigError(f"{path}:{line}: a key must be a word, got a list or a mapping")
         key_path = prefix + (key.value,)
         if key_path in lines:
-            raise ConfigError(f"{path}:{line}: duplicate key {'.'.join(key_path)}, first given in line {lines[key_path]}")
+            raise ConfigError(
+                f"{path}:{line}: duplicate key {'.'.join(key_path)}, first given in line {lines[key_path]}"
+            )
         lines[key_path] = line
         if isinstance(value, yaml.MappingNode):
             _index(path, value, key_path, lines)
@@ -109,4 +117,3 @@ def _index(path: Path, node: yaml.MappingNode, prefix: KeyPath, lines: Lines) ->
 def _one_line(error: yaml.YAMLError) -> str:
     problem = getattr(error, "problem", None) or str(error)
     return " ".join(str(problem).split())
-

@@ -1,7 +1,8 @@
-"""The layers of a folded network: constants in the place of norms, proxy statistics and convolutions in front of them."""
+"""The layers of a folded network, with constants in the place of what its weights fix."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Dict, NamedTuple, Optional, Union
 
 import torch
@@ -188,9 +189,10 @@ def folded_conv(conv: nn.Module, before: Optional[ChannelAffine], after: Optiona
     if taps is not None and not bordered:
         constant = taps.flatten(1).sum(dim=1)
         bias = constant if bias is None else bias + constant
-    kind = type(conv) if not isinstance(conv, nn.Conv2d) else BorderedConv2d if bordered else nn.Conv2d
+    kind: Any = type(conv) if not isinstance(conv, nn.Conv2d) else nn.Conv2d
+    if bordered and taps is not None:
+        kind = functools.partial(BorderedConv2d, taps.to(conv.weight.dtype))
     new = kind(
-        *([taps.to(conv.weight.dtype)] if bordered and taps is not None else []),
         conv.in_channels, conv.out_channels, conv.kernel_size,
         stride=conv.stride, padding=conv.padding, dilation=conv.dilation, groups=conv.groups,
         bias=bias is not None, padding_mode=conv.padding_mode, device="meta",
@@ -233,7 +235,8 @@ def _by_output_channel(values: Tensor, conv: Union[nn.Conv1d, nn.Conv2d, nn.Conv
     return grouped.expand(-1, conv.out_channels // conv.groups, -1).reshape(conv.out_channels, -1)
 
 
-def _with_values(new: nn.Module, dtype: torch.dtype, weight: Tensor, bias: Optional[Tensor]) -> nn.Module:
+def _with_values(new: Any, dtype: torch.dtype, weight: Tensor, bias: Optional[Tensor]) -> nn.Module:
+    """Give a module made on the meta device, which drew no random numbers, its parameters."""
     new.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
     new.bias = None if bias is None else nn.Parameter(bias.to(dtype), requires_grad=False)
     return new

@@ -44,7 +44,11 @@ def test_the_largest_micro_batch_that_honours_the_config_is_chosen(
     options: Dict[str, Any], micro: int, accumulation: int, norm_replicas: int
 ) -> None:
     result = plan(**options)
-    assert (result.micro_batch_size, result.gradient_accumulation, result.norm_replicas) == (micro, accumulation, norm_replicas)
+    assert (result.micro_batch_size, result.gradient_accumulation, result.norm_replicas) == (
+        micro,
+        accumulation,
+        norm_replicas,
+    )
 
 
 @pytest.mark.parametrize(
@@ -58,7 +62,10 @@ def test_the_largest_micro_batch_that_honours_the_config_is_chosen(
         ({"total": 128, "norm": 48}, ["norm_batch_size 48", "do not divide", "group"]),
         ({"total": 128, "norm": 64, "micro": 16}, ["4 replicas", "1 replicas are not a multiple"]),
         ({"total": 128, "norm": 64, "replicas": 8, "can_share_statistics": False}, ["cannot share statistics"]),
-        ({"total": 128, "norm": 64, "max_micro_batch_size": 32}, ["norm_batch_size 64", "fits the memory (at most 32)"]),
+        (
+            {"total": 128, "norm": 64, "max_micro_batch_size": 32},
+            ["norm_batch_size 64", "fits the memory (at most 32)"],
+        ),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_with_the_numbers(options: Dict[str, Any], parts: List[str]) -> None:
@@ -100,7 +107,9 @@ def test_every_plan_that_is_made_keeps_both_batch_sizes_exactly(
 
 
 @given(st.integers(1, 512), st.sampled_from([1, 2, 3, 4, 8]), st.integers(1, 128))
-def test_a_norm_of_each_image_by_itself_is_refused_only_when_replicas_do_not_divide(total: int, replicas: int, limit: int) -> None:
+def test_a_norm_of_each_image_by_itself_is_refused_only_when_replicas_do_not_divide(
+    total: int, replicas: int, limit: int
+) -> None:
     if total % replicas:
         with pytest.raises(ConfigError):
             plan(total, replicas=replicas, max_micro_batch_size=limit)

@@ -473,6 +473,8 @@ def test_another_grouping_of_the_norm_is_refused_and_both_are_named() -> None:
         check_norm(saved, {**saved, "grouping": "contiguous"})
     with pytest.raises(CheckpointError, match=r"name 'group' in the .*, 'layer' here; num_groups 4 .* None here"):
         check_norm(saved, {**saved, "name": "layer", "num_groups": None})
+
+
 def test_a_manifest_tells_size_and_hash(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, make_state(7), 7, keep=1)
     manifest = json.loads(path.with_suffix(".json").read_text())

@@ -157,7 +157,7 @@ def test_overrides_apply_in_order_and_only_to_their_key() -> None:
     ("content", "part"),
     [
         (b"", "empty file"),
-        (b"- a\n- b\n", "got a sequence at the top"),
+        (b"- a\n- b\n", "got a list at the top"),
         (b"\xff\xfe\x00", "not UTF-8"),
         (b"# " + b"x" * 1_000_001, "bytes; a config has at most"),
         (b"a: &a [1]\nb: [*a, *a]\n", "anchors"),

@@ -162,3 +162,126 @@ def test_output_and_all_gradients_equal_float64(shape: Tuple[int, ...], num_grou
         for grouping in ("contiguous", "strided"):
             for proxy in (True, False):
                 check_against_float64(example(shape, 1, dtype, layout), activation, num_groups, grouping, proxy)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_any_shape_layout_and_type_equals_float64(data: st.DataObject) -> None:
+    groups, size = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 9))
+    spatial = data.draw(st.lists(st.integers(1, 11), min_size=0, max_size=3))
+    shape = (data.draw(st.integers(1, 3)), groups * size, *spatial)
+    if shape[1] // groups * torch.Size(spatial).numel() == 1:
+        shape = (shape[0], groups * 2, *spatial)
+    dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16]))
+    layout = data.draw(st.sampled_from(["contiguous", "channels_last", "transposed"]))
+    tensors = example(shape, data.draw(st.integers(0, 99)), dtype, layout)
+    grouping, proxy = data.draw(st.sampled_from(["contiguous", "strided"])), data.draw(st.booleans())
+    # Groups of two values divide by deviations near sqrt(eps), which multiplies every rounding by up to 1 / sqrt(eps) = 300.
+    few = shape[1] // groups * torch.Size(spatial).numel() < 8
+    tolerance = 300 * FLOAT32_TOLERANCE if few and dtype == torch.float32 else 0.02 if few else None
+    if few:
+        out = fused(tensors, "relu", groups, grouping, proxy)
+        assert scaled_difference(out, reference(tensors, "relu", groups, grouping, proxy)[0]) <= (tolerance or 0)
+        return
+    check_against_float64(tensors, data.draw(st.sampled_from(sorted(ACTIVATIONS))), groups, grouping, proxy)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_a_mean_of_ten_thousand_deviations_costs_no_accuracy(activation: str, layout: str) -> None:
+    tensors = example((2, 32, 23, 19), 2)
+    with torch.no_grad():
+        tensors["x"].add_(1e4 * (1 + torch.arange(32.0) / 32)[:, None, None])
+    tensors["x"] = tensors["x"].detach().contiguous(
+        memory_format=torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    ).requires_grad_()  # fmt: skip
+    check_against_float64(tensors, activation, 32)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-3, 1e6, 1e15])
+def test_huge_and_tiny_inputs_equal_float64(scale: float) -> None:
+    tensors = example((2, 16, 9, 9), 3)
+    tensors["x"] = (tensors["x"].detach() * scale).requires_grad_()
+    out = fused(tensors, "silu", 4, "contiguous", True)
+    assert scaled_difference(out, reference(tensors, "silu", 4, "contiguous", True)[0]) <= FLOAT32_TOLERANCE
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_a_constant_group_normalizes_to_zero(layout: str) -> None:
+    memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    x = torch.full((2, 32, 17, 5), 123.456).contiguous(memory_format=memory_format)
+    out = kernels.fused_norm_act(
+        x, None, None, None, None, num_groups=4, grouping="contiguous", activation="identity", eps=EPS
+    )
+    # The mean of equal numbers is that number to half a unit in its last place, 4e-6; 1 / sqrt(eps) = 316 multiplies it.
+    assert out.abs().max() <= 316 * 4e-6
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_nan_and_infinity_spoil_their_group_alone_as_in_torch(value: float, layout: str) -> None:
+    memory_format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    x = torch.randn(2, 16, 7, 7, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=memory_format)
+    x[1, 5, 3, 3] = value
+    for dtype in (torch.float32, torch.bfloat16):
+        expected = F.relu(F.group_norm(x.to(dtype), 4))
+        for activation in ("relu", "silu", "gelu"):
+            out = kernels.fused_norm_act(
+                x.to(dtype), None, None, None, None, num_groups=4, grouping="contiguous", activation=activation, eps=EPS
+            )
+            assert torch.equal(out.isnan(), expected.isnan()), activation
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 4, 4), (2, 8, 0, 4), (0, 8)])
+def test_an_empty_batch_or_image_gives_an_empty_output_and_zero_gradients(shape: Tuple[int, ...]) -> None:
+    tensors = example(shape)
+    out = fused(tensors, "relu", 2, "contiguous", True)
+    out.sum().backward()
+    assert out.shape == shape and tensors["x"].grad is not None and tensors["x"].grad.shape == shape
+    assert all(not tensors[name].grad.any() for name in NAMES[1:])
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("images", [1, 5])
+def test_results_do_not_depend_on_the_number_of_threads(layout: str, images: int) -> None:
+    results = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            tensors = example((images, 192, 24, 24), 4, layout=layout)
+            out = fused(tensors, "silu", 3, "contiguous", True)
+            out.backward(torch.ones_like(out) * out.detach())
+            results.append([out] + [tensors[name].grad for name in NAMES])
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_proxy_statistics_equal_float64_over_a_wide_range_of_parameters(activation: str) -> None:
+    gamma, beta = torch.meshgrid(torch.linspace(-5, 5, 24), torch.linspace(-5, 5, 21), indexing="ij")
+    rows = [gamma.flatten(), beta.flatten(), 0.3 * torch.ones(gamma.numel()), 0.2 * torch.ones(gamma.numel())]
+    leaves = [row.clone().requires_grad_() for row in rows]
+    exact = [row.double().requires_grad_() for row in rows]
+    got = kernels.fused_proxy_statistics(activation, *leaves, PROXY_EPS)
+    expected = proxy_in_float64(activation, *exact)
+    seed = torch.Generator().manual_seed(1)
+    weights = [torch.randn(gamma.numel(), generator=seed) for _ in range(2)]
+    sum((g * w).sum() for g, w in zip(got, weights)).backward()
+    sum((e * w.double()).sum() for e, w in zip(expected, weights)).backward()
+    for g, e in zip(got, expected):
+        assert scaled_difference(g, e) <= FLOAT32_TOLERANCE
+    # The slope of 1/std in the variance is up to 0.5 / 0.03^1.5 = 96: it multiplies the roundings of values up to 5, 3e-7 each.
+    for leaf, reference_leaf in zip(leaves, exact):
+        assert scaled_difference(leaf.grad, reference_leaf.grad) <= 1.5e-4
+
+
+def test_reasons_not_to_use_the_fused_form_are_given_in_plain_words() -> None:
+    x = torch.zeros(2, 8, 4, 4)
+    assert kernels.why_not_fused(x, 4, "strided", "gelu") is None
+    assert "float64" in (kernels.why_not_fused(x.double(), 4, "contiguous", "relu") or "")
+    assert "'mish'" in (kernels.why_not_fused(x, 4, "contiguous", "mish") or "")
+    assert "does not divide 8" in (kernels.why_not_fused(x, 3, "contiguous", "relu") or "")
+    assert "meta" in (kernels.why_not_fused(x.to("meta"), 4, "contiguous", "relu") or "")

@@ -10,7 +10,9 @@ from configs.batch import BatchPlan
 from training.order import EvaluationBatches, TrainingBatches, image_order, step_key
 
 
-def batches(num_images: int, replicas: int, seed: int = 1, epoch: int = 2, first_step: int = 0, updates: int = 1) -> List[List[List[int]]]:
+def batches(
+    num_images: int, replicas: int, seed: int = 1, epoch: int = 2, first_step: int = 0, updates: int = 1
+) -> List[List[List[int]]]:
     """[process][call] -> indices, with a global batch of 24."""
     plan = BatchPlan(24, 1, 24 // replicas, 1, replicas, 1, updates)
     result = []
@@ -48,7 +50,9 @@ def test_starting_at_a_step_gives_the_rest_of_the_epoch() -> None:
 
 def test_several_updates_per_call_are_consecutive_global_batches() -> None:
     single, double = batches(100, 2), batches(100, 2, updates=2)
-    assert [double[process][0] for process in range(2)] == [single[process][0] + single[process][1] for process in range(2)]
+    assert [double[process][0] for process in range(2)] == [
+        single[process][0] + single[process][1] for process in range(2)
+    ]
 
 
 @given(st.integers(0, 200), st.integers(1, 17), st.integers(1, 5))

@@ -27,7 +27,9 @@ def images_and_labels(step: int) -> Any:
     return images, torch.randint(0, 10, (GLOBAL_BATCH,), generator=generator)
 
 
-def prepared_backend(norm: Dict[str, Any], micro: int, norm_batch_size: int, dtype: torch.dtype, **device: Any) -> TorchBackend:
+def prepared_backend(
+    norm: Dict[str, Any], micro: int, norm_batch_size: int, dtype: torch.dtype, **device: Any
+) -> TorchBackend:
     torch.manual_seed(3)
     is_batch = norm["norm"] == "batch"
     factory = NormActFactory(**norm, norm_batch_size=norm_batch_size if is_batch else None)
@@ -81,8 +83,10 @@ def test_any_split_of_a_global_batch_gives_the_same_weights_in_float64(norm: Dic
 
 @given(st.sampled_from([GNPN, LNPN]), st.sampled_from(SPLITS[:-1]))
 @settings(max_examples=6)
-def test_any_split_of_a_global_batch_gives_the_same_weights_to_rounding_in_float32(norm: Dict[str, Any], micro: int) -> None:
-    # The bound: float32 rounding of the sums of gradients (1e-7), grown by three updates through ten layers. Seen: 3e-5.
+def test_any_split_of_a_global_batch_gives_the_same_weights_to_rounding_in_float32(
+    norm: Dict[str, Any], micro: int
+) -> None:
+    # The bound: float32 rounding of the sums of gradients (1e-7), grown by three updates through ten layers.
     whole = weights_after_three_updates(norm, GLOBAL_BATCH, dtype=torch.float32)
     assert largest_difference(weights_after_three_updates(norm, micro, dtype=torch.float32), whole) < 5e-4
 
@@ -99,9 +103,7 @@ def test_batch_norm_gives_the_same_weights_and_statistics_when_norm_batch_size_i
     assert largest_difference(weights_after_three_updates(BN, micro, norm_batch_size=8), whole) < 1e-10
 
 
-@pytest.mark.parametrize(
-    "device", [{"channels_last": True}, pytest.param({"compile": True}, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("device", [{"channels_last": True}, pytest.param({"compile": True}, marks=pytest.mark.slow)])
 def test_execution_options_change_nothing_beyond_rounding(device: Dict[str, bool]) -> None:
     plain = weights_after_three_updates(GNPN, 16, dtype=torch.float32)
     assert largest_difference(weights_after_three_updates(GNPN, 16, dtype=torch.float32, **device), plain) < 5e-4
@@ -128,7 +130,9 @@ def test_a_step_reports_sums_over_its_images_and_applies_the_mean_gradient() -> 
     name = "classifier.bias"
     before = dict(reference._classifier.network.named_parameters())[name]
     gradient = torch.autograd.grad(outputs[0] / GLOBAL_BATCH, before)[0] + OPTIMIZER.weight_decay * before
-    torch.testing.assert_close(backend.state()["model"][name], (before - 0.1 * gradient).detach(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        backend.state()["model"][name], (before - 0.1 * gradient).detach(), rtol=1e-10, atol=1e-12
+    )
 
 
 def test_a_non_finite_gradient_stops_before_the_weights_change() -> None:
@@ -165,7 +169,9 @@ def test_more_saved_bytes_mean_a_smaller_micro_batch() -> None:
     assert backend.max_micro_batch_size(10**15) == 1
 
 
-@pytest.mark.parametrize(("name", "part"), [("ipu", "IPU backend"), ("ipu_emulator", "IPU backend"), ("cuda", "no CUDA device")])
+@pytest.mark.parametrize(
+    ("name", "part"), [("ipu", "IPU backend"), ("ipu_emulator", "IPU backend"), ("cuda", "no CUDA device")]
+)
 def test_a_device_that_is_not_here_is_an_error_that_says_what_to_do(name: str, part: str) -> None:
     if name == "cuda" and torch.cuda.is_available():
         pytest.skip("a CUDA device is here")

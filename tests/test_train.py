@@ -41,7 +41,9 @@ def assert_same_result(first: Path, second: Path) -> None:
         flat_left, flat_right = flat(left[part]), flat(right[part])
         assert flat_left.keys() == flat_right.keys()
         for name, value in flat_left.items():
-            same = torch.equal(value, flat_right[name]) if isinstance(value, torch.Tensor) else value == flat_right[name]
+            same = (
+                torch.equal(value, flat_right[name]) if isinstance(value, torch.Tensor) else value == flat_right[name]
+            )
             assert same, f"{part}: {name}"
     assert rows(first) == rows(second)
 
@@ -50,7 +52,9 @@ def flat(value: Any, prefix: str = "") -> Dict[str, Any]:
     if isinstance(value, dict):
         return {name: item for key in value for name, item in flat(value[key], f"{prefix}.{key}").items()}
     if isinstance(value, list):
-        return {name: item for index, entry in enumerate(value) for name, item in flat(entry, f"{prefix}[{index}]").items()}
+        return {
+            name: item for index, entry in enumerate(value) for name, item in flat(entry, f"{prefix}[{index}]").items()
+        }
     return {prefix: value}
 
 
@@ -88,7 +92,12 @@ def test_a_run_leaves_every_promised_file(whole: Path) -> None:
 
 def test_records_have_the_documented_fields_and_evaluation_counts_every_image(whole: Path) -> None:
     records = rows(whole)
-    assert [(record["split"], record["step"]) for record in records] == [("train", 4), ("eval", 4), ("train", 8), ("eval", 8)]
+    assert [(record["split"], record["step"]) for record in records] == [
+        ("train", 4),
+        ("eval", 4),
+        ("train", 8),
+        ("eval", 8),
+    ]
     assert records[0].keys() == {"split", "step", "epoch", "loss", "top1", "top5", "learning_rate"}
     assert records[1].keys() == {"split", "step", "epoch", "loss", "top1", "top5"}
     for record in records:
@@ -164,7 +173,12 @@ def test_resuming_with_another_number_of_threads_says_that_it_is_not_exact(
 def start(folder: Path, *arguments: str, launcher: List[str], **environment: str) -> "subprocess.Popen[str]":
     command = [*launcher, str(ROOT / "train.py"), *SMALL, "--output-dir", str(folder), *arguments]
     return subprocess.Popen(
-        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **environment}
+        command,
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, **environment},
     )
 
 
@@ -173,7 +187,9 @@ TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", 
 
 
 @pytest.mark.parametrize("point", ["mid_write", "before_manifest"])
-def test_a_run_killed_while_writing_a_checkpoint_continues_bit_identically(whole: Path, tmp_path: Path, point: str) -> None:
+def test_a_run_killed_while_writing_a_checkpoint_continues_bit_identically(
+    whole: Path, tmp_path: Path, point: str
+) -> None:
     folder = tmp_path / "killed"
     process = start(folder, launcher=PYTHON, PROXYNORM_CRASH_AT=point)
     process.communicate()
@@ -286,20 +302,31 @@ def test_a_run_that_cannot_be_is_refused_in_one_line(
 def test_imagenet_that_is_not_there_says_where_it_belongs_and_what_to_try(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--config", "rn50_gnpn", "--output-dir", str(tmp_path / "run"), "--set", f"data.dir={tmp_path}/imagenet"]
+    arguments = [
+        "--config",
+        "rn50_gnpn",
+        "--output-dir",
+        str(tmp_path / "run"),
+        "--set",
+        f"data.dir={tmp_path}/imagenet",
+    ]
     assert train.main(arguments) == 3
     error = capsys.readouterr().err
     for part in (f"{tmp_path}/imagenet", "data.dir", "--set data.name=generated"):
         assert part in error
 
 
-def test_a_folder_that_cannot_be_written_fails_before_anything_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_cannot_be_written_fails_before_anything_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("not a folder")
     assert run(tmp_path / "file" / "run") == 2
     assert "cannot write to the output folder" in capsys.readouterr().err
 
 
-def test_two_runs_at_once_in_one_folder_are_refused_with_the_holder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_runs_at_once_in_one_folder_are_refused_with_the_holder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from training.run_folder import RunFolder
 
     folder = RunFolder(tmp_path / "shared")

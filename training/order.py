@@ -1,5 +1,6 @@
 """Which image goes where: a pure function of (seed, epoch, step), whatever the number of processes and workers."""
 
+import math
 from typing import Iterator, List, Tuple
 
 import torch
@@ -24,12 +25,15 @@ class TrainingBatches(Sampler):
     another epoch's order.
     """
 
-    def __init__(self, num_images: int, plan: BatchPlan, process: int, seed: int, epoch: int, first_step: int = 0) -> None:
+    def __init__(
+        self, num_images: int, plan: BatchPlan, process: int, seed: int, epoch: int, first_step: int = 0
+    ) -> None:
         self.num_images, self.plan, self.process = num_images, plan, process
         self.seed, self.epoch, self.first_step = seed, epoch, first_step
 
     def __len__(self) -> int:
-        return (self.num_images // self.plan.global_batch_size - self.first_step) // self.plan.device_iterations
+        steps = self.num_images // self.plan.global_batch_size - self.first_step
+        return max(0, steps // self.plan.device_iterations)
 
     def __iter__(self) -> Iterator[List[TrainingIndex]]:
         order = image_order(self.seed, self.epoch, self.num_images)
@@ -51,7 +55,7 @@ class EvaluationBatches(Sampler):
         self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
+        return math.ceil(len(self.indices) / self.batch_size)
 
     def __iter__(self) -> Iterator[List[int]]:
         for start in range(0, len(self.indices), self.batch_size):

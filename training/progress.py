@@ -27,7 +27,7 @@ class Progress:
     evaluated_step: int = 0
     interval: StepSums = field(default_factory=StepSums)
     epoch: StepSums = field(default_factory=StepSums)
-    evaluation: Means = Means(0.0, 0.0, 0.0)
+    evaluation: Means = field(default_factory=lambda: Means(0.0, 0.0, 0.0))
     best_top1: float = 0.0
     seconds: float = 0.0
     training_seconds: float = 0.0

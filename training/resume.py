@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Any, Dict, List, Mapping
 
+import numpy as np
 import torch
 
 from training.checkpoint import CheckpointError
@@ -13,8 +15,10 @@ _EXACTNESS = ("torch", "threads", "replicas", "device")
 
 
 def execution_facts(replicas: int, device: str) -> Dict[str, Any]:
-    """How this process computes: equal facts give bit-identical results."""
+    """How this process computes: equal facts give bit-identical results. The other versions are kept for people."""
     return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
         "replicas": replicas,
@@ -30,13 +34,16 @@ def why_inexact(saved: Mapping[str, Any], current: Mapping[str, Any]) -> List[st
 def check_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], path: str) -> None:
     """Raises CheckpointError where the configuration differs in what the experiment means.
 
-    The sections `device` and `run` may differ (but for the seed), and micro_batch_size and workers: they say how it is executed.
+    What says only how it is executed may differ: the sections `device` and `run` but for the seed, micro_batch_size,
+    workers, the folder of the data, kernel and recompute.
     """
     different = []
     for section, values in _meaning(current).items():
         before = _meaning(saved).get(section, {})
         different += [
-            f"{section}.{key} was {before.get(key)!r}, is {value!r}" for key, value in values.items() if before.get(key) != value
+            f"{section}.{key} was {before.get(key)!r}, is {value!r}"
+            for key, value in values.items()
+            if before.get(key) != value
         ]
     if different:
         raise CheckpointError(

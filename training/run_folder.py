@@ -42,7 +42,9 @@ class RunFolder:
         self._lock = _lock(self.path)
         if not resume and self.metrics.exists():
             self.release()
-            raise RunFolderError(f"{self.path} holds a run already; continue it with --resume, or choose another --output-dir")
+            raise RunFolderError(
+                f"{self.path} holds a run already; continue it with --resume, or choose another --output-dir"
+            )
 
     def release(self) -> None:
         """Lets another run use the folder."""
@@ -57,18 +59,22 @@ def _check_writable(path: Path) -> None:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise RunFolderError(f"cannot write to the output folder {path}: {error.strerror}; choose another --output-dir") from error
+        raise RunFolderError(
+            f"cannot write to the output folder {path}: {error.strerror}; choose another --output-dir"
+        ) from error
 
 
 def _lock(path: Path) -> IO[str]:
-    lock = open(path / "run.lock", "a+", encoding="utf-8")
+    lock = open(path / "run.lock", "a+", encoding="utf-8")  # noqa: SIM115  open for as long as the lock is held
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         lock.seek(0)
         holder: Optional[str] = lock.read().strip()
         lock.close()
-        raise RunFolderError(f"{path} is in use by {holder or 'another run'}; wait for it, or choose another --output-dir") from error
+        raise RunFolderError(
+            f"{path} is in use by {holder or 'another run'}; wait for it, or choose another --output-dir"
+        ) from error
     lock.truncate(0)
     started = datetime.datetime.now().isoformat(timespec="seconds")
     lock.write(f"pid {os.getpid()} on {socket.gethostname()}, started {started}\n")

@@ -1,4 +1,4 @@
-"""Sends the metric records to Weights & Biases, which a run never needs: a failure costs one warning and nothing else."""
+"""Sends the metric records to Weights & Biases, which a run never needs: a failure costs one warning."""
 
 from __future__ import annotations
 
@@ -55,4 +55,6 @@ class Tracker:
 
     def _give_up(self, doing: str, error: Exception) -> None:
         self._run = None
-        logger.warning("wandb failed while %s (%s: %s); training goes on without it", doing, type(error).__name__, error)
+        logger.warning(
+            "wandb failed while %s (%s: %s); training goes on without it", doing, type(error).__name__, error
+        )

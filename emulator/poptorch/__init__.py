@@ -12,6 +12,7 @@ from . import _impl, enums, optim, poptorch_core, profiling
 from ._logging import setLogLevel
 from .async_accessor import AsynchronousDataAccessor
 from .blocks import BeginBlock, Block, BlockFunction, LegacyBeginBlockFn, removeBlocks
+from .compile_hooks import registerPostCompileHook, registerPreCompileHook
 from .dataloader import DataLoader
 from .device_run import isRunningOnIpu
 from .enums import (
@@ -33,7 +34,7 @@ from .enums import (
 )
 from .errors import Error, RecoverableError, UnrecoverableError, createPoptorchError
 from .executable_file import read_executable, require_model
-from .executor import PoplarExecutor, registerPostCompileHook, registerPreCompileHook
+from .executor import PoplarExecutor
 from .hardware import ipuHardwareIsAvailable, ipuHardwareVersion
 from .host_ops import CPU, custom_op, ipu_print_tensor
 from .multi_conv import MultiConv

@@ -13,6 +13,14 @@ from .enums import CommGroupType, OutputMode
 from .errors import backend_error
 
 
+class Step(NamedTuple):
+    """One forward pass: which replica in which micro step."""
+
+    iteration: int
+    accumulation: int
+    replica: int
+
+
 class BatchForm(NamedTuple):
     """The factors of a combined batch."""
 
@@ -43,10 +51,17 @@ class BatchForm(NamedTuple):
         """Micro batches in one combined batch."""
         return self.device_iterations * self.gradient_accumulation * self.groups
 
-    @property
-    def forwards(self) -> int:
-        """Forward passes of one call."""
-        return self.device_iterations * self.gradient_accumulation * self.replicas
+    def steps(self, are_joined: bool) -> List[List[Step]]:
+        """All forward passes of one call in order: a list per device iteration, or one of all."""
+        per_iteration = [
+            [
+                Step(iteration, accumulation, replica)
+                for accumulation in range(self.gradient_accumulation)
+                for replica in range(self.replicas)
+            ]
+            for iteration in range(self.device_iterations)
+        ]
+        return [[step for steps in per_iteration for step in steps]] if are_joined else per_iteration
 
     def group_of(self, replica: int) -> int:
         """The input group that a replica reads."""

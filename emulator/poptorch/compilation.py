@@ -11,7 +11,7 @@ from ._logging import logger
 from .arguments import BoundArguments
 from .backend_options import validate_backend_options
 from .batching import BatchForm, check_output_mode, on_device_type
-from .device_run import DeviceRun, mark_on_device
+from .device_run import DeviceRun, is_on_device, mark_on_device
 from .device_weights import DeviceWeights
 from .enums import OutputMode
 from .errors import backend_error, createPoptorchError
@@ -27,7 +27,7 @@ class Graph(NamedTuple):
     outputs: Any  # what forward() returned
     loss_index: Optional[int]  # position of the final loss among the marked ones; None in inference
     loss_count: int  # how many losses were marked
-    updated_buffers: List[int]  # positions in weights.buffers of those that a forward pass changes
+    is_stateless: bool  # a forward pass changes no buffer or input, draws no random number, calls nothing on the host
     ipus: int  # of all replicas
 
 
@@ -47,6 +47,8 @@ def compile_graph(
         _check_input(tensor)
     micro = arguments.mapped(lambda tensor: _first_micro_batch(tensor, form))
     args, kwargs = micro.args, micro.kwargs
+    inputs = tensors_in((args, kwargs))
+    generator = torch.get_rng_state()
     # Each compilation places the blocks anew: a strategy may serve several models.
     run = DeviceRun(copy.deepcopy(options._execution_strategy._stages_manager), strided_group_norm(options))
     saved = [[value.clone() for value in buffer.values] for buffer in weights.buffers]
@@ -70,7 +72,14 @@ def compile_graph(
     _check_overlap(run, options)
     _check_named_buffers(weights, options)
     loss_index = index_of_final_loss(run.losses) if training else None
-    return Graph(_without_autograd(outputs), loss_index, len(run.losses), updated, ipus)
+    is_stateless = (
+        not updated
+        and not run.calls_host
+        and all(is_on_device(tensor) for tensor in tensors_in(outputs))
+        and all(tensor._version == 0 for tensor in inputs)
+        and torch.equal(generator, torch.get_rng_state())
+    )
+    return Graph(_without_autograd(outputs), loss_index, len(run.losses), is_stateless, ipus)
 
 
 def _without_autograd(outputs: Any) -> Any:

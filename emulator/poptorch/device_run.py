@@ -24,6 +24,7 @@ class DeviceRun:
         self.losses: List[torch.Tensor] = []
         self.overlapped: Set[str] = set()  # "input", "output": overlapped transfers were asked for
         self.updates_by_norms: Dict[int, int] = {}  # id(buffer) -> version steps made by norm operations
+        self.calls_host = False  # prints or calls a function of the host
         self.placement: Optional[Placement] = Placement(stage=0, phase=-1, ipu=0)
         self.used_ipus: Set[int] = set()
         self.ipu_changes = 0

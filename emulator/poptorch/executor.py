@@ -2,33 +2,31 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from datetime import timedelta
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Dict, Optional
 
 import torch
-from torch.utils.hooks import RemovableHandle
 
-from . import hardware, perf_counters, wrapping
+from . import hardware, wrapping
 from ._logging import logger
-from .anchors import named_tensors, read_anchors
+from .anchors import read_anchors
 from .arguments import ArgumentBinder, BoundArguments, check_same_form
 from .compilation import compile_graph, is_pipelined
+from .compile_hooks import postcompile_hooks, precompile_hooks
 from .device_weights import DeviceWeights, ReplicaGrouping
 from .enums import CommGroupType, ConnectionType, OutputMode, VariableRetrievalMode
-from .errors import NOT_COMPILED, backend_error, createPoptorchError
+from .errors import backend_error, createPoptorchError
 from .executable_file import note_in_cache, read_executable, write_executable
+from .executor_device import ExecutorDevice
 from .executor_optimizer import ExecutorOptimizer
+from .executor_reports import ExecutorReports
 from .options import Options
 from .printing import module_repr
 from .program import Program
 from .random_state import DeviceGenerator
 
-_precompile_hooks: Dict[int, Callable[[], Any]] = OrderedDict()
-_postcompile_hooks: Dict[int, Callable[[], Any]] = OrderedDict()
 
-
-class PoplarExecutor:
+class PoplarExecutor(ExecutorDevice, ExecutorReports):
     """A model with weights of its own on the device. Made by trainingModel() and inferenceModel().
 
     Args:
@@ -119,8 +117,6 @@ class PoplarExecutor:
     def __getstate__(self) -> Dict[str, Any]:
         return {**self.__dict__, "_program": None, "_weights": None, "_is_attached": False}
 
-    # Running
-
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run one combined batch; the first call compiles the model.
 
@@ -203,136 +199,18 @@ class PoplarExecutor:
     def _build(self, arguments: BoundArguments) -> None:
         weights = DeviceWeights(self._model, self._options.replication_factor, self.per_replica_params)
         weights.load()
-        for hook in _precompile_hooks.values():
+        for hook in precompile_hooks.values():
             hook()
         try:
             with self._generator.active(keep=False):
                 graph = compile_graph(self._model, arguments, weights, self._options, self._training)
         finally:
-            for hook in _postcompile_hooks.values():
+            for hook in postcompile_hooks.values():
                 hook()
         optimizer = None if self._optimizer is None else self._optimizer.on_device(weights)
         self._weights = weights
         self._compiled_arguments = arguments.mapped(lambda tensor: tensor.detach())
         self._program = Program(self._model, weights, graph, self._options, optimizer)
-
-    def _live(self) -> Program:
-        """The executable; an Error without one."""
-        if self._program is None:
-            raise createPoptorchError(NOT_COMPILED)
-        return self._program
-
-    # Weights and state
-
-    def load_state_dict(self, state_dict: Dict[str, torch.Tensor], strict: bool = True) -> Any:
-        """Load weights into the model and, where it is attached, onto the device."""
-        result = self._user_model.load_state_dict(state_dict, strict)
-        if self.isAttachedToDevice():
-            self.copyWeightsToDevice()
-        return result
-
-    def copyWeightsToHostIfNeeded(self) -> bool:
-        """Copy the weights to the host if the device has newer ones; True if it had."""
-        if self._dirty_host_weights:
-            logger.debug("Implicit copyWeightsToHost()")
-            self.copyWeightsToHost()
-            return True
-        return False
-
-    def copyWeightsToHost(self) -> None:
-        """Copy parameters and buffers from the device to the model."""
-        self._live()
-        self._dirty_host_weights = False
-        logger.debug("Writing weights from IPU to host")
-        assert self._weights is not None
-        self._weights.store()
-        self._host_weights_version += 1
-
-    def copyWeightsToDevice(self) -> None:
-        """Copy parameters and buffers from the model to the device."""
-        self._live()
-        self._dirty_host_weights = False
-        logger.debug("Writing weights from host to IPU memory")
-        assert self._weights is not None
-        self._weights.load()
-
-    def copyNamedBuffersToDevice(self) -> None:
-        """Copy the buffers that Options.updatableNamedBuffers() names from the model to the device."""
-        self._live()
-        names = self._options._Popart.options.get("updatableNamedBuffers")
-        if names is None:
-            raise createPoptorchError("No named buffers marked as updatable via updatableNamedBuffers option")
-        assert self._weights is not None
-        for buffer in self._weights.buffers:
-            if any(slot.name in names for slot in buffer.slots):
-                buffer.load()
-
-    def setOptimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """Tell the device of a changed or another optimizer; needed after every change, a scheduler's too."""
-        if self._optimizer is None:
-            raise createPoptorchError("setOptimizer() is for training models: an inference model has no optimizer")
-        self._optimizer.set(optimizer)
-
-    @property
-    def rng_state(self) -> List[int]:
-        """The seed and state of the device's random generator."""
-        self._live()
-        return self._generator.read()
-
-    @rng_state.setter
-    def rng_state(self, state: List[int]) -> None:
-        self._live()
-        self._generator.write(state)
-
-    # Device
-
-    def isCompiled(self) -> bool:
-        """Whether the model is compiled and not destroyed."""
-        return self._program is not None
-
-    def isAttachedToDevice(self) -> bool:
-        """Whether the model is compiled and attached."""
-        return self.isCompiled() and self._is_attached
-
-    def attachToDevice(self) -> None:
-        """Attach to the device again and send weights and state."""
-        self._live()
-        if self._options.connection_type == ConnectionType.Never:
-            raise AssertionError("Trying to attach to an offline device (ConnectionType.Never)")
-        if self._is_attached:
-            raise createPoptorchError("Device is already attached")
-        hardware.acquire(self, self._options)
-        self._is_attached = True
-        self.copyWeightsToDevice()
-        if self._optimizer is not None:
-            self._optimizer.on_attach()
-
-    def detachFromDevice(self) -> None:
-        """Fetch weights and state and let go of the device."""
-        self._live()
-        if not self._is_attached:
-            raise createPoptorchError("Device is not attached")
-        if self._optimizer is not None:
-            self.copyWeightsToHostIfNeeded()
-            self._optimizer.read_state_if_needed()
-        hardware.release(self)
-        self._is_attached = False
-
-    def destroy(self) -> None:
-        """Fetch weights and state, drop the executable and unwrap the model; it can then be wrapped again."""
-        if not self.isCompiled():
-            return
-        if self._optimizer is not None:
-            self.copyWeightsToHostIfNeeded()
-            self._optimizer.read_state_if_needed()
-        hardware.release(self)
-        self._program = None
-        self._weights = None
-        self._is_attached = False
-        if self._training:
-            wrapping.unwrap_model(self._user_model)
-
-    # Executables on disk
 
     def save(self, filename: str, export_model: bool = True, save_rng_state: bool = True) -> None:
         """Write the compiled model to a file; export_model=False leaves model and optimizer out."""
@@ -357,58 +235,6 @@ class PoplarExecutor:
         """compile(), then save()."""
         self.compile(*args, **kwargs)
         self.save(filename, export_model)
-
-    # Reports
-
-    def getTensorNames(self) -> List[str]:
-        """Names that Options.anchorTensor() takes."""
-        if self._program is None or self._weights is None:
-            raise AssertionError("Model must be compiled before calling getTensorNames")
-        return list(named_tensors(self._program, self._weights))
-
-    def getAnchoredTensor(self, short_name: str) -> torch.Tensor:
-        """An anchored tensor as of the last call."""
-        if short_name not in self._anchors:
-            raise AssertionError(f"No tensor with name {short_name} found; there are {list(self._anchors)}")
-        return self._anchors[short_name]
-
-    def cycleCount(self) -> int:
-        """Device cycles of the last call: here nanoseconds of emulation, a number without meaning for hardware."""
-        if not self._options._Popart.options["instrumentWithHardwareCycleCounter"]:
-            raise createPoptorchError("Cycle count logging is disabled. Please set option logCycleCount to True to enable.")
-        if self._program is None or self._program.counters.elapsed() == 0:
-            raise createPoptorchError("Please run the model at least once before obtaining cycle count.")
-        return int(self._program.counters.elapsed() * 1e9)
-
-    def compilationTime(self) -> timedelta:
-        """How long compiling took."""
-        if not self.isCompiled():
-            raise createPoptorchError("Please compile the model before obtaining compilation time.")
-        if not self._options._show_compilation_progress_bar:
-            raise createPoptorchError("Please set showCompilationProgressBar option to obtain compilation time.")
-        return self._compilation_time
-
-    def getPerfCounters(self) -> Dict[str, List[List[float]]]:
-        """Times of the last call: one list per tensor, one entry per micro step."""
-        if self._program is None:
-            return perf_counters.PerfCounters().as_dict()
-        return self._program.counters.as_dict()
-
-    def getHostIpuLatency(self) -> perf_counters.Latency:
-        """Seconds from asking for an input to having it: (minimum, maximum, mean)."""
-        return perf_counters.latency(self.getPerfCounters(), "input", "input_complete")
-
-    def getComputeLatency(self) -> perf_counters.Latency:
-        """Seconds from having the inputs to having the outputs."""
-        return perf_counters.latency(self.getPerfCounters(), "input_complete", "output")
-
-    def getIpuHostLatency(self) -> perf_counters.Latency:
-        """Seconds from having the outputs to having sent them."""
-        return perf_counters.latency(self.getPerfCounters(), "output", "output_complete")
-
-    def getLatency(self) -> perf_counters.Latency:
-        """Seconds from asking for an input to having sent the outputs."""
-        return perf_counters.latency(self.getPerfCounters(), "input", "output_complete")
 
 
 class _ParameterHandle:
@@ -443,22 +269,3 @@ def _no_backward(*args: Any, **kwargs: Any) -> None:
         "backward() cannot be called explicitly on outputs of a PopTorch model: "
         "calling a trainingModel does the backward pass and the weight update, an inferenceModel has none."
     )
-
-
-def _register(hooks: Dict[int, Callable[[], Any]], hook: Callable[[], Any], name: str) -> RemovableHandle:
-    if not callable(hook):
-        raise RuntimeError(f"{name} hook must be callable, got {type(hook)}")
-    handle = RemovableHandle(hooks)
-    hooks[handle.id] = hook
-    return handle
-
-
-def registerPreCompileHook(hook: Callable[[], Any]) -> RemovableHandle:
-    """Call `hook` before each compilation; remove() of the returned handle ends that."""
-    return _register(_precompile_hooks, hook, "Pre-compile")
-
-
-def registerPostCompileHook(hook: Callable[[], Any]) -> RemovableHandle:
-    """Call `hook` after each compilation; remove() of the returned handle ends that."""
-    return _register(_postcompile_hooks, hook, "Post-compile")
-

@@ -33,6 +33,7 @@ def ipu_print_tensor(
         raise KeyError(float_format)
     run = device_run.current
     if run is not None and run.is_tracing:
+        run.calls_host = True
         return tensor
     form = {"threshold": summarise_threshold, "edgeitems": edge_items, "max_line_width": max_line_width, "precision": digits}
     _print(title, tensor, form)
@@ -80,6 +81,8 @@ class CPU:
 
     def __call__(self, *input: torch.Tensor, **kwargs: Any) -> Any:
         run = device_run.current
+        if run is not None:
+            run.calls_host = True
         device_run.current = None  # the function runs on the host
         try:
             with torch._C.DisableTorchFunction():

@@ -6,6 +6,8 @@ from typing import Dict, List, Tuple
 import torch
 import torch.distributed as dist
 
+import popdist
+
 from .errors import createPoptorchError
 
 
@@ -17,10 +19,11 @@ def sum_over_processes(
     Raises:
         Error: the processes are not connected.
     """
+    popdist.init()
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() != processes:
         raise createPoptorchError(
             f"options.Distributed says {processes} processes, but they are not connected: start them with "
-            "`python -m popdist.run --num-instances N --num-replicas R program.py` and call popdist.init()"
+            "`python -m popdist.run --num-instances N --num-replicas R program.py`"
         )
     by_type: Dict[torch.dtype, List[Tuple[int, int]]] = {}
     for place in sorted(gradients):

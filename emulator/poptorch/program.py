@@ -8,13 +8,14 @@ from typing import Any, List, Optional, Sequence, Set, Tuple
 import torch
 
 from .arguments import BoundArguments
-from .batching import BatchForm, OutputCollector, on_device_type
+from .batching import BatchForm, OutputCollector, Step, on_device_type
 from .compilation import Graph, strided_group_norm
 from .device_optimizer import DeviceOptimizer, Gradients
 from .device_run import DeviceRun, is_on_device, mark_on_device
 from .device_weights import DeviceWeights
 from .enums import MeanReductionStrategy, ReductionType
 from .errors import backend_error
+from .folding import Folding, agree, stacked
 from .interception import DeviceMode
 from .loss import index_of_final_loss
 from .perf_counters import PerfCounters
@@ -53,9 +54,17 @@ class Program:
         self.counters = PerfCounters()
         self.last_gradients: Gradients = {}
         self._host_constants: Set[int] = set()
+        self._folding = Folding(self._form, self._may_fold())
+
+    def _may_fold(self) -> bool:
+        """Whether micro steps depend on nothing but their inputs and the weights."""
+        is_plain = all(not tensor.is_split for tensor in self._weights.parameters)
+        if self.optimizer is not None:
+            is_plain = is_plain and self.optimizer.settings.accum_type == torch.float32 and not self._is_running_mean()
+        return is_plain and self._graph.is_stateless
 
     def run(self, arguments: BoundArguments, compiled: BoundArguments) -> Any:
-        """Run one call and return its outputs in the structure of forward()'s; inputs changed in place are copied back."""
+        """Run one call; return outputs in the structure of forward()'s, copy inputs back that it changed in place."""
         inputs = arguments.tensors(compiled)
         device_inputs = [mark_on_device(on_device_type(tensor)) for tensor in inputs]
         if self._is_synthetic:
@@ -63,19 +72,16 @@ class Program:
         versions = [tensor._version for tensor in device_inputs]
         self.counters.start(len(inputs), len(tensors_in(self._graph.outputs)))
         collectors: List[OutputCollector] = []
-        for iteration in range(self._form.device_iterations):
+        for steps in self._form.steps(are_joined=self.optimizer is None):
             accumulated: Gradients = {}
-            for accumulation in range(self._form.gradient_accumulation):
-                of_replicas = []
-                for replica in range(self._form.replicas):
-                    micro = [
-                        mark_on_device(self._form.micro_batch(tensor, iteration, accumulation, replica))
-                        for tensor in device_inputs
-                    ]
-                    outputs, gradients = self._forward_and_backward(compiled, micro, replica)
-                    self._accumulate(accumulated, gradients)
-                    of_replicas.append(outputs)
-                self._collect(collectors, of_replicas)
+            if self._folding.needs_verification(device_inputs, len(steps)):
+                self._compare_folded(compiled, device_inputs, steps)
+            size = self._folding.size(device_inputs, len(steps))
+            outputs: List[List[torch.Tensor]] = []
+            for first in range(0, len(steps), size):
+                outputs += self._some_steps(compiled, device_inputs, steps[first : first + size], accumulated)
+            for first in range(0, len(steps), self._form.replicas):
+                self._collect(collectors, outputs[first : first + self._form.replicas])
                 self.counters.tick(time.perf_counter())
             if self.optimizer is not None:
                 self._update(accumulated)
@@ -85,9 +91,30 @@ class Program:
                     original.copy_(tensor)
         return self._results(collectors)
 
+    def _some_steps(
+        self,
+        compiled: BoundArguments,
+        inputs: Sequence[torch.Tensor],
+        steps: Sequence[Step],
+        accumulated: Gradients,
+    ) -> List[List[torch.Tensor]]:
+        """Run micro steps, together if there are several; add up their gradients and return the outputs of each."""
+        if len(steps) > 1:
+            folded, gradients = self._folded(compiled, stacked(self._form, inputs, steps))
+            results = [[tensor[index] for tensor in folded] for index in range(len(steps))]
+        else:
+            micro = [mark_on_device(self._form.micro_batch(tensor, *steps[0])) for tensor in inputs]
+            outputs, gradients = self._forward_and_backward(compiled, micro, steps[0].replica)
+            # A copy: buffers and inputs that are returned may change in later steps.
+            results = [[_kept(tensor) for tensor in outputs]]
+        if self._checks_finite:
+            _check_finite([*(tensor for tensors in results for tensor in tensors), *gradients.values()])
+        self._accumulate(accumulated, gradients)
+        return results
+
     def _forward_and_backward(
         self, compiled: BoundArguments, micro: Sequence[torch.Tensor], replica: int
-    ) -> Tuple[Any, Gradients]:
+    ) -> Tuple[List[torch.Tensor], Gradients]:
         """One micro step of one replica."""
         run = DeviceRun(strided_group_norm=self._strided_group_norm)
         args, kwargs = compiled.with_tensors(micro)
@@ -95,18 +122,55 @@ class Program:
         with self._weights.in_place(replica):
             with torch.set_grad_enabled(is_training), DeviceMode(run):
                 outputs = self._model(*args, **kwargs)
-            gradients = self._gradients(run.losses, replica) if is_training else {}
-        if self._checks_finite:
-            _check_finite([*tensors_in(outputs), *gradients.values()])
-        return outputs, gradients
+            gradients = self._gradients(self._final_loss(run.losses), replica) if is_training else {}
+        return tensors_in(outputs), gradients
 
-    def _gradients(self, losses: List[torch.Tensor], replica: int) -> Gradients:
-        """Gradients of the final loss times the loss scale; a loss that is no scalar counts as its sum."""
-        assert self.optimizer is not None
+    def _folded(self, compiled: BoundArguments, micro: Sequence[torch.Tensor]) -> Tuple[List[torch.Tensor], Gradients]:
+        """Several micro steps at once; inputs and outputs have a first dimension that runs over them."""
+        is_training = self.optimizer is not None
+
+        def one_step(*tensors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+            run = DeviceRun(strided_group_norm=self._strided_group_norm)
+            args, kwargs = compiled.with_tensors([mark_on_device(tensor) for tensor in tensors])
+            with DeviceMode(run):
+                outputs = self._model(*args, **kwargs)
+            return (*tensors_in(outputs), *([self._final_loss(run.losses)] if is_training else []))
+
+        with self._weights.in_place(0):
+            with torch.set_grad_enabled(is_training):
+                results = list(torch.func.vmap(one_step)(*micro))
+            gradients = self._gradients(results.pop(), 0) if is_training else {}
+        return [tensor.detach() for tensor in results], gradients
+
+    def _compare_folded(
+        self, compiled: BoundArguments, inputs: Sequence[torch.Tensor], steps: Sequence[Step]
+    ) -> None:
+        """Run the first two micro steps both ways; fold later ones if they agree."""
+        single: Gradients = {}
+        expected = [self._some_steps(compiled, inputs, [step], single) for step in steps[:2]]
+        together: Gradients = {}
+        try:
+            folded = self._some_steps(compiled, inputs, steps[:2], together)
+        except Exception as error:  # whatever vmap cannot map is run step by step, where real errors show again
+            self._folding.reject(error)
+            return
+        reference = [tensor for (tensors,) in expected for tensor in tensors]
+        ours = [tensor for tensors in folded for tensor in tensors]
+        is_same = agree(ours, reference) and single.keys() == together.keys()
+        if is_same and agree([together[place] for place in single], list(single.values())):
+            self._folding.accept()
+        else:
+            self._folding.reject("results differ")
+
+    def _final_loss(self, losses: List[torch.Tensor]) -> torch.Tensor:
         index = self._graph.loss_index
         if index is None or len(losses) != self._graph.loss_count:
             index = index_of_final_loss(losses)
-        loss = losses[index]
+        return losses[index]
+
+    def _gradients(self, loss: torch.Tensor, replica: int) -> Gradients:
+        """Gradients of a loss times the loss scale; one that is no scalar counts as its sum."""
+        assert self.optimizer is not None
         places = [
             (position, target.weight.group_of[replica]) for position, target in enumerate(self.optimizer.trained)
         ]
@@ -159,17 +223,16 @@ class Program:
             self._form.gradient_accumulation * self._form.replicas * int(self._options.Distributed.numProcesses)
         )
 
-    def _collect(self, collectors: List[OutputCollector], of_replicas: List[Any]) -> None:
-        flat = [tensors_in(outputs) for outputs in of_replicas]
+    def _collect(self, collectors: List[OutputCollector], of_replicas: List[List[torch.Tensor]]) -> None:
         if not collectors:
             mode, period = self._options.output_mode, self._options.output_return_period
-            collectors += [OutputCollector(self._form, mode, period) for _ in flat[0]]
-            self._find_host_constants(flat[0])
-        for collector, tensors in zip(collectors, zip(*flat)):
+            collectors += [OutputCollector(self._form, mode, period) for _ in of_replicas[0]]
+            self._find_host_constants(of_replicas[0])
+        for collector, tensors in zip(collectors, zip(*of_replicas)):
             collector.add(list(tensors))
 
     def _find_host_constants(self, outputs: List[torch.Tensor]) -> None:
-        """A tensor that is the same object in every forward pass was not computed there: it is the host's, returned as is."""
+        """A tensor that is the same object in every forward pass was not computed there: the host's, returned as is."""
         traced = tensors_in(self._graph.outputs)
         found = {id(new) for new, old in zip(outputs, traced) if new is old and not is_on_device(new)}
         if found and not self._host_constants:
@@ -183,6 +246,11 @@ class Program:
         traced = tensors_in(self._graph.outputs)
         computed = [result for result, old in zip(results, traced) if id(old) not in self._host_constants]
         return rebuilt(self._graph.outputs, computed, lambda tensor: id(tensor) not in self._host_constants)
+
+
+def _kept(tensor: torch.Tensor) -> torch.Tensor:
+    """An output as it is now; a constant of the host stays the object that it is."""
+    return tensor.detach().clone() if is_on_device(tensor) or tensor.requires_grad else tensor
 
 
 def _check_finite(tensors: Sequence[torch.Tensor]) -> None:

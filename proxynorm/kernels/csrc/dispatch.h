@@ -39,13 +39,4 @@ void for_each_unit(int64_t units, int64_t elements_per_unit, Body body) {
   });
 }
 
-// An output larger than this leaves the last-level cache before anyone reads it: then it is better written past the caches.
-constexpr int64_t STREAMING_BYTES = 16 << 20;
-
-template <typename T>
-bool should_stream(const Shape& shape, int64_t run_length) {
-  const int64_t bytes = shape.images * shape.channels * shape.pixels * (int64_t)sizeof(T);
-  return bytes >= STREAMING_BYTES && run_length >= 4 * LANES;
-}
-
 }  // namespace proxynorm

@@ -21,7 +21,8 @@ void forward_nhwc(const Shape&, const Channels&, const Tensors&, Activation, Ele
 void backward_nchw(const Shape&, const Channels&, const Tensors&, Activation, Element, const PartialGradients&);
 void backward_nhwc(const Shape&, const Channels&, const Tensors&, Activation, Element, const PartialGradients&);
 
-// totals[c] = sum over images of partials[n][c], in the order of the images.
+// totals[k][c] = sum over images of partials[k][n][c], in the order of the images, for the planes of PartialGradients.
+constexpr int64_t GRADIENT_PLANES = 4;
 void sum_over_images(const float* partials, float* totals, int64_t images, int64_t channels);
 
 // Per channel constants of PN, and their slopes: four rows of `channels` floats,

@@ -27,27 +27,18 @@ void for_each_block(const Shape& shape, Body body) {
   });
 }
 
-// Streaming needs every pixel to begin at an aligned address.
-template <typename T>
-bool should_stream_nhwc(const Shape& shape, const void* out) {
-  return should_stream<T>(shape, shape.channels) && shape.channels % STEP == 0 && block_width(shape) % STEP == 0 &&
-         (uintptr_t)out % sizeof(Vec) == 0;
-}
-
 }  // namespace
 
 void forward_nhwc(const Shape& shape, const Channels& channels, const Tensors& tensors, Activation activation,
                   Element element, bool have_statistics) {
   with_types(activation, element, [&](auto kind, auto value) {
     using T = decltype(value);
-    const bool streaming = should_stream_nhwc<T>(shape, tensors.out);
     for_each_block(shape, [&](int64_t n, const Block& block, Workspace& rows) {
       const int64_t at = n * shape.channels * shape.pixels + block.begin;
       const T* x = static_cast<const T*>(tensors.x) + at;
       GroupStatistics* statistics = tensors.statistics + n * shape.groups;
       if (!have_statistics) block_statistics_nhwc(shape, x, block, statistics, rows);
-      map_block_nhwc<kind()>(shape, channels, x, static_cast<T*>(tensors.out) + at, block, statistics, streaming, rows);
-      if (streaming) finish_streaming();
+      map_block_nhwc<kind()>(shape, channels, x, static_cast<T*>(tensors.out) + at, block, statistics, rows);
     });
   });
 }
@@ -56,13 +47,11 @@ void backward_nhwc(const Shape& shape, const Channels& channels, const Tensors& 
                    Element element, const PartialGradients& partial) {
   with_types(activation, element, [&](auto kind, auto value) {
     using T = decltype(value);
-    const bool streaming = should_stream_nhwc<T>(shape, tensors.out);
     for_each_block(shape, [&](int64_t n, const Block& block, Workspace& rows) {
       const int64_t at = n * shape.channels * shape.pixels + block.begin;
       backward_block_nhwc<kind()>(shape, channels, static_cast<const T*>(tensors.x) + at,
                                   static_cast<const T*>(tensors.grad) + at, static_cast<T*>(tensors.out) + at, n, block,
-                                  tensors.statistics + n * shape.groups, partial, streaming, rows);
-      if (streaming) finish_streaming();
+                                  tensors.statistics + n * shape.groups, partial, rows);
     });
   });
 }

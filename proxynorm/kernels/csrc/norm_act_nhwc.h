@@ -1,6 +1,6 @@
 // The fused step for (N, pixels, C): lanes are channels. The unit of work is a block of whole groups of one image, narrow enough
-// that its second reading comes from a cache. A bundle of pixels is read together, so that a channel's constants and running
-// sums are fetched once a bundle, and the memory sees several forward streams.
+// that its second reading comes from a cache. Of narrow pixels a bundle is read together, so that a channel's constants and running
+// sums are fetched once a bundle.
 #pragma once
 
 #include <vector>
@@ -10,6 +10,8 @@
 namespace proxynorm {
 
 constexpr int64_t FOLD_PIXELS = 256;     // pixels summed in float32 before they go to float64
+// A bundle of wide pixels would read one page of memory in several places at once, which the prefetcher cannot follow.
+constexpr int64_t BUNDLED_CHANNELS = 64;
 constexpr int MOMENT_BUNDLE = 8, MAP_BUNDLE = 4, GRADIENT_BUNDLE = 4;
 constexpr int64_t PIVOT_PIXELS = 16;     // pixels whose mean is the pivot of the shifted sums
 
@@ -46,11 +48,12 @@ inline void fold_row(float* sums, double* total, int64_t size) {
 
 // Calls body(first, count) for bundles of pixels, the last ones singly, and fold() after every FOLD_PIXELS.
 template <int bundle, typename Body, typename Fold>
-PROXYNORM_INLINE void for_each_bundle(int64_t pixels, Body body, Fold fold) {
+PROXYNORM_INLINE void for_each_bundle(int64_t pixels, int64_t width, Body body, Fold fold) {
+  const int64_t reach = width <= BUNDLED_CHANNELS ? bundle : FOLD_PIXELS + 1;
   for (int64_t begin = 0; begin < pixels; begin += FOLD_PIXELS) {
     const int64_t end = std::min(begin + FOLD_PIXELS, pixels);
     int64_t p = begin;
-    for (; p + bundle <= end; p += bundle) body(p, std::integral_constant<int, bundle>());
+    for (; p + reach <= end; p += bundle) body(p, std::integral_constant<int, bundle>());
     for (; p < end; ++p) body(p, std::integral_constant<int, 1>());
     fold();
   }
@@ -83,7 +86,7 @@ void channel_sums_nhwc(const T* x, int64_t pixels, int64_t stride, const Block& 
   float *pivots = rows.row(pivot), *sums = rows.row(sum), *squares = rows.row(square);
   pivots_nhwc(x, pixels, stride, block, pivots);
   for_each_bundle<MOMENT_BUNDLE>(
-      pixels,
+      pixels, block.width,
       [&](int64_t first, auto bundle) __attribute__((always_inline)) {
         const T* at = x + first * stride;
         for (int64_t c = 0; c < block.width; c += STEP) {
@@ -132,7 +135,7 @@ enum : int { center, scale, offset, gain, shift, count };
 
 template <Activation kind, typename T>
 void map_block_nhwc(const Shape& shape, const Channels& channels, const T* x, T* out, const Block& block,
-                    const GroupStatistics* statistics, bool streaming, Workspace& rows) {
+                    const GroupStatistics* statistics, Workspace& rows) {
   using namespace map_rows;
   rows.resize(count, block.padded());
   for (int64_t j = 0; j < block.width; ++j) {
@@ -146,7 +149,7 @@ void map_block_nhwc(const Shape& shape, const Channels& channels, const T* x, T*
   }
   const int64_t stride = shape.channels;
   for_each_bundle<MAP_BUNDLE>(
-      shape.pixels,
+      shape.pixels, block.width,
       [&](int64_t first, auto bundle) __attribute__((always_inline)) {
         for (int64_t i = 0; i < block.width; i += STEP) {
           const int live = live_elements(i, block.width);
@@ -158,7 +161,7 @@ void map_block_nhwc(const Shape& shape, const Channels& channels, const T* x, T*
           for (int k = 0; k < bundle(); ++k) {
             const int64_t at = (first + k) * stride + i;
             const Pair v = load_pair(x + at, live);
-            write_pair(out + at, {mapped<kind>(v.a, map_a), mapped<kind>(v.b, map_b)}, live, streaming);
+            store_pair(out + at, {mapped<kind>(v.a, map_a), mapped<kind>(v.b, map_b)}, live);
           }
         }
       },
@@ -193,7 +196,7 @@ void gradient_sums_nhwc(const T* x, const T* grad, int64_t pixels, int64_t strid
   rows.clear(g, count - g);
   float *g_row = rows.row(g), *g_value_row = rows.row(g_value), *d_row = rows.row(d), *d_t_row = rows.row(d_t);
   for_each_bundle<GRADIENT_BUNDLE>(
-      pixels,
+      pixels, block.width,
       [&](int64_t first, auto bundle) __attribute__((always_inline)) {
         for (int64_t i = 0; i < block.width; i += STEP) {
           const int live = live_elements(i, block.width);
@@ -253,11 +256,10 @@ void finish_block_sums_nhwc(const Shape& shape, const Channels& channels, int64_
 }
 
 template <Activation kind, typename T>
-void input_gradient_nhwc(const T* x, const T* grad, T* dx, int64_t pixels, int64_t stride, const Block& block,
-                         bool streaming, Workspace& rows) {
+void input_gradient_nhwc(const T* x, const T* grad, T* dx, int64_t pixels, int64_t stride, const Block& block, Workspace& rows) {
   using namespace gradient_rows;
   for_each_bundle<MAP_BUNDLE>(
-      pixels,
+      pixels, block.width,
       [&](int64_t first, auto bundle) __attribute__((always_inline)) {
         for (int64_t i = 0; i < block.width; i += STEP) {
           const int live = live_elements(i, block.width);
@@ -269,7 +271,7 @@ void input_gradient_nhwc(const T* x, const T* grad, T* dx, int64_t pixels, int64
           for (int k = 0; k < bundle(); ++k) {
             const int64_t at = (first + k) * stride + i;
             const Pair v = load_pair(x + at, live), g = load_pair(grad + at, live);
-            write_pair(dx + at, {input_gradient<kind>(v.a, g.a, a), input_gradient<kind>(v.b, g.b, b)}, live, streaming);
+            store_pair(dx + at, {input_gradient<kind>(v.a, g.a, a), input_gradient<kind>(v.b, g.b, b)}, live);
           }
         }
       },
@@ -278,8 +280,7 @@ void input_gradient_nhwc(const T* x, const T* grad, T* dx, int64_t pixels, int64
 
 template <Activation kind, typename T>
 void backward_block_nhwc(const Shape& shape, const Channels& channels, const T* x, const T* grad, T* dx, int64_t n,
-                         const Block& block, const GroupStatistics* statistics, const PartialGradients& partial,
-                         bool streaming, Workspace& rows) {
+                         const Block& block, const GroupStatistics* statistics, const PartialGradients& partial, Workspace& rows) {
   using namespace gradient_rows;
   rows.resize(count, block.padded());
   for (int64_t j = 0; j < block.width; ++j) {
@@ -291,7 +292,7 @@ void backward_block_nhwc(const Shape& shape, const Channels& channels, const T* 
   }
   gradient_sums_nhwc<kind>(x, grad, shape.pixels, shape.channels, block, rows);
   finish_block_sums_nhwc<kind, T>(shape, channels, n, block, statistics, partial, rows);
-  input_gradient_nhwc<kind>(x, grad, dx, shape.pixels, shape.channels, block, streaming, rows);
+  input_gradient_nhwc<kind>(x, grad, dx, shape.pixels, shape.channels, block, rows);
 }
 
 }  // namespace proxynorm

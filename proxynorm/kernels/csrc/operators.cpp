@@ -1,5 +1,7 @@
 // The operators' CPU implementations: tensors checked and unwrapped here, arithmetic in the files beside this one.
-#include <ATen/ATen.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <tuple>
@@ -137,10 +139,7 @@ std::tuple<Tensor, Tensor> norm_act_backward(const Tensor& grad, const Tensor& x
            activation_named(activation), element_of(input), {partial, partial + plane, partial + 2 * plane, partial + 3 * plane});
 
   Tensor parameters = at::empty({4, shape.channels}, float32);
-  for (int64_t k = 0; k < 4; ++k) {
-    proxynorm::sum_over_images(partial + k * plane, parameters.mutable_data_ptr<float>() + k * shape.channels, shape.images,
-                               shape.channels);
-  }
+  proxynorm::sum_over_images(partial, parameters.mutable_data_ptr<float>(), shape.images, shape.channels);
   return {dx, parameters};
 }
 

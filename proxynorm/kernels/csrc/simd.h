@@ -1,7 +1,7 @@
 // One vector type for every kernel: the compiler's vector extension (GCC and Clang), as wide as the machine's registers.
 //
 // Arithmetic, comparison and `mask ? a : b` are the compiler's; intrinsics appear only where the extension has no word:
-// masked loads, streaming stores, the approximate reciprocal, max and min. Without AVX the same code compiles to SSE, NEON or scalars.
+// masked loads and stores, the approximate reciprocal, max and min. Without AVX the same code compiles to SSE, NEON or scalars.
 #pragma once
 
 #include <cstdint>
@@ -75,25 +75,6 @@ PROXYNORM_INLINE Vec load(const float* p) {
 
 PROXYNORM_INLINE void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
 
-// A store that goes past the caches to memory; p is aligned to the vector. Elsewhere than on x86 it is a plain store.
-PROXYNORM_INLINE void stream(void* p, Vec v) {
-#if defined(PROXYNORM_AVX512)
-  _mm512_stream_ps((float*)p, (__m512)v);
-#elif defined(__AVX2__)
-  _mm256_stream_ps((float*)p, (__m256)v);
-#elif defined(__SSE2__)
-  _mm_stream_ps((float*)p, (__m128)v);
-#else
-  std::memcpy(p, &v, sizeof v);
-#endif
-}
-
-inline void finish_streaming() {
-#if defined(__SSE2__)
-  _mm_sfence();
-#endif
-}
-
 // ---- pairs: STEP consecutive elements in two vectors ---------------------------------------------------------------
 //
 // float32: the first and the second half. bfloat16: the even and the odd elements, since a bfloat16 is the upper half of a
@@ -128,11 +109,6 @@ PROXYNORM_INLINE void store_pair(float* p, Pair v) {
   store(p + LANES, v.b);
 }
 
-PROXYNORM_INLINE void stream_pair(float* p, Pair v) {
-  stream(p, v.a);
-  stream(p + LANES, v.b);
-}
-
 PROXYNORM_INLINE Pair widen(BitsVec words) { return {(Vec)(words << 16), (Vec)(words & 0xffff0000u)}; }
 
 // To nearest even. No NaN becomes infinity: the arithmetic's own NaN is 0x7fc00000, and one that came from a bfloat16 has zeros
@@ -154,8 +130,6 @@ PROXYNORM_INLINE void store_pair(bfloat16* p, Pair v) {
   const BitsVec words = narrow(v);
   std::memcpy(p, &words, sizeof words);
 }
-
-PROXYNORM_INLINE void stream_pair(bfloat16* p, Pair v) { stream(p, (Vec)narrow(v)); }
 
 // ---- tails: the first `live` elements of a pair; the others read as zero, and no byte behind them is touched ---------
 
@@ -208,15 +182,6 @@ PROXYNORM_INLINE void store_pair(T* p, Pair v, int live) {
     store_pair(p, v);
   } else {
     store_first(p, v, live);
-  }
-}
-
-template <typename T>
-PROXYNORM_INLINE void write_pair(T* out, Pair v, int live, bool aligned) {
-  if (aligned) {
-    stream_pair(out, v);
-  } else {
-    store_pair(out, v, live);
   }
 }
 
