@@ -24,7 +24,13 @@ from configs import BatchPlan, Config, ConfigError, dump_config, find_config, lo
 from datasets import DataError, DataSets, build_datasets
 from models import build_model
 from models.cost import Cost, measure_cost
-from proxynorm import NormActFactory, affine_parameter_names, share_statistics
+from proxynorm import (
+    NormActFactory,
+    affine_parameter_names,
+    has_fused_kernels,
+    rebuild_activations,
+    share_statistics,
+)
 from training.checkpoint import CheckpointError, check_norm, load_checkpoint, newest_checkpoint, save_checkpoint
 from training.classifier import Classifier
 from training.metrics import StepSums
@@ -57,12 +63,13 @@ def main(arguments: Optional[List[str]] = None) -> int:
     """
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    given = (("--device", "device.name", options.device), ("--output-dir", "run.output_dir", options.output_dir))
     try:
-        config = load_config(options.config, options.set)
+        config = load_config(options.config, options.set, [setting for setting in given if setting[2] is not None])
         if options.print_config:
             print(dump_config(config), end="")
             return 0
-        return run_experiment(config, options)
+        return run_experiment(find_config(options.config).stem, config, options)
     except tuple(EXIT_CODES) as error:
         print(f"error: {error}", file=sys.stderr)
         return exit_code_of(error)
@@ -70,27 +77,15 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--config", required=True, metavar="NAME|PATH", help="an experiment of configs/, or a YAML file"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; repeatable"
-    )
-    parser.add_argument(
-        "--device", metavar="NAME", help="auto, cpu, cuda, ipu, ipu_model or ipu_emulator; overrides device.name"
-    )
-    parser.add_argument("--output-dir", metavar="DIR", help="the run folder; overrides run.output_dir")
-    parser.add_argument(
-        "--resume", action="store_true", help="continue from the newest checkpoint of the run folder, if any"
-    )
-    parser.add_argument("--print-config", action="store_true", help="print the complete configuration and stop")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print device, batch plan, network, memory and steps, and stop"
-    )
-    options = parser.parse_args(arguments)
-    options.set += [f"device.name={options.device}"] if options.device else []
-    options.set += [f"run.output_dir={options.output_dir}"] if options.output_dir else []
-    return options
+    add = parser.add_argument
+    add("--config", required=True, metavar="NAME|PATH", help="an experiment of configs/, or a YAML file")
+    add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; repeatable")
+    add("--device", metavar="NAME", help="auto, cpu, cuda, ipu, ipu_model or ipu_emulator; overrides device.name")
+    add("--output-dir", metavar="DIR", help="the run folder; overrides run.output_dir")
+    add("--resume", action="store_true", help="continue from the newest checkpoint of the run folder, if any")
+    add("--print-config", action="store_true", help="print the complete configuration and stop")
+    add("--dry-run", action="store_true", help="print device, batch plan, network, memory and steps, and stop")
+    return parser.parse_args(arguments)
 
 
 @dataclass(frozen=True)
@@ -118,11 +113,15 @@ class Run:
         """What decides how saved weights are to be read; checkpoints keep it."""
         return {"name": self.factory.norm, "num_groups": self.factory.num_groups, "grouping": self.factory.grouping}
 
+    @property
+    def execution(self) -> Dict[str, Any]:
+        """What decides the result to the last bit, besides the configuration."""
+        return execution_facts(self.plan, self.backend.name, self.config, has_fused_kernels())
 
-def run_experiment(config: Config, options: argparse.Namespace) -> int:
+
+def run_experiment(name: str, config: Config, options: argparse.Namespace) -> int:
     """One run, from a checked configuration to its summary. Returns the exit code."""
     backend = choose_backend(config.device)
-    name = find_config(options.config).stem
     try:
         if options.dry_run:
             run = prepare(name, config, backend)
@@ -131,18 +130,19 @@ def run_experiment(config: Config, options: argparse.Namespace) -> int:
             return 0
         folder = RunFolder(Path(config.run.output_dir or f"runs/{name}"))
         with StopSignals() as signals, RunOutput(folder, backend.is_primary, options.resume) as output:
-            run = prepare(name, config, backend)
-            output.say(describe(run))
-            return train(run, output, signals, options.resume)
+            try:
+                run = prepare(name, config, backend)
+                output.say(describe(run))
+                return train(run, output, signals, options.resume)
+            except Exception as error:
+                output.ended("failed", f"{type(error).__name__}: {error}", exit_code_of(error))
+                raise
     finally:
         backend.close()
 
 
 def prepare(name: str, config: Config, backend: Backend) -> Run:
     """Data, network and batch plan, placed on the device."""
-    if backend.is_primary:
-        build_datasets(config.data, config.run.seed)  # fetches missing files, once
-    backend.agree(0)
     data = build_datasets(config.data, config.run.seed)
     uses_batch_norm = config.norm.name.split("+")[0] == "batch"
     try:
@@ -155,11 +155,11 @@ def prepare(name: str, config: Config, backend: Backend) -> Run:
             in_channels=data.channels,
             width=config.model.width,
         )
-    except ValueError as error:  # names and sizes in the sections model and norm that do not fit together
+        # Batch norm has no fused kernel, so what it saves can be counted without computing it on many images.
+        measured = copy.deepcopy(network).to("meta") if uses_batch_norm else network
+        cost = measure_cost(measured, data.image_size, in_channels=data.channels, images=config.batch.norm_batch_size)
+    except ValueError as error:  # names and sizes in the sections model, norm and data that do not fit together
         raise ConfigError(str(error)) from error
-    # Batch norm has no fused kernel, so what it saves can be counted without computing it on many images.
-    measured = copy.deepcopy(network).to("meta") if uses_batch_norm else network
-    cost = measure_cost(measured, data.image_size, in_channels=data.channels, images=config.batch.norm_batch_size)
     plan = plan_batch(
         config.batch,
         uses_batch_norm=uses_batch_norm,
@@ -175,6 +175,8 @@ def prepare(name: str, config: Config, backend: Backend) -> Run:
             f"{config.data.name}; lower it to {len(data.train)} or less"
         )
     share_statistics(network, backend.norm_group(plan))
+    if config.norm.recompute:
+        rebuild_activations(network)
     classifier = Classifier(network, data.mean, data.std, config.regularization.label_smoothing)
     backend.setup(classifier, plan, config.optimizer, affine_parameter_names(network), config.run.seed)
     return run
@@ -209,16 +211,19 @@ def describe(run: Run) -> str:
 def train(run: Run, output: RunOutput, signals: StopSignals, resume: bool) -> int:
     """From the first or the restored step to the report. Returns the exit code."""
     progress = restore(run, output) if resume else Progress()
-    if progress.evaluated_step == run.steps:
+    check_same_step(run.backend, progress.step, output.folder.path)
+    if progress.evaluated_step == run.steps and output.folder.summary.exists():
         output.say(f"nothing to do: {output.folder.path} holds the finished run of {run.steps:,} steps")
         return 0
-    tracker = Tracker(run.config, output.folder.path, run.name, run.backend.is_primary)
-    output.start(dump_config(run.config), tracker, progress.step, run.steps, run.plan.global_batch_size)
-    try:
-        signal_number = train_epochs(run, output, signals, progress)
-    except Exception as error:
-        output.ended("failed", f"{type(error).__name__}: {error}", exit_code_of(error))
-        raise
+    output.start(
+        dump_config(run.config),
+        Tracker(run.config, output.folder.path, run.name, run.backend.is_primary),
+        step=progress.step,
+        evaluated_step=progress.evaluated_step,
+        steps=run.steps,
+        images_per_step=run.plan.global_batch_size,
+    )
+    signal_number = train_epochs(run, output, signals, progress)
     if signal_number:
         save(run, output, progress)
         output.say(f"stopped by signal {signal_number} at step {progress.step:,}; continue with --resume")
@@ -255,16 +260,18 @@ def train_epoch(
         output.advance(progress.step)
         at_end = progress.step % run.steps_per_epoch == 0
         if at_end or is_due(config.run.log_every_steps, progress.step, updates):
+            progress.add_training_seconds(clock.lap())
             sums = backend.total(progress.interval)
-            seconds = clock.lap()
-            progress.add_seconds(seconds, training=True)
-            output.record("train", progress.step / run.steps_per_epoch, sums, int(sums.images) / seconds, rate)
-            progress.interval = StepSums()
+            speed = int(sums.images) / progress.interval_seconds
+            output.record("train", progress.step / run.steps_per_epoch, sums, speed, rate)
+            progress.interval, progress.interval_seconds = StepSums(), 0.0
         if at_end or backend.agree(signals.received):
             break
         if config.run.checkpoint_every_steps and is_due(config.run.checkpoint_every_steps, progress.step, updates):
+            progress.add_training_seconds(clock.lap())
             save(run, output, progress)
-    progress.add_seconds(clock.lap(), training=True)
+            clock.lap()  # writing a checkpoint is not training
+    progress.add_training_seconds(clock.lap())
 
 
 def finish_epoch(run: Run, output: RunOutput, progress: Progress) -> None:
@@ -278,7 +285,7 @@ def finish_epoch(run: Run, output: RunOutput, progress: Progress) -> None:
     if epoch % config.run.eval_every_epochs == 0 or progress.step == run.steps:
         sums = evaluate(run)
         seconds = clock.lap()
-        progress.add_seconds(seconds)
+        progress.seconds += seconds
         progress.evaluation = sums.means()
         progress.best_top1 = max(progress.best_top1, progress.evaluation.top1)
         output.record("eval", epoch, sums, int(sums.images) / seconds)
@@ -314,7 +321,7 @@ def save(run: Run, output: RunOutput, progress: Progress) -> None:
             "seed": run.config.run.seed,
             "config": run.config.model_dump(mode="json"),
             "norm": run.norm_record,
-            "execution": execution_facts(backend.replicas, backend.name),
+            "execution": run.execution,
             "data_fingerprint": run.data.fingerprint,
         }
         save_checkpoint(output.folder.checkpoints, record, progress.step, run.config.run.keep_checkpoints)
@@ -331,7 +338,7 @@ def restore(run: Run, output: RunOutput) -> Progress:
     check_same_run(saved["config"], run.config.model_dump(mode="json"), str(path))
     if saved["data_fingerprint"] != run.data.fingerprint:
         raise DataError(f"the images of {run.config.data.name} are not those that {path} was trained on; restore them")
-    reasons = why_inexact(saved["execution"], execution_facts(run.backend.replicas, run.backend.name))
+    reasons = why_inexact(saved["execution"], run.execution)
     if reasons:
         output.say(f"exactness not guaranteed because {'; '.join(reasons)}")
     run.backend.load_state({"model": saved["model"], "optimizer": saved["optimizer"]})
@@ -340,6 +347,16 @@ def restore(run: Run, output: RunOutput) -> Progress:
         progress.interval, progress.epoch = StepSums(), StepSums()  # the primary process has those of all
     output.say(f"resuming from {path}")
     return progress
+
+
+def check_same_step(backend: Backend, step: int, folder: Path) -> None:
+    """Raises CheckpointError where processes would continue from different checkpoints."""
+    newest, oldest = backend.agree(step), -backend.agree(-step)
+    if newest != oldest:
+        raise CheckpointError(
+            f"the processes found different checkpoints in {folder}, from step {oldest} to step {newest}; all of "
+            "them must share the run folder"
+        )
 
 
 def report(run: Run, output: RunOutput, progress: Progress) -> None:
@@ -356,9 +373,9 @@ def report(run: Run, output: RunOutput, progress: Progress) -> None:
         "device": run.backend.name,
         "parameters": run.cost.parameters,
     }
-    output.finish(summary)
     if run.backend.is_primary:
         plot_curves(output.folder.metrics, output.folder.curves)
+    output.finish(summary)
     rows = {
         "test top-1": f"{means.top1:.4f}",
         "test top-5": f"{means.top5:.4f}",

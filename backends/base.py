@@ -69,7 +69,7 @@ class Backend(Protocol):
         """The sums over all processes, as Python numbers. Every process must call it."""
 
     def agree(self, flag: int) -> int:
-        """The largest flag of any process. Every process must call it."""
+        """The largest `flag` of any process. Every process must call it."""
 
     def state(self) -> Dict[str, Any]:
         """{"model": ..., "optimizer": ...}, on the CPU, the same on every device. Every process must call it."""

@@ -28,9 +28,20 @@ def keep_freed_memory() -> bool:
 
 def available_bytes() -> int:
     """Bytes of main memory that new work can use now."""
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+                available = int(line.split()[1]) * 1024
+    return min(available, _container_bytes())
+
+
+def _container_bytes() -> int:
+    """What a container's limit (cgroup version 2) leaves; very much where there is none."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (folder / "memory.max").read_text(), (folder / "memory.current").read_text()
+        return max(0, int(limit) - int(used))
+    except (OSError, ValueError):  # no such files, or the limit "max"
+        return sys.maxsize

@@ -74,7 +74,7 @@ class TorchBackend:
         self._optimizer = build_optimizer(optimizer, classifier.network, undecayed)
         self._parallel: Optional[DistributedDataParallel] = None
         if self._joined:
-            # Buffers are batch norm's running statistics: each replica has its own, averaged when they are used.
+            # Buffers are batch norm's running statistics: see _average_buffers.
             self._parallel = DistributedDataParallel(classifier, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def training_batches(self, dataset: Any, epoch: int, first_step: int, workers: int) -> Iterable[Batch]:
@@ -82,7 +82,6 @@ class TorchBackend:
         return self._loader(dataset, batches, workers)
 
     def evaluation_batches(self, dataset: Any, workers: int) -> Iterable[Batch]:
-        self._average_buffers()
         batches = EvaluationBatches(len(dataset), self._plan.micro_batch_size, self._process, self.replicas)
         return self._loader(dataset, batches, workers)
 
@@ -105,6 +104,7 @@ class TorchBackend:
         set_learning_rate(self._optimizer, learning_rate)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+        self._average_buffers()
         return total
 
     @torch.no_grad()
@@ -128,7 +128,6 @@ class TorchBackend:
         return int(value)
 
     def state(self) -> Dict[str, Any]:
-        self._average_buffers()
         return {
             "model": _to_cpu(self._classifier.network.state_dict()),
             "optimizer": _to_cpu(self._optimizer.state_dict()),
@@ -182,11 +181,16 @@ class TorchBackend:
 
     @torch.no_grad()
     def _average_buffers(self) -> None:
-        if self._joined:
-            for buffer in self._classifier.network.buffers():
-                if buffer.is_floating_point():
-                    dist.all_reduce(buffer)
-                    buffer.div_(self.replicas)
+        """Batch norm's running statistics become the mean over the replicas, so that all of them evaluate, save and
+        continue with the same. After every update: when a checkpoint is written changes nothing then."""
+        buffers = [buffer for buffer in self._classifier.network.buffers() if buffer.is_floating_point()]
+        if not self._joined or not buffers or self._plan.norm_replicas == self.replicas:
+            return
+        means = torch.cat([buffer.reshape(-1) for buffer in buffers])
+        dist.all_reduce(means)
+        means /= self.replicas
+        for buffer, mean in zip(buffers, means.split([buffer.numel() for buffer in buffers])):
+            buffer.copy_(mean.view_as(buffer))
 
 
 def _choose_device(name: str) -> Tuple[torch.device, str]:

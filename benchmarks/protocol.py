@@ -1,21 +1,19 @@
-"""How this project measures time: variants interleaved in one process, paired ratios, a guard against a busy machine."""
+"""How this project measures time: interleaved variants, paired ratios, and a guard against a busy machine."""
 
 from __future__ import annotations
 
-import ctypes
 import statistics
-import sys
 import time
 from dataclasses import dataclass
-from typing import Callable, Dict, List
+from typing import Callable, Dict, List, Mapping
 
 import torch
 
 # A repetition counts only if a fixed copy, timed beside it, took at most this many times the best copy.
 COPY_GUARD = 1.6
 COPY_ELEMENTS = 4 << 20
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+# Repetitions tried, as a multiple of those needed, before the machine counts as too busy.
+MOST_ATTEMPTS = 4
 
 
 @dataclass(frozen=True)
@@ -29,15 +27,6 @@ class Timing:
     repetitions: int
 
 
-def keep_freed_memory() -> None:
-    """Tell glibc to keep large freed blocks, as train.py does: otherwise page faults dominate and hide the operators."""
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            libc.mallopt(_M_MMAP_MAX, 0)
-            libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
 def seconds(run: Callable[[], object], calls: int = 1) -> float:
     """Wall time of one call, averaged over `calls`."""
     start = time.perf_counter()
@@ -47,7 +36,7 @@ def seconds(run: Callable[[], object], calls: int = 1) -> float:
 
 
 def measure(
-    variants: Dict[str, Callable[[], object]],
+    variants: Mapping[str, Callable[[], object]],
     baseline: str,
     *,
     repetitions: int = 15,
@@ -58,11 +47,11 @@ def measure(
     Args:
         variants: name -> function of no argument.
         baseline: the name that ratios refer to.
-        repetitions: kept or dropped together, by the copy guard; at least half must be kept.
+        repetitions: how many must pass the copy guard.
         shortest_sample_seconds: a variant faster than this is called several times a repetition.
 
     Raises:
-        RuntimeError: the machine was too busy: over half of the repetitions were dropped.
+        RuntimeError: the machine is too busy.
     """
     source, target = torch.ones(COPY_ELEMENTS), torch.zeros(COPY_ELEMENTS)
     calls = {}
@@ -72,14 +61,18 @@ def measure(
         calls[name] = max(1, round(shortest_sample_seconds / max(seconds(run), 1e-7)))
     copies: List[float] = []
     times: Dict[str, List[float]] = {name: [] for name in variants}
-    for _ in range(repetitions):
+    kept: List[int] = []
+    while len(kept) < repetitions and len(copies) < MOST_ATTEMPTS * repetitions:
         before = seconds(lambda: target.copy_(source))
         for name, run in variants.items():
             times[name].append(seconds(run, calls[name]))
         copies.append(max(before, seconds(lambda: target.copy_(source))))
-    kept = [i for i, copy in enumerate(copies) if copy <= COPY_GUARD * min(copies)]
-    if 2 * len(kept) < repetitions:
-        raise RuntimeError(f"the machine is busy: {repetitions - len(kept)} of {repetitions} repetitions dropped; try again")
+        kept = [i for i, copy in enumerate(copies) if copy <= COPY_GUARD * min(copies)]
+    if len(kept) < repetitions:
+        raise RuntimeError(
+            f"the machine is busy: {len(kept)} of {len(copies)} repetitions passed the copy guard, {repetitions} are "
+            "needed; stop other programs and try again"
+        )
     return {name: _timing([times[name][i] for i in kept], [times[baseline][i] for i in kept]) for name in variants}
 
 

@@ -14,11 +14,12 @@ from configs.yaml_file import KeyPath, Lines, parse_value, read_yaml
 FOLDER = Path(__file__).resolve().parent
 
 
-def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
+def load_config(name_or_path: str, overrides: Sequence[str] = (), texts: Sequence[Tuple[str, str, str]] = ()) -> Config:
     """The experiment called `name_or_path`: configs/<name>.yaml, or the path of a YAML file.
 
     Args:
         overrides: `section.key=value` each, applied in order; the values are read as YAML.
+        texts: (option, section.key, text) each, applied last; the text is taken as it is, and errors name the option.
 
     Raises:
         ConfigError: one line for each problem.
@@ -29,6 +30,10 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         key_path = _apply_override(values, override)
         sources[key_path] = f"--set {override}"
+    for option, key, text in texts:
+        section, _, field = key.partition(".")
+        _section_of(values, section, option)[field] = text
+        sources[(section, field)] = f"{option} {text}"
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -69,10 +74,15 @@ def _apply_override(values: Dict[str, Any], override: str) -> KeyPath:
         value = parse_value(text)
     except ConfigError as error:
         raise ConfigError(f"--set {override}: {error}") from error
-    if not isinstance(values.get(section, {}), dict):
-        raise ConfigError(f"--set {override}: {section} is not a section of this config")
-    values.setdefault(section, {})[field] = value
+    _section_of(values, section, f"--set {override}")[field] = value
     return (section, field)
+
+
+def _section_of(values: Dict[str, Any], section: str, source: str) -> Dict[str, Any]:
+    found = values.setdefault(section, {})
+    if not isinstance(found, dict):
+        raise ConfigError(f"{source}: {section} is not a section of this config")
+    return found
 
 
 def _describe(error: ValidationError, path: Path, lines: Lines, sources: Dict[KeyPath, str]) -> List[str]:

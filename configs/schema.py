@@ -23,7 +23,7 @@ DeviceName = Literal["auto", "cpu", "cuda", "ipu", "ipu_model", "ipu_emulator"]
 class Section(BaseModel):
     """One section of the YAML file: frozen, strict, no unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
 
     def refuse_unused(self, choice: str, unused: Tuple[str, ...]) -> None:
         """Raise for fields that were given a value although `choice` has no use for them."""
@@ -155,7 +155,7 @@ class DeviceConfig(Section):
 class RunConfig(Section):
     """What a run writes, and its seed."""
 
-    seed: int = Field(ge=0, description="keys weights' start values, image order and augmentation")
+    seed: int = Field(ge=0, lt=2**63, description="keys weights' start values, image order and augmentation")
     output_dir: Optional[str] = Field(None, description="run folder; default: runs/<name of the config>")
     log_every_steps: int = Field(100, gt=0, description="steps between training records in metrics.jsonl")
     eval_every_epochs: int = Field(1, gt=0)

@@ -7,7 +7,7 @@ from typing import Dict, List, NamedTuple, Optional, Set, Tuple
 
 import torch
 import torch.fx
-from torch import nn
+from torch import Tensor, nn
 
 from proxynorm.convert_report import ConversionReport, ConvertedNorm
 from proxynorm.data_flow import Consumer, FlowTracer, find_consumers, optional_arguments, training_mode
@@ -80,7 +80,10 @@ def convert_norm(model: nn.Module, factory: NormActFactory) -> Tuple[nn.Module, 
     if any(d.activation == "identity" and not d.kept_because for _, _, d in norms):
         consumers, failures = find_consumers(model)
     rewritable, refused = _find_rewrites(model, norms, consumers)
-    plans = [_plan(factory, path, module, d, consumers=consumers, refused=refused) for path, module, d in norms]
+    like = next(model.parameters(), None)
+    plans = [
+        _plan(factory, path, module, d, consumers=consumers, refused=refused, like=like) for path, module, d in norms
+    ]
     model = _edit(model, plans, rewritable)
     for path, error in failures:
         logger.warning("convert_norm: data flow of %s could not be traced: %s", path or "the network", error)
@@ -170,6 +173,7 @@ def _plan(
     *,
     consumers: Dict[nn.Module, Consumer],
     refused: Dict[nn.Module, str],
+    like: Optional[Tensor],
 ) -> _Plan:
     original = type(old).__name__
     if description.kept_because:
@@ -180,7 +184,7 @@ def _plan(
         layer = factory(description.channels, activation, bias=True if activation is None else None)
     except ValueError as error:
         raise ValueError(f"{path or 'the network'} ({original}): {error}") from error
-    _carry_over(old, layer)
+    _carry_over(old, layer, like)
     new: nn.Module = layer
     if description.no_pair_because:
         # The activation and what stands before it stay as they were.
@@ -209,11 +213,15 @@ def _choose_activation(
     return consumer.activation, consumer.reason, consumer.module
 
 
-def _carry_over(old: nn.Module, layer: NormAct) -> None:
-    """Copy gamma, beta and batch statistics, their device, type and mode, into the new layer."""
+def _carry_over(old: nn.Module, layer: NormAct, like: Optional[Tensor]) -> None:
+    """Copy gamma, beta and batch statistics, their device, type and mode, into the new layer.
+
+    A norm that holds no tensor has the device and type of `like`, a parameter of the model.
+    """
     weight, bias = getattr(old, "weight", None), getattr(old, "bias", None)
-    if weight is not None:
-        layer.to(device=weight.device, dtype=weight.dtype)
+    own = next(iter([*old.parameters(), *(b for b in old.buffers() if b.is_floating_point())]), like)
+    if own is not None:
+        layer.to(device=own.device, dtype=own.dtype)
     with torch.no_grad():
         for value, target in ((weight, layer.weight), (bias, layer.bias)):
             if value is not None and target is not None:
@@ -266,7 +274,7 @@ def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
     if model is old:
         return new
     for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
+        for name, child in list(parent._modules.items()):  # named_children leaves out a module's second name
             if child is old:
                 setattr(parent, name, new)
     return model

@@ -25,6 +25,14 @@ except ImportError:  # torch 2.0, where nothing of this program is compiled
         return False
 
 
+try:
+    from torch.compiler import is_exporting
+except ImportError:  # older torch
+
+    def is_exporting() -> bool:
+        return False
+
+
 KERNELS = ("auto", "fused", "reference")
 logger = logging.getLogger(__name__)
 _kernels: List[Optional[ModuleType]] = []
@@ -300,6 +308,8 @@ def _why_not_fused(x: Tensor, settings: GroupSettings) -> Optional[str]:
     """Reasons that do not depend on the kernels."""
     if torch.jit.is_tracing():
         return "the layer is being traced, and a trace holds torch operations alone"
+    if is_exporting():
+        return "the layer is being exported, and an exported program holds torch operations alone"
     if not isinstance(settings.activation, str):
         return f"activation {activation_name(settings.activation)} is a function without a name known to the kernels"
     return None

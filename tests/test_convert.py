@@ -241,3 +241,16 @@ def test_a_norm_alone_is_a_network_too() -> None:
     layer, report = convert_norm(nn.BatchNorm2d(8), NormActFactory())
     assert isinstance(layer, NormAct) and layer.bias is not None
     assert report.norms[0].path == ""
+
+
+def test_a_norm_used_under_two_names_is_replaced_under_both() -> None:
+    shared = nn.BatchNorm2d(16)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), shared, nn.ReLU(), nn.Conv2d(16, 16, 3), shared, nn.ReLU())
+    converted, _ = convert_norm(model, NormActFactory(norm="layer"))
+    assert not [module for module in converted.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+def test_a_norm_without_tensors_takes_the_device_and_type_of_the_network() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.InstanceNorm2d(16), nn.ReLU()).double().to("meta")
+    converted, _ = convert_norm(model, NormActFactory(norm="layer"))
+    assert {(p.device.type, p.dtype) for p in converted.parameters()} == {("meta", torch.float64)}

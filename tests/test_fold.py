@@ -170,7 +170,8 @@ def test_every_kind_of_activation_folds_in_front_of_every_kind_of_layer(
     for dtype, tolerance in TOLERANCE.items():
         model = randomize(copy.deepcopy(network).to(dtype))
         folded, _ = fold_for_inference(model)
-        assert relative_error(model, folded, torch.randn(2, 3, 15, 13, dtype=dtype)) < tolerance
+        # Large enough that ReLU6 and hard-swish reach their upper parts.
+        assert relative_error(model, folded, 10 * torch.randn(2, 3, 15, 13, dtype=dtype)) < tolerance
 
 
 # ---- where an output cannot be folded

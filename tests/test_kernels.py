@@ -16,7 +16,7 @@ from proxynorm import kernels
 NAMES = ("x", "weight", "bias", "proxy_beta", "proxy_gamma")
 ACTIVATIONS = {"identity": lambda z: z, "relu": F.relu, "silu": F.silu, "gelu": F.gelu}
 EPS, PROXY_EPS = 1e-5, 0.03
-# Float32 carries 6e-8; a result is a sum or product of a few such roundings, judged against the tensor's largest element.
+# Float32 carries 6e-8; a result is a few such roundings, judged against the tensor's largest element.
 FLOAT32_TOLERANCE = 1e-5
 # One bfloat16 rounding of the result is half of 2^-7.
 BFLOAT16_TOLERANCE = 2.0**-8
@@ -43,8 +43,10 @@ def group_norm_in_float64(x: Tensor, num_groups: int, grouping: str) -> Tensor:
     return y
 
 
-def proxy_in_float64(activation: str, gamma: Tensor, beta: Tensor, proxy_beta: Tensor, proxy_gamma: Tensor) -> Tuple[Tensor, Tensor]:
-    """ReLU from the truncated Gaussian's first two moments; the others by a midpoint rule of 1000 nodes over [-9, 9]."""
+def proxy_in_float64(
+    activation: str, gamma: Tensor, beta: Tensor, proxy_beta: Tensor, proxy_gamma: Tensor
+) -> Tuple[Tensor, Tensor]:
+    """ReLU from the truncated Gaussian's two moments; the others by a midpoint rule of 1000 nodes over [-9, 9]."""
     m, s = beta + gamma * proxy_beta, (gamma * (1 + proxy_gamma)).abs()
     if activation == "relu":
         normal = torch.distributions.Normal(0.0, 1.0)
@@ -73,22 +75,26 @@ def reference(
     return out, leaves
 
 
-def fused(tensors: Dict[str, Tensor], activation: str, num_groups: int, grouping: str, proxy: bool, **options: bool) -> Tensor:
+def fused(
+    tensors: Dict[str, Tensor], activation: str, num_groups: int, grouping: str, proxy: bool, **options: bool
+) -> Tensor:
     parameters = [tensors[name] for name in NAMES[1:]]
-    mean, inverse_std = (
-        kernels.fused_proxy_statistics(activation, *parameters, PROXY_EPS) if proxy else (None, None)
-    )
+    mean, inverse_std = kernels.fused_proxy_statistics(activation, *parameters, PROXY_EPS) if proxy else (None, None)
     return kernels.fused_norm_act(
         tensors["x"], parameters[0], parameters[1], mean, inverse_std,
         num_groups=num_groups, grouping=grouping, activation=activation, eps=EPS, **options,
     )  # fmt: skip
 
 
-def example(shape: Tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float32, layout: str = "contiguous") -> Dict[str, Tensor]:
+def example(
+    shape: Tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float32, layout: str = "contiguous"
+) -> Dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(shape, generator=generator).mul(1.5).add(0.3).to(dtype)
     if layout == "channels_last":
-        x = x.contiguous(memory_format={4: torch.channels_last, 5: torch.channels_last_3d}.get(len(shape), torch.contiguous_format))
+        x = x.contiguous(
+            memory_format={4: torch.channels_last, 5: torch.channels_last_3d}.get(len(shape), torch.contiguous_format)
+        )
     elif layout == "transposed":
         x = x.transpose(0, 1).contiguous().transpose(0, 1)
     channels = shape[1]
@@ -104,7 +110,7 @@ def example(shape: Tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.fl
 
 
 def scaled_difference(got: Tensor, expected: Tensor) -> float:
-    """Largest difference over the largest element, or over 1, the size of the gradient fed in: some sums cancel to zero."""
+    """Largest difference over the largest element, or over 1, the size of the gradient fed in: some sums cancel."""
     assert got.shape == expected.shape
     if expected.numel() == 0:
         return 0.0
@@ -113,7 +119,11 @@ def scaled_difference(got: Tensor, expected: Tensor) -> float:
 
 
 def check_against_float64(
-    tensors: Dict[str, Tensor], activation: str, num_groups: int, grouping: str = "contiguous", proxy: bool = True,
+    tensors: Dict[str, Tensor],
+    activation: str,
+    num_groups: int,
+    grouping: str = "contiguous",
+    proxy: bool = True,
     tolerance: Optional[float] = None,
 ) -> None:
     dtype = tensors["x"].dtype
@@ -157,7 +167,9 @@ CASES = [
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("shape, num_groups, layout", CASES)
-def test_output_and_all_gradients_equal_float64(shape: Tuple[int, ...], num_groups: int, layout: str, activation: str) -> None:
+def test_output_and_all_gradients_equal_float64(
+    shape: Tuple[int, ...], num_groups: int, layout: str, activation: str
+) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         for grouping in ("contiguous", "strided"):
             for proxy in (True, False):
@@ -176,7 +188,7 @@ def test_any_shape_layout_and_type_equals_float64(data: st.DataObject) -> None:
     layout = data.draw(st.sampled_from(["contiguous", "channels_last", "transposed"]))
     tensors = example(shape, data.draw(st.integers(0, 99)), dtype, layout)
     grouping, proxy = data.draw(st.sampled_from(["contiguous", "strided"])), data.draw(st.booleans())
-    # Groups of two values divide by deviations near sqrt(eps), which multiplies every rounding by up to 1 / sqrt(eps) = 300.
+    # Groups of two values divide by deviations near sqrt(eps): every rounding is multiplied by up to 300.
     few = shape[1] // groups * torch.Size(spatial).numel() < 8
     tolerance = 300 * FLOAT32_TOLERANCE if few and dtype == torch.float32 else 0.02 if few else None
     if few:
@@ -213,7 +225,7 @@ def test_a_constant_group_normalizes_to_zero(layout: str) -> None:
     out = kernels.fused_norm_act(
         x, None, None, None, None, num_groups=4, grouping="contiguous", activation="identity", eps=EPS
     )
-    # The mean of equal numbers is that number to half a unit in its last place, 4e-6; 1 / sqrt(eps) = 316 multiplies it.
+    # The mean of equal numbers is that number to half of its last place, 4e-6; 1 / sqrt(eps) = 316 multiplies it.
     assert out.abs().max() <= 316 * 4e-6
 
 
@@ -273,7 +285,7 @@ def test_proxy_statistics_equal_float64_over_a_wide_range_of_parameters(activati
     sum((e * w.double()).sum() for e, w in zip(expected, weights)).backward()
     for g, e in zip(got, expected):
         assert scaled_difference(g, e) <= FLOAT32_TOLERANCE
-    # The slope of 1/std in the variance is up to 0.5 / 0.03^1.5 = 96: it multiplies the roundings of values up to 5, 3e-7 each.
+    # The slope of 1/std in the variance is up to 0.5 / 0.03^1.5 = 96: it multiplies roundings of values up to 5, 3e-7.
     for leaf, reference_leaf in zip(leaves, exact):
         assert scaled_difference(leaf.grad, reference_leaf.grad) <= 1.5e-4
 

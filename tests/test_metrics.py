@@ -93,11 +93,19 @@ def test_resuming_drops_later_rows_and_keeps_those_of_the_step(tmp_path: Path) -
     log.append(split="eval", step=3, epoch=1, means=MEANS, images_per_second=1.0)
     write_steps(log, 4, 5)
     kept = log.path.read_bytes().splitlines(keepends=True)[:4]
-    assert log.truncate_after(3) == 2
+    assert log.truncate_after(3, evaluated_step=3) == 2
     assert log.path.read_bytes() == b"".join(kept)
     write_steps(log, 4)
     assert [row["step"] for row in rows(log.path)] == [1, 2, 3, 3, 4]
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_an_evaluation_that_the_resumed_state_does_not_know_is_dropped_to_be_done_again(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    write_steps(log, 1, 2)
+    log.append(split="eval", step=2, epoch=1, means=MEANS, images_per_second=1.0)
+    assert log.truncate_after(2, evaluated_step=0) == 1
+    assert [row["split"] for row in rows(log.path)] == ["train", "train"]
 
 
 def test_a_run_killed_at_any_byte_of_a_record_resumes_with_whole_rows(tmp_path: Path) -> None:
@@ -107,7 +115,7 @@ def test_a_run_killed_at_any_byte_of_a_record_resumes_with_whole_rows(tmp_path: 
     first = whole.index(b"\n") + 1
     for size in range(first, len(whole) + 1):
         log.path.write_bytes(whole[:size])
-        log.truncate_after(2)
+        log.truncate_after(2, evaluated_step=0)
         # Cut just before its newline a record is complete all the same.
         assert log.path.read_bytes() == (whole if size >= len(whole) - 1 else whole[:first])
 
@@ -118,12 +126,12 @@ def test_a_broken_line_in_the_middle_is_an_error_and_the_file_stays(tmp_path: Pa
     log.path.write_bytes(log.path.read_bytes() + b"oops\n" + log.path.read_bytes())
     before = log.path.read_bytes()
     with pytest.raises(ValueError, match="line 2 is no metrics record: b'oops'"):
-        log.truncate_after(1)
+        log.truncate_after(1, evaluated_step=0)
     assert log.path.read_bytes() == before
 
 
 def test_resuming_without_a_metrics_file_drops_nothing(tmp_path: Path) -> None:
-    assert MetricsLog(tmp_path / "metrics.jsonl").truncate_after(3) == 0
+    assert MetricsLog(tmp_path / "metrics.jsonl").truncate_after(3, evaluated_step=3) == 0
 
 
 def test_summary_and_status_are_replaced_whole(tmp_path: Path) -> None:

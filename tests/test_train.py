@@ -170,6 +170,62 @@ def test_resuming_with_another_number_of_threads_says_that_it_is_not_exact(
     assert f"exactness not guaranteed because threads was {threads}, is {threads + 1}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "change", ["batch.micro_batch_size=16", "device.precision=bfloat16", "device.channels_last=true"]
+)
+def test_resuming_with_another_execution_says_that_it_is_not_exact(
+    whole: Path, tmp_path: Path, change: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy_up_to(whole, tmp_path / "changed", 6)
+    assert run(folder, "--resume", "--set", change) == 0
+    name = change.partition("=")[0].partition(".")[2]
+    assert f"exactness not guaranteed because {name} was" in capsys.readouterr().out
+
+
+def test_a_run_killed_before_its_report_reports_when_it_is_resumed(whole: Path, tmp_path: Path) -> None:
+    folder = copy_up_to(whole, tmp_path / "unreported", 8)
+    assert run(folder, "--resume") == 0
+    assert json.loads((folder / "summary.json").read_text())["steps"] == 8
+    assert json.loads((folder / "status.json").read_text())["state"] == "done"
+    assert (folder / "curves.png").exists()
+    assert rows(folder) == rows(whole)
+
+
+def test_a_run_that_holds_only_a_checkpoint_is_not_overwritten_without_resume(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy_up_to(whole, tmp_path / "early", 3)
+    (folder / "metrics.jsonl").unlink()
+    assert run(folder) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert (folder / "checkpoints" / "step_00000003.pt").exists()
+
+
+def test_processes_that_find_different_checkpoints_are_told_so() -> None:
+    class TwoProcesses:
+        """This process is at step 6, the other at step 4."""
+
+        def agree(self, flag: int) -> int:
+            return max(flag, 4 if flag > 0 else -4)
+
+    with pytest.raises(train.CheckpointError, match="from step 4 to step 6"):
+        train.check_same_step(TwoProcesses(), 6, Path("runs/x"))  # type: ignore[arg-type]
+    train.check_same_step(TwoProcesses(), 4, Path("runs/x"))  # type: ignore[arg-type]
+
+
+def test_the_output_folder_is_taken_as_it_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / "a #1: null"
+    assert run(folder, "--set", "schedule.epochs=1") == 0
+    assert (folder / "summary.json").exists()
+
+
+def test_the_status_tells_of_a_failure_before_the_first_step(tmp_path: Path) -> None:
+    assert run(tmp_path / "early", "--set", "model.name=resnet21") == 2
+    status = json.loads((tmp_path / "early" / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("failed", 2)
+    assert "resnet21" in status["reason"]
+
+
 def start(folder: Path, *arguments: str, launcher: List[str], **environment: str) -> "subprocess.Popen[str]":
     command = [*launcher, str(ROOT / "train.py"), *SMALL, "--output-dir", str(folder), *arguments]
     return subprocess.Popen(
@@ -221,6 +277,30 @@ def test_a_signal_saves_and_stops_and_the_run_continues_bit_identically(
     assert all(torch.equal(tensor, same["model"][name]) for name, tensor in stopped["model"].items())
     assert run(folder, *long, "--resume") == 0
     assert rows(folder) == rows(straight)
+
+
+def test_a_run_goes_on_when_its_console_is_closed(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "headless"
+    process = start(folder, launcher=PYTHON)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=120) == 0
+    assert_same_result(whole, folder)
+
+
+@pytest.mark.slow
+def test_two_processes_with_their_own_batch_norm_statistics_continue_bit_identically(tmp_path: Path) -> None:
+    norm = ["--set", "norm.name=batch", "--set", "norm.proxy=false", "--set", "norm.num_groups=null"]
+    norm += ["--set", "batch.norm_batch_size=16"]
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    for folder, epochs in ((straight, 2), (stopped, 2)):
+        output, _ = start(folder, *norm, "--set", f"schedule.epochs={epochs}", launcher=TWO_PROCESSES).communicate()
+        assert (folder / "summary.json").exists(), output
+    resumed = copy_up_to(stopped, tmp_path / "resumed", 6)
+    output, _ = start(resumed, *norm, "--resume", launcher=TWO_PROCESSES).communicate()
+    assert (resumed / "summary.json").exists(), output
+    assert_same_result(straight, resumed)
 
 
 def test_two_processes_give_the_weights_of_one_and_count_every_image_once(whole: Path, tmp_path: Path) -> None:
@@ -287,6 +367,9 @@ def test_print_config_prints_yaml_that_is_complete(capsys: pytest.CaptureFixture
         (["--device", "ipu"], 2, ["device.name ipu"]),
         (["--device", "abacus"], 2, ["abacus"]),
         (["--set", "data.crop_padding=16"], 2, ["crop_padding"]),
+        (["--set", "run.seed=99999999999999999999"], 2, ["run.seed"]),
+        (["--set", "optimizer.learning_rate=.inf"], 2, ["learning_rate", "inf"]),
+        (["--set", "data.image_size=1", "--set", "data.crop_padding=null"], 2, ["single value"]),
     ],
 )
 def test_a_run_that_cannot_be_is_refused_in_one_line(

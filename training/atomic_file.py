@@ -55,9 +55,7 @@ def replace_file(
         # Removed before the free space is measured: the half that was written is room that the next try will have.
         if partial.exists():
             partial.unlink()
-        if error.errno in _FULL:
-            raise _disk_full(error, path, len(view)) from error
-        raise
+        raise describe_full_disk(error, path, len(view)) from error
     passing("after_replace")
     sync_folder(path.parent)
 
@@ -71,7 +69,10 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _disk_full(error: OSError, path: Path, needed: int) -> DiskFullError:
+def describe_full_disk(error: OSError, path: Path, needed: int) -> OSError:
+    """A DiskFullError that says what was needed and what is there, if that is what `error` is about; else `error`."""
+    if error.errno not in _FULL:
+        return error
     available = shutil.disk_usage(path.parent).free
     if error.errno == errno.EFBIG:
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]

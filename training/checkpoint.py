@@ -26,7 +26,7 @@ from training.pickle_scan import forbidden_global
 
 LOGGER = logging.getLogger(__name__)
 FORMAT = 1
-# model, optimizer: state dicts; step: weight updates done; sums: since the last train record; norm: see check_norm.
+# model, optimizer: state dicts; step: weight updates done; progress: the loop's state; norm: see check_norm.
 KEYS = frozenset(
     ("format", "model", "optimizer", "step", "progress", "seed", "config", "norm", "execution", "data_fingerprint")
 )

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Uni
 import torch
 from torch import Tensor
 
-from training.atomic_file import replace_file
+from training.atomic_file import describe_full_disk, replace_file
 
 Number = Union[int, float, Tensor]
 
@@ -119,15 +119,23 @@ class MetricsLog:
             record["learning_rate"] = learning_rate
         record["images_per_second"] = images_per_second
         # Opened for each record: no handle to lose, and truncate_after may replace the file in between.
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(_strict_json(record) + "\n")
+        line = _strict_json(record) + "\n"
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            raise describe_full_disk(error, self.path, len(line)) from error
         return record
 
-    def truncate_after(self, step: int) -> int:
+    def truncate_after(self, step: int, evaluated_step: int) -> int:
         """Drop the records later than a resumed step and a torn last line; return the number of records dropped.
 
-        The records of `step` itself stay: a run writes them before the checkpoint of that step. The file is rewritten
-        as a whole or not at all.
+        Training records of `step` itself stay: a run writes them before the checkpoint of that step. The file is
+        rewritten as a whole or not at all.
+
+        Args:
+            step: weight updates done at the point of resumption.
+            evaluated_step: the last step whose evaluation the resumed state knows; a later one is done again.
 
         Raises: ValueError for a line, other than the last, that is no record.
         """
@@ -137,14 +145,15 @@ class MetricsLog:
         kept: List[bytes] = []
         for number, line in enumerate(lines, start=1):
             try:
-                record_step = json.loads(line)["step"]
+                record = json.loads(line)
+                is_kept = record["step"] <= (evaluated_step if record["split"] == "eval" else step)
             except (ValueError, TypeError, KeyError) as error:
                 if number == len(lines):
                     continue
                 raise ValueError(
                     f"{self.path}, line {number} is no metrics record: {line[:80]!r}; repair or remove the line"
                 ) from error
-            if record_step <= step:
+            if is_kept:
                 kept.append(line)
         replace_file(self.path, b"".join(line + b"\n" for line in kept))
         return len(lines) - len(kept)

@@ -16,6 +16,7 @@ class Progress:
         step: weight updates done.
         evaluated_step: the last end of an epoch that is finished, with its evaluation if one was due.
         interval: this process's sums since the last training record.
+        interval_seconds: what they took.
         epoch: this process's sums since the epoch's start.
         evaluation: the last evaluation's means, over all processes.
         best_top1: of all evaluations.
@@ -26,6 +27,7 @@ class Progress:
     step: int = 0
     evaluated_step: int = 0
     interval: StepSums = field(default_factory=StepSums)
+    interval_seconds: float = 0.0
     epoch: StepSums = field(default_factory=StepSums)
     evaluation: Means = field(default_factory=lambda: Means(0.0, 0.0, 0.0))
     best_top1: float = 0.0
@@ -38,10 +40,11 @@ class Progress:
         self.interval = self.interval + sums
         self.epoch = self.epoch + sums
 
-    def add_seconds(self, seconds: float, training: bool = False) -> None:
-        """Time that went by; `training`: in weight updates and in waiting for their images."""
+    def add_training_seconds(self, seconds: float) -> None:
+        """Time that went by in weight updates and in waiting for their images."""
         self.seconds += seconds
-        self.training_seconds += seconds if training else 0.0
+        self.training_seconds += seconds
+        self.interval_seconds += seconds
 
     def state(self) -> Dict[str, Any]:
         """Tensors and builtins for a checkpoint."""

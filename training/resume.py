@@ -8,27 +8,35 @@ from typing import Any, Dict, List, Mapping
 import numpy as np
 import torch
 
+from configs import BatchPlan, Config
 from training.checkpoint import CheckpointError
 
-# What decides the result to the last bit, besides the configuration.
-_EXACTNESS = ("torch", "threads", "replicas", "device")
+# Kept for people; the other facts decide the result to the last bit.
+_HARMLESS = ("python", "numpy")
 
 
-def execution_facts(replicas: int, device: str) -> Dict[str, Any]:
-    """How this process computes: equal facts give bit-identical results. The other versions are kept for people."""
+def execution_facts(plan: BatchPlan, device_name: str, config: Config, has_fused_kernels: bool) -> Dict[str, Any]:
+    """How this process computes: with equal facts the same configuration gives bit-identical results."""
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
-        "replicas": replicas,
-        "device": device.split(":")[0],
+        "device": device_name.split(":")[0],
+        "replicas": plan.replicas,
+        "micro_batch_size": plan.micro_batch_size,
+        "precision": config.device.precision,
+        "channels_last": config.device.channels_last,
+        "compile": config.device.compile,
+        "kernel": config.norm.kernel,
+        "has_fused_kernels": has_fused_kernels,
     }
 
 
 def why_inexact(saved: Mapping[str, Any], current: Mapping[str, Any]) -> List[str]:
     """Reasons why continuing is not bit-identical to an uninterrupted run; empty where it is."""
-    return [f"{fact} was {saved[fact]}, is {current[fact]}" for fact in _EXACTNESS if saved[fact] != current[fact]]
+    facts = [fact for fact in current if fact not in _HARMLESS]
+    return [f"{fact} was {saved[fact]}, is {current[fact]}" for fact in facts if saved[fact] != current[fact]]
 
 
 def check_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], path: str) -> None:

@@ -40,7 +40,7 @@ class RunFolder:
         """
         _check_writable(self.path)
         self._lock = _lock(self.path)
-        if not resume and self.metrics.exists():
+        if not resume and (self.metrics.exists() or any(self.checkpoints.glob("step_*"))):
             self.release()
             raise RunFolderError(
                 f"{self.path} holds a run already; continue it with --resume, or choose another --output-dir"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from types import TracebackType
 from typing import Any, Dict, Optional, Type
@@ -13,6 +15,8 @@ from training.checkpoint import remove_partial_files
 from training.metrics import MetricsLog, StepSums, write_status, write_summary
 from training.run_folder import RunFolder
 from training.tracker import Tracker
+
+logger = logging.getLogger(__name__)
 
 
 class RunOutput:
@@ -51,18 +55,21 @@ class RunOutput:
             self._tracker.close()
         self.folder.release()
 
-    def start(self, config_text: str, tracker: Tracker, step: int, steps: int, images_per_step: int) -> None:
+    def start(
+        self, config_text: str, tracker: Tracker, *, step: int, evaluated_step: int, steps: int, images_per_step: int
+    ) -> None:
         """Begins at `step` of `steps`. Records after it are of a future that this run left by resuming: they go.
 
         Args:
             config_text: the complete configuration, for config.yaml.
             tracker: receives every record too.
+            evaluated_step: the last step whose evaluation is done.
         """
         self._tracker = tracker
         self._step, self._images_per_step = step, images_per_step
         if self._is_primary:
             replace_file(self.folder.config, config_text.encode("utf-8"))
-            self._metrics.truncate_after(step)
+            self._metrics.truncate_after(step, evaluated_step)
             write_status(self.folder.status, "running", f"from step {step}", None, step)
             # On a terminal only: in a log file the lines of `say` tell the same.
             self._bar = tqdm(
@@ -98,9 +105,12 @@ class RunOutput:
 
     def say(self, line: str) -> None:
         """One line to the console, above the progress bar."""
-        if self._is_primary:
-            tqdm.write(line, file=sys.stdout)
-            sys.stdout.flush()
+        if self._is_primary and sys.stdout is not None:
+            try:
+                tqdm.write(line, file=sys.stdout)
+                sys.stdout.flush()
+            except (OSError, ValueError):  # closed, as after `| head`: a run goes on without its console
+                sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  as long as the process
 
     def finish(self, summary: Dict[str, Any]) -> None:
         """The result of the finished run."""
@@ -113,4 +123,7 @@ class RunOutput:
     def ended(self, state: str, reason: str, exit_code: int) -> None:
         """Why the run ended, for people and launchers: status.json."""
         if self._is_primary:
-            write_status(self.folder.status, state, reason, exit_code, self._step)
+            try:
+                write_status(self.folder.status, state, reason, exit_code, self._step)
+            except OSError as error:  # the disk that ended the run, perhaps: its own message matters more
+                logger.warning("%s cannot be written: %s", self.folder.status, error)

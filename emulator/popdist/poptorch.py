@@ -3,10 +3,11 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
-import popdist
 import poptorch
 from poptorch.options import Options as _PlainOptions
 from poptorch.sub_options import _DistributedOptions
+
+import popdist
 
 
 def _refused(name: str) -> RuntimeError:
@@ -41,12 +42,12 @@ class Options(_PlainOptions):
 
     def __init__(self, ipus_per_replica: Optional[int] = None) -> None:
         super().__init__()
-        if ipus_per_replica is not None and popdist.isPopdistEnvSet():
-            if ipus_per_replica != popdist.getNumIpusPerReplica():
-                raise RuntimeError(
-                    f"ipus_per_replica is {ipus_per_replica}, but popdist.run was started with "
-                    f"--ipus-per-replica {popdist.getNumIpusPerReplica()}"
-                )
+        started_with = popdist.getNumIpusPerReplica()
+        if popdist.isPopdistEnvSet() and ipus_per_replica not in (None, started_with):
+            raise RuntimeError(
+                f"ipus_per_replica is {ipus_per_replica}, but popdist.run was started with "
+                f"--ipus-per-replica {started_with}"
+            )
         _PlainOptions.replicationFactor(self, popdist.getNumLocalReplicas())
         _DistributedOptions.configureProcessId(
             self.Distributed, popdist.getInstanceIndex(), popdist.getNumInstances()

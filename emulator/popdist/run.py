@@ -35,7 +35,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     if not os.path.basename(program[0]).startswith("python"):
         program.insert(0, sys.executable)
     port = _free_port()
-    running: List[subprocess.Popen] = []  # type: ignore[type-arg]
+    running: List[subprocess.Popen] = []
     try:
         for index in range(chosen.num_instances):
             variables = _variables(index, chosen.num_instances, chosen.num_replicas, chosen.ipus_per_replica, port)
@@ -76,7 +76,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait(running: List[subprocess.Popen]) -> int:  # type: ignore[type-arg]
+def _wait(running: List[subprocess.Popen]) -> int:
     while True:
         statuses = [process.poll() for process in running]
         failed = [status for status in statuses if status]

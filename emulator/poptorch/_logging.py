@@ -32,7 +32,7 @@ class _LowerCaseLevel(logging.Formatter):
         return super().format(record)
 
 
-class _CurrentStderr(logging.StreamHandler):  # type: ignore[type-arg]
+class _CurrentStderr(logging.StreamHandler):
     """A handler that looks sys.stderr up at each message, so that a redirected one is used."""
 
     def __init__(self) -> None:

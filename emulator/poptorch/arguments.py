@@ -23,7 +23,8 @@ class BoundArguments:
 
     def mapped(self, function: Callable[[torch.Tensor], Any]) -> BoundArguments:
         """The same arguments with `function` applied to every tensor in them."""
-        args, kwargs = rebuilt((self.args, self.kwargs), (function(tensor) for tensor in tensors_in((self.args, self.kwargs))))
+        structure = (self.args, self.kwargs)
+        args, kwargs = rebuilt(structure, [function(tensor) for tensor in tensors_in(structure)])
         return BoundArguments(args, self.names, kwargs)
 
     def tensors(self, compiled: BoundArguments) -> List[torch.Tensor]:

@@ -45,8 +45,8 @@ class AsynchronousDataAccessor:
         if isinstance(dataset, DataLoader):
             if dataset._accessor is not None:
                 raise createPoptorchError(
-                    "The DataLoader already uses an AsynchronousDataAccessor internally. Either use the existing one or "
-                    "set mode='poptorch.DataLoaderMode.Sync' in the DataLoader."
+                    "The DataLoader already uses an AsynchronousDataAccessor internally. Either use the existing one "
+                    "or set mode='poptorch.DataLoaderMode.Sync' in the DataLoader."
                 )
             keeps_short = not dataset._is_user_batch_sampler_set and not dataset.drop_last
             if keeps_short and rebatched_size is None and dataset.combinedBatchSize not in (None, 1):
@@ -73,7 +73,7 @@ class AsynchronousDataAccessor:
 
     def __len__(self) -> int:
         if self.rebatched_size and self._keeps is not None:
-            return len(self._dataset) * self._dataset.batch_size // self.rebatched_size  # type: ignore[no-any-return]
+            return len(self._dataset) * self._dataset.batch_size // self.rebatched_size
         return len(self._dataset)
 
     def __iter__(self) -> AsynchronousDataAccessor:

@@ -51,7 +51,7 @@ class LoadingProcess:
         sharing_strategy: SharingStrategy,
         rebatched_size: Optional[int],
     ) -> None:
-        context = multiprocessing.get_context(_CONTEXTS[sharing_strategy])
+        context: Any = multiprocessing.get_context(_CONTEXTS[sharing_strategy])
         commands, self._commands = context.Pipe(duplex=False)
         self._messages, sender = context.Pipe(duplex=False)
         with tempfile.TemporaryDirectory() as folder:

@@ -78,8 +78,9 @@ class BatchForm(NamedTuple):
         rows = 1 if tensor.dim() == 0 else tensor.shape[0]
         if rows % self.inputs:
             raise AssertionError(
-                f"Invalid batch dimension: In the input {tensor.shape}, the batch dimension ({rows}) must be a multiple "
-                f"of Options.deviceIterations({self.device_iterations}) * (Options.replicationFactor({self.replicas}) / "
+                f"Invalid batch dimension: In the input {tensor.shape}, the batch dimension ({rows}) must be a "
+                f"multiple of Options.deviceIterations({self.device_iterations}) * "
+                f"(Options.replicationFactor({self.replicas}) / "
                 f"Options.inputReplicaGrouping.input_group_size({self.group_size})) * "
                 f"Options.Training.gradientAccumulation({self.gradient_accumulation}) = {self.inputs}"
             )
@@ -133,7 +134,7 @@ class OutputCollector:
     """Keeps of one output tensor, micro step after micro step, what its output mode returns."""
 
     def __init__(self, form: BatchForm, mode: int, period: int) -> None:
-        self._form = form
+        self._last_step = form.device_iterations * form.gradient_accumulation
         self._mode = mode
         self._period = period
         self._step = 0
@@ -149,9 +150,8 @@ class OutputCollector:
             if self._rows:
                 arrived = [total + tensor for total, tensor in zip(self._rows, arrived)]
             self._rows = [tensor.clone() for tensor in arrived]
-        elif self._mode == OutputMode.Final:
-            if self._step == self._form.device_iterations * self._form.gradient_accumulation:
-                self._rows = [tensor.clone() for tensor in arrived]
+        elif self._mode == OutputMode.Final and self._step == self._last_step:
+            self._rows = [tensor.clone() for tensor in arrived]
 
     def result(self) -> torch.Tensor:
         """All rows one after the other; scalars as a vector, or as they are where there is only one."""

@@ -1,8 +1,8 @@
-"""Compiling a model: one forward pass that changes nothing, and the checks of what it found."""
+"""Compiling a model: one forward pass on weights that are loaded anew afterwards, and the checks of what it found."""
 from __future__ import annotations
 
 import copy
-from typing import Any, List, NamedTuple, Optional, Sequence
+from typing import Any, NamedTuple, Optional, Sequence
 
 import torch
 
@@ -27,14 +27,14 @@ class Graph(NamedTuple):
     outputs: Any  # what forward() returned
     loss_index: Optional[int]  # position of the final loss among the marked ones; None in inference
     loss_count: int  # how many losses were marked
-    is_stateless: bool  # a forward pass changes no buffer or input, draws no random number, calls nothing on the host
+    is_stateless: bool  # a forward pass changes no buffer or input and calls nothing on the host
     ipus: int  # of all replicas
 
 
 def compile_graph(
     model: torch.nn.Module, arguments: BoundArguments, weights: DeviceWeights, options: Any, training: bool
 ) -> Graph:
-    """Run forward() once on the first micro batch, on copies of the buffers, and check the model and its options.
+    """Run forward() once on the first micro batch and check the model and its options.
 
     Raises:
         Error: what the compiler refuses: unknown options, no or several losses, operations outside blocks, too short
@@ -48,26 +48,17 @@ def compile_graph(
     micro = arguments.mapped(lambda tensor: _first_micro_batch(tensor, form))
     args, kwargs = micro.args, micro.kwargs
     inputs = tensors_in((args, kwargs))
-    generator = torch.get_rng_state()
     # Each compilation places the blocks anew: a strategy may serve several models.
     run = DeviceRun(copy.deepcopy(options._execution_strategy._stages_manager), strided_group_norm(options))
-    saved = [[value.clone() for value in buffer.values] for buffer in weights.buffers]
     versions = [buffer.values[0]._version for buffer in weights.buffers]
-    try:
-        with weights.in_place(0), torch.set_grad_enabled(training), DeviceMode(run):
-            outputs = model(*args, **kwargs)
-        updated = [
-            position
-            for position, buffer in enumerate(weights.buffers)
-            if buffer.values[0]._version != versions[position]
-        ]
-        if options.broadcast_buffers and form.replicas > 1:
-            _refuse_buffer_updates(weights, updated, versions, run)
-    finally:
-        with torch.no_grad():
-            for buffer, values in zip(weights.buffers, saved):
-                for value, original in zip(buffer.values, values):
-                    value.copy_(original)
+    # Buffers that change here are loaded again when the device is attached, before the first call.
+    with weights.in_place(0), torch.set_grad_enabled(training), DeviceMode(run):
+        outputs = model(*args, **kwargs)
+    updated = [
+        position for position, buffer in enumerate(weights.buffers) if buffer.values[0]._version != versions[position]
+    ]
+    if options.broadcast_buffers and form.replicas > 1:
+        _refuse_buffer_updates(weights, updated, versions, run)
     ipus = _check_placement(run, options, form, training)
     _check_overlap(run, options)
     _check_named_buffers(weights, options)
@@ -77,7 +68,6 @@ def compile_graph(
         and not run.calls_host
         and all(is_on_device(tensor) for tensor in tensors_in(outputs))
         and all(tensor._version == 0 for tensor in inputs)
-        and torch.equal(generator, torch.get_rng_state())
     )
     return Graph(_without_autograd(outputs), loss_index, len(run.losses), is_stateless, ipus)
 

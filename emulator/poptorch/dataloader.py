@@ -14,7 +14,7 @@ from .options import Options
 from .structures import rebuilt, tensors_in
 
 
-class DataLoader(torch.utils.data.DataLoader):  # type: ignore[type-arg]
+class DataLoader(torch.utils.data.DataLoader):
     """torch's DataLoader with batches of batch_size x device iterations x input groups x gradient accumulation.
 
     Args:
@@ -26,7 +26,7 @@ class DataLoader(torch.utils.data.DataLoader):  # type: ignore[type-arg]
         drop_last: whether a last, short batch is left out.
         persistent_workers: None: where there are any.
         auto_distributed_partitioning: give each of several processes its own block of an indexed data set.
-        mode: load here, in a process of its own, or there and put full batches together anew.
+        mode: load here, in a process of its own, or there with full batches put together anew.
         async_options: for the AsynchronousDataAccessor.
         rebatched_worker_size: rows that a worker loads at a time under AsyncRebatched.
         batch_sampler: index batches; so many of them as a call needs are joined.
@@ -34,7 +34,7 @@ class DataLoader(torch.utils.data.DataLoader):  # type: ignore[type-arg]
 
     Raises:
         Error: batch_sampler together with batch_size, shuffle or partitioning.
-        AssertionError: shuffling over processes without a seed; partitioning an iterable data set or without batch_size.
+        AssertionError: shuffling over processes without a seed; partitioning an iterable data set, or no batch_size.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class DataLoader(torch.utils.data.DataLoader):  # type: ignore[type-arg]
         mode: DataLoaderMode = DataLoaderMode.Sync,
         async_options: Optional[Dict[str, Any]] = None,
         rebatched_worker_size: Optional[int] = None,
-        batch_sampler: Optional[Union[torch.utils.data.Sampler, Iterable[Sequence[int]]]] = None,  # type: ignore[type-arg]
+        batch_sampler: Optional[Union[torch.utils.data.Sampler, Iterable[Sequence[int]]]] = None,
         **kwargs: Any,
     ) -> None:
         if not isinstance(options, Options):
@@ -127,16 +127,16 @@ class DataLoader(torch.utils.data.DataLoader):  # type: ignore[type-arg]
 
     def _warn_of_short_batch(self, dataset: Any, batch_sampler: Any, processes: int) -> None:
         if batch_sampler is not None:
-            batches = _length_or_none(batch_sampler)
-            left = None if batches is None or self._num_batches_to_combine is None else batches % self._num_batches_to_combine
+            batches, combined = _length_or_none(batch_sampler), self._num_batches_to_combine
+            left = None if batches is None or combined is None else batches % combined
         elif self._combined_batch_size is not None:
             left = len(dataset) % (self._combined_batch_size * processes)
         else:
             left = 0
         if left != 0:
             logger.warning(
-                "drop_last=False and the data does not divide into combined batches of %s: the last batch is short, and "
-                "a compiled model refuses it. drop_last=True leaves it out",
+                "drop_last=False and the data does not divide into combined batches of %s: the last batch is short, "
+                "and a compiled model refuses it. drop_last=True leaves it out",
                 self._combined_batch_size,
             )
 

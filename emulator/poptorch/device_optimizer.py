@@ -276,11 +276,11 @@ def _log_settings(settings: OptimizerSettings) -> None:
 def _shown(settings: OptimizerSettings, group: Dict[str, Setting], prefix: str) -> str:
     texts = []
     for name, setting in group.items():
-        if name == "velocity_scaling" and settings.kind == OptimizerKind.SGD2:
-            setting = settings.loss_scaling
+        is_tied = name == "velocity_scaling" and settings.kind == OptimizerKind.SGD2
+        shown = settings.loss_scaling if is_tied else setting
         words = (prefix + ("learning_rate" if name == "lr" else name)).split("_")
         label = words[0] + "".join(word.capitalize() for word in words[1:])
-        texts.append(f"{label}={setting.value:g}{_constant(setting)},")
+        texts.append(f"{label}={shown.value:g}{_constant(shown)},")
     return " ".join(texts)
 
 

@@ -45,7 +45,7 @@ class DeviceTensor:
     @property
     def host(self) -> torch.Tensor:
         """The host's tensor, as the model holds it now."""
-        return self.slots[0].owner[self.slots[0].key]  # type: ignore[no-any-return]
+        return self.slots[0].owner[self.slots[0].key]
 
     def load(self) -> None:
         """Copy the host's value to the device."""
@@ -91,10 +91,8 @@ class DeviceWeights:
                 shared.setdefault(id(slot.owner[slot.key]), []).append(slot)
             for slots in shared.values():
                 grouping = groupings.get(slots[0].name)
-                if kind == "_buffers":
-                    group_of = list(range(replicas))
-                else:
-                    group_of = _groups(grouping, replicas, slots[0])
+                is_buffer = kind == "_buffers"
+                group_of = list(range(replicas)) if is_buffer else _groups(grouping, replicas, slots[0])
                 tensors.append(DeviceTensor(slots, group_of, is_split=grouping is not None))
 
     def load(self) -> None:

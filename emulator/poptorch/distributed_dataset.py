@@ -6,11 +6,11 @@ from typing import Any, Optional
 import torch
 
 
-class _SubDataset(torch.utils.data.Dataset):  # type: ignore[type-arg]
+class _SubDataset(torch.utils.data.Dataset):
     """A contiguous block of a data set, one per process.
 
-    With drop_last each process gets whole combined batches: step * (N // (step * processes)) elements. What is left over
-    lies behind the last block in one epoch and before the first in the next.
+    With drop_last each process gets whole combined batches: step * (N // (step * processes)) elements. What is left
+    over lies behind the last block in one epoch and before the first in the next.
 
     Args:
         dataset: a data set with a length.

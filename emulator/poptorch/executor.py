@@ -96,7 +96,7 @@ class PoplarExecutor(ExecutorDevice, ExecutorReports):
     @property
     def model(self) -> torch.nn.Module:
         """The model as the program holds it."""
-        return self._user_model  # type: ignore[no-any-return]
+        return self._user_model
 
     @property
     def options(self) -> Options:
@@ -261,7 +261,7 @@ def _forbid_backward(outputs: Any) -> None:
         for element in outputs:
             _forbid_backward(element)
     elif isinstance(outputs, torch.Tensor):
-        outputs.backward = _no_backward  # type: ignore[method-assign, assignment]
+        outputs.backward = _no_backward  # type: ignore[method-assign]
 
 
 def _no_backward(*args: Any, **kwargs: Any) -> None:

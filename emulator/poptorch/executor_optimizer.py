@@ -24,7 +24,7 @@ class ExecutorOptimizer:
     """
 
     def __init__(self, executor: Any, optimizer: Optional[torch.optim.Optimizer]) -> None:
-        self._executor = weakref.ref(executor)
+        self._executor: Any = weakref.ref(executor)
         self._tracker = AttributeTracker(executor.options._relax_optimizer_checks)
         self._settings: Optional[OptimizerSettings] = None
         self._is_dirty = False
@@ -136,7 +136,7 @@ class ExecutorOptimizer:
 def _state_dict_from_device(keeper: ExecutorOptimizer) -> Dict[str, Any]:
     """state_dict() of an optimizer that an executor uses."""
     keeper.read_state_if_needed()
-    return keeper.torch_optimizer.get_state_dict()  # type: ignore[no-any-return]
+    return keeper.torch_optimizer.get_state_dict()
 
 
 def _trained(parameters: List[DeviceTensor], optimizer: Any) -> List[Trained]:

@@ -30,7 +30,9 @@ class ExecutorReports(ExecutorState):
     def cycleCount(self) -> int:
         """Device cycles of the last call: here nanoseconds of emulation, a number without meaning for hardware."""
         if not self._options._Popart.options["instrumentWithHardwareCycleCounter"]:
-            raise createPoptorchError("Cycle count logging is disabled. Please set option logCycleCount to True to enable.")
+            raise createPoptorchError(
+                "Cycle count logging is disabled. Please set option logCycleCount to True to enable."
+            )
         if self._program is None or self._program.counters.elapsed() == 0:
             raise createPoptorchError("Please run the model at least once before obtaining cycle count.")
         return int(self._program.counters.elapsed() * 1e9)

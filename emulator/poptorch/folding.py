@@ -1,9 +1,9 @@
 """Several micro steps as one large operation, where that gives the same result.
 
-torch.func.vmap maps the model over the micro steps of a device iteration: each still sees its own micro batch alone, but
-the processor gets few large operations instead of many small ones. A model qualifies if nothing in it is carried from
-one micro step to the next: no buffer changes, no random numbers, inputs left alone, float32 accumulators. The first two
-steps run both ways; only if they agree are later calls folded, and whatever vmap cannot map is never folded.
+torch.func.vmap maps the model over the micro steps of a device iteration: each still sees its own micro batch alone,
+but the processor gets few large operations instead of many small ones. A model qualifies if nothing in it is carried
+from one micro step to the next: no buffer changes, inputs left alone, float32 accumulators. The first two steps run
+both ways; only if they agree are later ones folded, and what vmap cannot map (random numbers too) never is.
 """
 from __future__ import annotations
 

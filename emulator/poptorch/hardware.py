@@ -2,9 +2,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, Optional
-
 import weakref
+from typing import Any, Dict, Optional
 
 from .errors import backend_error
 
@@ -14,7 +13,7 @@ _attached: Dict[int, Any] = {}  # IPU id -> weak reference to the executor that 
 
 
 def uses_ipu_model(options: Optional[Any] = None) -> bool:
-    """Whether the IPU Model stands in for hardware: the option, else POPTORCH_IPU_MODEL, else the small model's variable."""
+    """Whether the IPU Model stands in for hardware: as the option says, else one of the two environment variables."""
     if options is not None and options.exists("use_model"):
         return bool(options.use_model)
     for variable in ("POPTORCH_IPU_MODEL", "POPTORCH_SMALL_IPU_MODEL"):

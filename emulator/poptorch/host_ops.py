@@ -28,21 +28,26 @@ def ipu_print_tensor(
     The form is torch's; of the format arguments threshold, edge_items, width and digits are followed.
     """
     if not isinstance(tensor, torch.Tensor):
-        raise createPoptorchError(f"ipu print tensor must take a torch.tensor argument. {type(tensor)} is not supported.")
+        raise createPoptorchError(f"ipu_print_tensor takes a torch.Tensor. {type(tensor)} is not supported.")
     if float_format not in ("auto", "fixed", "scientific", "none"):
         raise KeyError(float_format)
     run = device_run.current
     if run is not None and run.is_tracing:
         run.calls_host = True
         return tensor
-    form = {"threshold": summarise_threshold, "edgeitems": edge_items, "max_line_width": max_line_width, "precision": digits}
+    form: Dict[str, Any] = {
+        "threshold": summarise_threshold,
+        "edgeitems": edge_items,
+        "max_line_width": max_line_width,
+        "precision": digits,
+    }
     _print(title, tensor, form)
     if print_gradient and tensor.requires_grad:
         tensor.register_hook(lambda gradient: _print(f"{title}_gradient" if title else "gradient", gradient, form))
     return tensor
 
 
-def _print(title: str, tensor: torch.Tensor, form: Dict[str, int]) -> None:
+def _print(title: str, tensor: torch.Tensor, form: Dict[str, Any]) -> None:
     import numpy
 
     with torch._C.DisableTorchFunction():
@@ -97,7 +102,7 @@ class CPU:
         return outputs if isinstance(results, (list, tuple)) else outputs[0]
 
 
-Attributes = Dict[str, Union[float, int, str, list, tuple]]  # type: ignore[type-arg]
+Attributes = Dict[str, Union[float, int, str, list, tuple]]
 
 
 def custom_op(
@@ -126,7 +131,7 @@ def _check_attribute(key: Any, value: Any) -> None:
     if not isinstance(key, str):
         raise ValueError(f"All attribute keys must be strings, got {key!r}.")
     if not isinstance(value, (float, int, str, list, tuple)):
-        raise ValueError(f"Attribute values must be floats, ints, strings or lists/tuples of one of them, got {value!r}.")
+        raise ValueError(f"Attribute values must be floats, ints, strings or lists/tuples of one, got {value!r}.")
     elements = value if isinstance(value, (list, tuple)) else [value]
     if any(not isinstance(element, type(elements[0])) for element in elements):
         raise ValueError("The types in a list/tuple attribute must all be the same.")

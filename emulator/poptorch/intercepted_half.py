@@ -12,7 +12,8 @@ import torch.nn.functional as F
 
 _HEAVY = {
     F: (
-        "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d bilinear layer_norm group_norm "
+        "linear relu dropout "
+        "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d bilinear layer_norm group_norm "
         "batch_norm instance_norm local_response_norm softmax log_softmax gelu silu mish softplus elu selu celu "
         "hardswish hardsigmoid hardtanh relu6 leaky_relu prelu logsigmoid scaled_dot_product_attention "
         "avg_pool1d avg_pool2d avg_pool3d max_pool1d max_pool2d max_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
@@ -20,8 +21,8 @@ _HEAVY = {
         "binary_cross_entropy binary_cross_entropy_with_logits huber_loss"
     ),
     torch: (
-        "matmul mm bmm mv dot addmm baddbmm addbmm einsum chain_matmul conv1d conv2d conv3d softmax log_softmax mean sum "
-        "var std var_mean std_mean norm cumsum prod logsumexp exp log sqrt rsqrt pow tanh sigmoid erf layer_norm "
+        "matmul mm bmm mv dot addmm baddbmm addbmm einsum chain_matmul conv1d conv2d conv3d softmax log_softmax mean "
+        "sum var std var_mean std_mean norm cumsum prod logsumexp exp log sqrt rsqrt pow tanh sigmoid erf layer_norm "
         "group_norm batch_norm instance_norm"
     ),
     torch.Tensor: (
@@ -30,7 +31,7 @@ _HEAVY = {
     ),
 }
 VIA_FLOAT = {
-    getattr(namespace, name) for namespace, names in _HEAVY.items() for name in names.split() if hasattr(namespace, name)
+    getattr(space, name) for space, names in _HEAVY.items() for name in names.split() if hasattr(space, name)
 }
 
 

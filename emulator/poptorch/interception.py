@@ -42,7 +42,7 @@ HANDLERS: Dict[Any, Handler] = {**LOSS_HANDLERS, **NORM_HANDLERS}
 
 
 class DeviceMode(TorchFunctionMode):
-    """While entered, code runs "on the device": isRunningOnIpu() is True and every torch function passes through here."""
+    """While entered, code runs "on the device": isRunningOnIpu() is True, and torch's functions pass through here."""
 
     def __init__(self, run: DeviceRun) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class DeviceMode(TorchFunctionMode):
         # A distribution's checks of its arguments read values, which the device cannot do.
         self._validates = Distribution._validate_args
         Distribution.set_default_validate_args(False)
-        return super().__enter__()  # type: ignore[no-any-return]
+        return super().__enter__()
 
     def __exit__(self, *details: Any) -> None:
         device_run.current = self._previous
@@ -79,7 +79,7 @@ class DeviceMode(TorchFunctionMode):
         if func in VIA_FLOAT and has_half(args, kwargs):
             result = via_float(call, args, kwargs)
         else:
-            result = call(*args, **kwargs)
+            result = _called(call, args, kwargs)
         if isinstance(result, torch.Tensor):
             self._note(result, args, kwargs)
         elif isinstance(result, (tuple, list)):
@@ -99,6 +99,16 @@ class DeviceMode(TorchFunctionMode):
             self._run.used_ipus.add(self._run.placement.ipu)
             if 0 in result.shape:
                 raise backend_error(f"Zero-sized tensors are unsupported (Got shape {list(result.shape)}).")
+
+
+def _called(call: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+    """Call; in float where torch's CPU has no half precision form (older versions lack many)."""
+    try:
+        return call(*args, **kwargs)
+    except RuntimeError as error:
+        if "not implemented for 'Half'" not in str(error):
+            raise
+    return via_float(call, args, kwargs)
 
 
 def _handled(handler: Handler, run: DeviceRun, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -61,9 +61,11 @@ def identity_loss(x: torch.Tensor, reduction: str) -> torch.Tensor:
         raise AssertionError(f'Unsupported reduction type {reduction!r}; use "sum", "mean" or "none"')
     run = device_run.current
     if reduction == "none":
-        loss = x if run is None else x.clone()
+        loss = x if run is None else x.clone()  # a mark of its own, apart from x
+    elif reduction == "sum":
+        loss = x.sum()
     else:
-        loss = x.sum() if reduction == "sum" else x.mean()
+        loss = x.mean()
     if run is not None:
         run.losses.append(loss)
     return loss
@@ -100,7 +102,7 @@ def serializedMatMul(
 ) -> torch.Tensor:
     """Matrix product; on an IPU, computed in `factor` parts."""
     if not (isinstance(mode, MatMulSerializationMode) and isinstance(factor, int) and isinstance(keep_precision, bool)):
-        raise AssertionError(f"expected a MatMulSerializationMode, int, bool; got {mode!r}, {factor!r}, {keep_precision!r}")
+        raise AssertionError(f"expected MatMulSerializationMode, int, bool; got {(mode, factor, keep_precision)}")
     return torch.matmul(lhs, rhs)
 
 

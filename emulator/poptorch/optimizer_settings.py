@@ -46,7 +46,7 @@ class OptimizerSettings(NamedTuple):
     groups: List[Dict[str, Setting]]
 
 
-_OWN_CLASS = {
+_OWN_CLASS: Dict[OptimizerKind, Any] = {
     OptimizerKind.SGD1: optim.SGD,
     OptimizerKind.SGD2: optim.SGD,
     OptimizerKind.ADAM: optim.Adam,
@@ -88,7 +88,8 @@ def kind_of(optimizer: Any) -> OptimizerKind:
     if isinstance(optimizer, optim.LAMB):
         return OptimizerKind.LAMB if optimizer.bias_correction else OptimizerKind.LAMB_NO_BIAS  # type: ignore[attr-defined]
     raise AssertionError(
-        f"Unsupported optimizer type {type(optimizer)}. Types supported {', '.join(str(kind) for kind in OptimizerKind)}"
+        f"Unsupported optimizer type {type(optimizer)}. "
+        f"Types supported {', '.join(kind.name for kind in OptimizerKind)}"
     )
 
 
@@ -165,7 +166,7 @@ def _accumulator_type(optimizer: Any, name: str) -> torch.dtype:
     dtype = getattr(optimizer, name, torch.float32)
     if dtype not in (torch.float16, torch.float32):
         raise ValueError(f"{name} must be set to either torch.float16 or torch.float32 not {dtype}")
-    return dtype  # type: ignore[no-any-return]
+    return dtype
 
 
 # For torch's own optimizers: the value at which an attribute counts as constant; None: never; "always": always.

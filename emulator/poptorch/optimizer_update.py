@@ -1,7 +1,7 @@
 """The device's update formulas, one function per optimizer.
 
-Each takes the weight w, the gradient g (multiplied by the loss scale ls), the weight's state and the optimizer's numbers
-for it, all in float32, changes the state and returns the new weight.
+Each takes the weight w, the gradient g (multiplied by the loss scale ls), the weight's state and the optimizer's
+numbers for it, all in float32, changes the state and returns the new weight.
 """
 from __future__ import annotations
 

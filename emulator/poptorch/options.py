@@ -93,34 +93,34 @@ class Options(OptionsDict):
     @property
     def TensorLocations(self) -> _TensorLocationOptions:
         """Where tensors are kept."""
-        return self._tensor_locations  # type: ignore[no-any-return]
+        return self._tensor_locations
 
     @property
     def Distributed(self) -> _DistributedOptions:
         """Which of how many processes this is."""
-        return self._distributed  # type: ignore[no-any-return]
+        return self._distributed
 
     @property
     def Jit(self) -> _JitOptions:
         """Kept for old programs."""
-        return self._jit  # type: ignore[no-any-return]
+        return self._jit
 
     @property
     def Precision(self) -> _PrecisionOptions:
         """Number formats."""
-        return self._precision  # type: ignore[no-any-return]
+        return self._precision
 
     @property
     def Training(self) -> _TrainingOptions:
         """Gradient accumulation and reduction."""
-        return self._training  # type: ignore[no-any-return]
+        return self._training
 
     @property
     def _Popart(self) -> _PopartOptions:
-        return self._popart  # type: ignore[no-any-return]
+        return self._popart
 
     def from_json(self, string: str) -> Options:
-        """Call methods by name: {"deviceIterations": 2, "Training.gradientAccumulation": 4, "f": [several, arguments]}."""
+        """Call methods by name: {"deviceIterations": 2, "Training.gradientAccumulation": 4, "f": [two, arguments]}."""
         for path, argument in json.loads(string).items():
             target: Any = self
             for name in path.split("."):

@@ -64,7 +64,8 @@ class OptionsDict:
     def checkIsFrozen(self, option: Optional[str] = None) -> None:
         """Raise AttributeError if the options are frozen; `option` is what was about to change."""
         if option != "_is_frozen" and self.__dict__.get("_is_frozen", False):
-            raise AttributeError("Can't modify frozen Options" + (f" (option {option}); clone() them" if option else ""))
+            hint = f" (option {option}); clone() them" if option else ""
+            raise AttributeError("Can't modify frozen Options" + hint)
 
     def __deepcopy__(self, memo: Dict[int, Any]) -> OptionsDict:
         duplicate = type(self).__new__(type(self))

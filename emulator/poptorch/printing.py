@@ -21,7 +21,7 @@ def _indented(text: str) -> str:
     return text.replace("\n", "\n  ")
 
 
-def print(m: Any) -> None:  # noqa: A001 (the name is PopTorch's)
+def print(m: Any) -> None:
     """Print a module with its blocks, and then as it prints itself; other values once."""
     if isinstance(m, torch.nn.Module):
         builtins.print(module_repr(m))

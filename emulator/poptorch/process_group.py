@@ -3,10 +3,9 @@ from __future__ import annotations
 
 from typing import Dict, List, Tuple
 
+import popdist
 import torch
 import torch.distributed as dist
-
-import popdist
 
 from .errors import createPoptorchError
 

@@ -80,7 +80,7 @@ def _fetch(parent: Callable[[], Any]) -> bool:
 
 
 def _model_class(plain: type, parent: Callable[[], Any]) -> type:
-    class PoptorchModel(Wrapped, plain):  # type: ignore[misc, valid-type]
+    class PoptorchModel(Wrapped, plain):
         """The user's model while a training executor holds it."""
 
         def copyWeightsToHostIfNeeded(self) -> bool:

@@ -58,7 +58,9 @@ def build_library(flags: Sequence[str] = OPTIMIZATION_FLAGS) -> Path:
             if not library.exists():
                 _compile(compiler, flags, folder, library)
     except OSError as error:
-        raise BuildError(f"the cache folder {folder} cannot be used ({error}); set {CACHE_VARIABLE} to a writable folder")
+        raise BuildError(
+            f"the cache folder {folder} cannot be used ({error}); set {CACHE_VARIABLE} to a writable folder"
+        ) from error
     return library
 
 
@@ -91,7 +93,11 @@ def _key(compiler: str, flags: Sequence[str]) -> str:
     """Name of the cache folder: everything that changes the machine code."""
     parts = [torch.__version__, compiler, *flags, platform.machine(), _processor_flags()]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        parts.append(subprocess.run([compiler, "-dumpfullversion"], capture_output=True, text=True, timeout=30).stdout)
+        parts.append(
+            subprocess.run(
+                [compiler, "-dumpfullversion"], capture_output=True, text=True, timeout=30, check=False
+            ).stdout
+        )
     for path in source_files():
         parts.append(path.name)
         parts.append(path.read_text())
@@ -162,8 +168,8 @@ def _run_all(commands: Sequence[Sequence[str]]) -> None:
             _, errors = process.communicate(timeout=BUILD_TIMEOUT_SECONDS)
             if process.returncode != 0:
                 raise BuildError(f"the compiler failed: {_first_error(errors)}")
-    except subprocess.TimeoutExpired:
-        raise BuildError(f"the compiler did not finish in {BUILD_TIMEOUT_SECONDS:.0f} s")
+    except subprocess.TimeoutExpired as error:
+        raise BuildError(f"the compiler did not finish in {BUILD_TIMEOUT_SECONDS:.0f} s") from error
     finally:
         for process in processes:
             if process.poll() is None:

@@ -30,6 +30,11 @@ def why_not_loaded() -> Optional[str]:
     return _outcome[0]
 
 
+def has_fused_kernels() -> bool:
+    """Whether the operators have been loaded by a layer of this process."""
+    return _outcome == [None]
+
+
 def _load() -> Optional[str]:
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if version < OLDEST_TORCH:

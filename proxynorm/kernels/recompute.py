@@ -17,10 +17,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from typing import Any, Iterator, NamedTuple, Optional, Tuple, Union
+from typing import Any, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Recipe(NamedTuple):
         """
         if _versions(self.x, *self.parameters) != self.versions:
             raise RuntimeError(
-                "the input or a parameter of a norm+activation layer was changed in place between forward and backward, "
+                "the input or a parameter of a norm+activation layer was changed in place after forward, "
                 "so that its output cannot be computed again; do not change it, or use recompute=False"
             )
         with torch.no_grad():
@@ -69,9 +69,28 @@ def rebuilt_activations() -> Iterator[None]:
         _state.depth = depth
 
 
+def rebuild_activations(model: nn.Module) -> None:
+    """Run every forward pass of `model` inside `rebuilt_activations()`.
+
+    Args:
+        model: the whole network; without layers made with recompute=True nothing changes.
+    """
+    contexts: List[Any] = []
+
+    def enter(module: nn.Module, inputs: Any) -> None:
+        contexts.append(rebuilt_activations())
+        contexts[-1].__enter__()
+
+    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+        contexts.pop().__exit__(None, None, None)
+
+    model.register_forward_pre_hook(enter)
+    model.register_forward_hook(leave, always_call=True)
+
+
 def is_rebuilding(out: Tensor) -> bool:
     """Whether the output of a layer with recompute=True is to be rebuilt; says once why not."""
-    global _warned
+    global _warned  # noqa: PLW0603  once per process
     if not out.requires_grad:
         return False
     if torch.compiler.is_compiling():
@@ -79,7 +98,9 @@ def is_rebuilding(out: Tensor) -> bool:
     if getattr(_state, "depth", 0) == 0:
         if not _warned:
             _warned = True
-            logger.warning("recompute=True saves no memory outside `with rebuilt_activations():` around the forward pass")
+            logger.warning(
+                "recompute=True saves no memory outside `with rebuilt_activations():` around the forward pass"
+            )
         return False
     return True
 

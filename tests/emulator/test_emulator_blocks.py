@@ -164,15 +164,17 @@ class Overlapped(torch.nn.Module):
 def test_overlapped_transfers_need_sharding_io_tiles_and_all_or_the_sum_of_outputs():
     options = poptorch.Options().outputMode(poptorch.OutputMode.Final)
     for message, change in [
-        ("not supported with poptorch.PipelinedExecution",
-         lambda: options.setExecutionStrategy(poptorch.ShardedExecution())),
-        ("No IO tiles allocated", lambda: options.TensorLocations.numIOTiles(32)),
-        ("Unsupported output mode", lambda: options.outputMode(poptorch.OutputMode.Sum)),
+        (
+            "not supported with poptorch.PipelinedExecution",
+            lambda o: o.setExecutionStrategy(poptorch.ShardedExecution()),
+        ),
+        ("No IO tiles allocated", lambda o: o.TensorLocations.numIOTiles(32)),
+        ("Unsupported output mode", lambda o: o.outputMode(poptorch.OutputMode.Sum)),
     ]:
         with pytest.raises(poptorch.Error, match=message):
             poptorch.inferenceModel(Overlapped(), options)(torch.ones(1))
         options = options.clone()
-        change()
+        change(options)
     assert poptorch.inferenceModel(Overlapped(), options)(torch.ones(1)) == 2
 
 

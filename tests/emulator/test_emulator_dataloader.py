@@ -148,8 +148,14 @@ def test_an_epoch_that_is_broken_off_begins_anew():
 @pytest.mark.parametrize("drop_last, batches", [(True, 2), (False, 3)])
 def test_rebatching_loses_no_rest_of_a_worker(drop_last, batches):
     loader = poptorch.DataLoader(
-        options(), Stream(11), batch_size=2, mode=AsyncRebatched, num_workers=2, worker_init_fn=print_nothing,
-        drop_last=drop_last, rebatched_worker_size=3,
+        options(),
+        Stream(11),
+        batch_size=2,
+        mode=AsyncRebatched,
+        num_workers=0 if drop_last else 2,
+        worker_init_fn=data_set_splits_itself,
+        drop_last=drop_last,
+        rebatched_worker_size=3,
     )
     try:
         rows = [batch.flatten().int().tolist() for batch in loader]
@@ -160,7 +166,7 @@ def test_rebatching_loses_no_rest_of_a_worker(drop_last, batches):
         loader.terminate()
 
 
-def print_nothing(worker):
+def data_set_splits_itself(worker):
     """Tells the loader that the data set splits itself."""
 
 
@@ -175,7 +181,7 @@ def test_a_short_rest_is_rebatched_when_it_is_to_be_kept():
 
 def test_a_data_set_that_fails_is_an_error_here(capfd):
     with pytest.raises(poptorch.Error, match="worker thread failed to start"):
-        poptorch.AsynchronousDataAccessor(Broken(3))
+        poptorch.AsynchronousDataAccessor(Broken(3), sharing_strategy=poptorch.SharingStrategy.Fork)
     assert "this element cannot be read" in capfd.readouterr().err
 
 

@@ -175,7 +175,10 @@ def test_a_half_model_learns():
         def __init__(self):
             super().__init__()
             self.net = torch.nn.Sequential(
-                torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.GroupNorm(2, 4), torch.nn.ReLU(), torch.nn.Flatten(),
+                torch.nn.Conv2d(1, 4, 3, padding=1),
+                torch.nn.GroupNorm(2, 4),
+                torch.nn.ReLU(),
+                torch.nn.Flatten(),
                 torch.nn.Linear(64, 3),
             )
 
@@ -199,7 +202,7 @@ def test_operations_that_only_an_ipu_has_say_so():
         lambda: poptorch.fps(torch.ones(2, 2), [0, 2]),
         lambda: poptorch.nearest(torch.ones(2, 2), torch.ones(2, 2)),
     ):
-        with pytest.raises(poptorch.Error, match="emulate|IPU"):
+        with pytest.raises(poptorch.Error, match=r"emulate|IPU"):
             call()
     with pytest.raises(ValueError, match="must all be the same"):
         poptorch.custom_op((), "Cube", "custom.ops", 1, (), attributes={"a": [1, "b"]})

@@ -84,11 +84,17 @@ FORMULAS = [
     ("torch sgd", lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), sgd(0.1, mm=0.9)),
     # torch's first velocity is the gradient itself; the device's starts at 0
     ("dampening", lambda p: P.SGD(p, lr=0.1, momentum=0.9, dampening=0.4), sgd(0.1, mm=0.9, dm=0.4)),
-    ("combined", lambda p: P.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.3, use_combined_accum=True,
-                                 velocity_scaling=4.0), sgd(0.1, mm=0.9, wd=0.3)),
+    (
+        "combined",
+        lambda p: P.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.3, use_combined_accum=True, velocity_scaling=4.0),
+        sgd(0.1, mm=0.9, wd=0.3),
+    ),
     ("scaled", lambda p: P.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.3, loss_scaling=8.0), sgd(0.1, mm=0.9, wd=0.3)),
-    ("nesterov", lambda p: P.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.2),
-     sgd(0.1, mm=0.9, wd=0.2, nesterov=True)),
+    (
+        "nesterov",
+        lambda p: P.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.2),
+        sgd(0.1, mm=0.9, wd=0.2, nesterov=True),
+    ),
     ("adam", lambda p: P.Adam(p, lr=0.1, weight_decay=0.3), adam(0.1, 0.3, decoupled=False)),
     ("adamw", lambda p: P.AdamW(p, lr=0.1, weight_decay=0.3, loss_scaling=4.0), adam(0.1, 0.3, decoupled=True)),
     ("torch adamw", lambda p: torch.optim.AdamW(p, lr=0.1), adam(0.1, 0.01, decoupled=True)),
@@ -96,8 +102,11 @@ FORMULAS = [
     ("adamw no bias", lambda p: P.AdamW(p, lr=0.1, bias_correction=False), adam(0.1, 0.01, decoupled=True)),
     ("rmsprop", lambda p: P.RMSprop(p, lr=0.1, weight_decay=0.3, momentum=0.9), rmsprop(0.1, wd=0.3, mm=0.9)),
     ("centered", lambda p: P.RMSprop(p, lr=0.1, centered=True, eps=0.1), rmsprop(0.1, centered=True, eps=0.1)),
-    ("tensorflow", lambda p: P.RMSprop(p, lr=0.1, alpha=0.9, momentum=0.9, eps=0.001, use_tf_variant=True),
-     rmsprop(0.1, a=0.9, mm=0.9, eps=0.001, tf=True)),
+    (
+        "tensorflow",
+        lambda p: P.RMSprop(p, lr=0.1, alpha=0.9, momentum=0.9, eps=0.001, use_tf_variant=True),
+        rmsprop(0.1, a=0.9, mm=0.9, eps=0.001, tf=True),
+    ),
 ]
 
 

@@ -59,7 +59,7 @@ def test_values_that_make_no_sense_are_value_errors(misuse):
 def test_unknown_options_are_attribute_errors():
     options = poptorch.Options()
     with pytest.raises(AttributeError, match="nonsense"):
-        options.nonsense
+        _ = options.nonsense
     with pytest.raises(AttributeError, match="_nonsense"):
         options._nonsense = 1
 
@@ -166,7 +166,7 @@ def test_a_file_sets_options_line_by_line(tmp_path):
     options = poptorch.Options().loadFromFile(str(file))
     assert (options.device_iterations, options.replication_factor) == (3, 2)
     file.write_text("deviceIterations(1)\noutputMode(poptorch.OutputMode.All\n")
-    with pytest.raises(poptorch.ConfigFileError, match="line 2 of options.conf"):
+    with pytest.raises(poptorch.ConfigFileError, match=r"line 2 of options\.conf"):
         options.loadFromFile(str(file))
 
 

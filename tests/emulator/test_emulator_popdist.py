@@ -1,9 +1,7 @@
 """popdist: instances as processes."""
 
 import json
-import os
-import subprocess
-import sys
+import runpy
 
 import popdist
 import popdist.poptorch
@@ -14,61 +12,58 @@ PROGRAM = """
 import json, sys
 import popdist, popdist.poptorch, poptorch, torch
 
-popdist.init()
-options = popdist.poptorch.Options(ipus_per_replica=1)
-options.Training.gradientAccumulation(2)
-torch.manual_seed(0)
-model = torch.nn.Linear(3, 2)
 
-class WithLoss(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = model
+def train():
+    popdist.init()
+    options = popdist.poptorch.Options()
+    options.Training.gradientAccumulation(2)
+    torch.manual_seed(0)
 
-    def forward(self, x, y):
-        return poptorch.identity_loss((self.layer(x) - y) ** 2, "mean")
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(3, 2)
 
-x, y = torch.randn(16, 3), torch.randn(16, 2)
-whole = WithLoss()
-optimizer = poptorch.optim.SGD(whole.parameters(), lr=0.1, momentum=0.9)
-executor = poptorch.trainingModel(whole, options, optimizer)
-share = [t.reshape(2, popdist.getNumInstances(), -1, t.shape[1])[:, popdist.getInstanceIndex()] for t in (x, y)]
-for _ in range(3):
-    executor(*(part.reshape(-1, part.shape[-1]) for part in share))
-result = {
-    "index": popdist.getInstanceIndex(),
-    "process": [options.Distributed.processId, options.Distributed.numProcesses],
-    "replicas": [options.replication_factor, popdist.getNumTotalReplicas()],
-    "weight": model.weight.flatten().tolist(),
-}
-popdist.execute_on_instances({0, 1}, lambda: open(f"{sys.argv[1]}/{result['index']}.json", "w").write(json.dumps(result)))
+        def forward(self, x, y):
+            return poptorch.identity_loss((self.layer(x) - y) ** 2, "mean")
+
+    model = Model()
+    optimizer = poptorch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    executor = poptorch.trainingModel(model, options, optimizer)
+    instances, index = popdist.getNumInstances(), popdist.getInstanceIndex()
+    data = [t.reshape(2, instances, -1, t.shape[1])[:, index] for t in (torch.randn(16, 3), torch.randn(16, 2))]
+    for _ in range(3):
+        executor(*(part.reshape(-1, part.shape[-1]) for part in data))
+    process = [options.Distributed.processId, options.Distributed.numProcesses]
+    replicas = [options.replication_factor, popdist.getNumTotalReplicas()]
+    return {"process": process, "replicas": replicas, "weight": model.layer.weight.flatten().tolist()}
+
+
+if __name__ == "__main__":
+    open(f"{sys.argv[1]}/{popdist.getInstanceIndex()}.json", "w").write(json.dumps(train()))
 """
 
 
-def start(folder, instances, replicas):
-    (folder / "program.py").write_text(PROGRAM)
-    emulator = os.path.dirname(os.path.dirname(popdist.__file__))
-    command = [sys.executable, "-m", "popdist.run", "--num-instances", str(instances), "--num-replicas", str(replicas)]
-    environment = {**os.environ, "PYTHONPATH": emulator}
-    subprocess.run([*command, str(folder / "program.py"), str(folder)], check=True, env=environment, timeout=120)
-    return [json.loads((folder / f"{index}.json").read_text()) for index in range(instances)]
-
-
-def test_two_instances_train_as_one_does(tmp_path):
-    (tmp_path / "one").mkdir()
-    (tmp_path / "two").mkdir()
-    (alone,) = start(tmp_path / "one", 1, 4)
-    first, second = start(tmp_path / "two", 2, 4)
+def test_two_instances_train_as_one_does(tmp_path, monkeypatch):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    assert popdist.run.main(["--num-instances", "2", "--num-replicas", "4", str(program), str(tmp_path)]) == 0
+    first, second = (json.loads((tmp_path / f"{index}.json").read_text()) for index in range(2))
+    monkeypatch.setenv("POPDIST_NUM_TOTAL_REPLICAS", "4")
+    monkeypatch.setenv("POPDIST_NUM_LOCAL_REPLICAS", "4")
+    alone = runpy.run_path(str(program), run_name="program")["train"]()
     assert first["weight"] == second["weight"]
     # the same sums in another order, in float32
     assert first["weight"] == pytest.approx(alone["weight"], rel=1e-5, abs=1e-6)
-    assert (first["process"], second["process"]) == ([0, 2], [1, 2])
+    assert (first["process"], second["process"], alone["process"]) == ([0, 2], [1, 2], [0, 1])
     assert first["replicas"] == second["replicas"] == [2, 4]
 
 
 def test_one_failing_instance_ends_all(tmp_path):
     program = tmp_path / "program.py"
-    program.write_text("import popdist, sys, time\nif popdist.getInstanceIndex() == 1: sys.exit(7)\ntime.sleep(60)\n")
+    program.write_text(
+        "import os, sys, time\nif os.environ['POPDIST_REPLICA_INDEX_OFFSET'] == '1': sys.exit(7)\ntime.sleep(60)\n"
+    )
     assert popdist.run.main(["--num-instances", "2", "--num-replicas", "2", str(program)]) == 7
 
 
@@ -94,8 +89,12 @@ def test_what_the_launcher_decides_cannot_be_set(name, call):
 
 
 def test_options_follow_the_environment(monkeypatch):
-    for name, value in [("NUM_TOTAL_REPLICAS", 8), ("NUM_LOCAL_REPLICAS", 2), ("REPLICA_INDEX_OFFSET", 6),
-                        ("NUM_IPUS_PER_REPLICA", 4)]:
+    for name, value in [
+        ("NUM_TOTAL_REPLICAS", 8),
+        ("NUM_LOCAL_REPLICAS", 2),
+        ("REPLICA_INDEX_OFFSET", 6),
+        ("NUM_IPUS_PER_REPLICA", 4),
+    ]:
         monkeypatch.setenv(f"POPDIST_{name}", str(value))
     assert popdist.isPopdistEnvSet()
     assert (popdist.getNumInstances(), popdist.getInstanceIndex()) == (4, 3)

@@ -136,9 +136,7 @@ def test_tied_weights_stay_tied():
     executor = poptorch.trainingModel(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
     executor(torch.ones(1, 2))
     reference(torch.ones(1, 2)).backward()
-    torch.testing.assert_close(
-        model.b.weight.detach(), (reference.a.weight - 0.1 * reference.a.weight.grad).detach()
-    )
+    torch.testing.assert_close(model.b.weight.detach(), (reference.a.weight - 0.1 * reference.a.weight.grad).detach())
     assert model.a.weight is model.b.weight
 
 

@@ -39,7 +39,7 @@ def reference(factor):
             ((model.layer(x[iteration, step]) - y[iteration, step]) ** 2).mean().backward()
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter -= RATE * factor * parameter.grad
+                parameter.sub_(RATE * factor * parameter.grad)
     return model.layer.weight
 
 

@@ -7,7 +7,7 @@ namespace proxynorm {
 
 enum class Activation { identity, relu, silu, gelu };
 
-// 1 / v for 1 <= v < 1e37. The estimate has 14 bits, one Newton step 28; a division takes 16 cycles a vector, this 6.
+// 1 / v for 1 <= v < 1e37. The estimate has 14 bits, one Newton step 28: three cheap instructions instead of a long division.
 PROXYNORM_INLINE Vec reciprocal(Vec v) {
 #if defined(PROXYNORM_AVX512)
   const Vec estimate = (Vec)_mm512_maskz_rcp14_ps(0xffff, (__m512)v);

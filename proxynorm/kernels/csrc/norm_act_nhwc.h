@@ -10,7 +10,7 @@
 namespace proxynorm {
 
 constexpr int64_t FOLD_PIXELS = 256;     // pixels summed in float32 before they go to float64
-// A bundle of wide pixels would read one page of memory in several places at once, which the prefetcher cannot follow.
+// A bundle of wide pixels reads memory in several places at once; one after another is the order a prefetcher expects.
 constexpr int64_t BUNDLED_CHANNELS = 64;
 constexpr int MOMENT_BUNDLE = 8, MAP_BUNDLE = 4, GRADIENT_BUNDLE = 4;
 constexpr int64_t PIVOT_PIXELS = 16;     // pixels whose mean is the pivot of the shifted sums

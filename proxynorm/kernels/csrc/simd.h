@@ -78,7 +78,7 @@ PROXYNORM_INLINE void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
 // ---- pairs: STEP consecutive elements in two vectors ---------------------------------------------------------------
 //
 // float32: the first and the second half. bfloat16: the even and the odd elements, since a bfloat16 is the upper half of a
-// float32: a 32-bit word holds two, and a shift and a mask take it apart without a single shuffle (worth 1.5x on bfloat16).
+// float32: a 32-bit word holds two, and a shift and a mask take it apart without a single shuffle.
 // Elementwise work and sums do not care which element a lane holds; constants per channel are laid out by slot_of.
 
 constexpr int STEP = 2 * LANES;

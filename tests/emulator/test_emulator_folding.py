@@ -1,0 +1,112 @@
+"""Several micro steps as one large operation: only where it gives the same."""
+
+import poptorch
+import pytest
+import torch
+import torch.nn.functional as F
+
+
+class Network(torch.nn.Module):
+    def __init__(self, *extra):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = torch.nn.Sequential(
+            torch.nn.Conv2d(2, 4, 3, padding=1),
+            torch.nn.GroupNorm(2, 4),
+            torch.nn.ReLU(),
+            *extra,
+            torch.nn.Flatten(),
+            torch.nn.Linear(64, 3),
+        )
+
+    def forward(self, x, y):
+        z = self.body(x)
+        return z, F.cross_entropy(z, y), (z.argmax(1) == y).sum()
+
+
+class OwnFunction(torch.nn.Module):
+    """An operation that vmap knows no rule for."""
+
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x * x
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return 2 * ctx.saved_tensors[0] * gradient
+
+    def forward(self, x):
+        return self.Square.apply(x)
+
+
+def trained(model, fold, accum_type=torch.float32):
+    options = poptorch.Options().replicationFactor(2).deviceIterations(2).outputMode(poptorch.OutputMode.All)
+    options.Training.gradientAccumulation(3)
+    optimizer = poptorch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, accum_type=accum_type)
+    executor = poptorch.trainingModel(model, options, optimizer)
+    generator = torch.Generator().manual_seed(1)
+    x, y = torch.randn(24, 2, 4, 4, generator=generator), torch.randint(0, 3, (24,), generator=generator)
+    executor.compile(x, y)
+    if not fold:
+        executor._program._folding.reject("the test says so")
+    outputs = [executor(x, y) for _ in range(3)]
+    return executor._program._folding, outputs, model.state_dict()
+
+
+def test_folded_steps_give_the_outputs_losses_and_weights_of_single_ones():
+    folding, folded, weights = trained(Network(), fold=True)
+    assert folding._is_allowed and folding._is_verified
+    _, single, expected = trained(Network(), fold=False)
+    for ours, reference in zip(folded, single):
+        for value, correct in zip(ours, reference):
+            assert value.dtype == correct.dtype
+            torch.testing.assert_close(value, correct, rtol=1e-4, atol=1e-5)  # sums in another order, six updates on
+    for name, value in expected.items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-4, atol=1e-5)
+
+
+STATEFUL = [torch.nn.BatchNorm2d(4), torch.nn.Dropout(0.5), OwnFunction()]
+
+
+@pytest.mark.parametrize("layer", STATEFUL, ids=lambda layer: type(layer).__name__)
+def test_what_depends_on_the_step_or_cannot_be_mapped_runs_step_by_step(layer):
+    model = Network(layer)
+    folding, outputs, _ = trained(model, fold=True)
+    assert not folding._is_allowed
+    assert outputs[0][1].shape == (12,)
+
+
+def test_half_accumulators_run_step_by_step():
+    folding, *_ = trained(Network(), fold=True, accum_type=torch.float16)
+    assert not folding._is_allowed
+
+
+def test_a_model_that_mixes_micro_batches_when_folded_is_found_out():
+    class Mixing(torch.nn.Module):
+        """vmap cannot see what the host counts."""
+
+        def __init__(self):
+            super().__init__()
+            self.calls = 0
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, x, y):
+            self.calls += 1
+            return poptorch.identity_loss(self.weight * x.mean() * self.calls, "sum")
+
+    folding, outputs, _ = trained(Mixing(), fold=True)
+    assert not folding._is_allowed
+    assert outputs[0].shape == (12,)
+
+
+def test_inference_folds_over_device_iterations():
+    model = Network().eval()
+    executor = poptorch.inferenceModel(model, poptorch.Options().deviceIterations(5))
+    x, y = torch.randn(10, 2, 4, 4), torch.randint(0, 3, (10,))
+    for _ in range(2):
+        z, losses, correct = executor(x, y)
+    assert executor._program._folding._is_verified
+    torch.testing.assert_close(z, model(x, y)[0].detach(), rtol=1e-4, atol=1e-5)
+    assert losses.shape == correct.shape == (5,)
