@@ -166,11 +166,11 @@ class DataLoader(torch.utils.data.DataLoader):
             self.terminate()
 
     def __iter__(self) -> Any:
+        if self._accessor is not None:  # the loading process's copy of this loader begins its own epochs
+            return iter(self._accessor)
         if self._shuffles_globally:
             self.dataset.shuffle_global_indices()  # type: ignore[attr-defined]
             self.dataset.swap_range()  # type: ignore[attr-defined]
-        if self._accessor is not None:
-            return iter(self._accessor)
         if self._is_user_batch_sampler_set and self._num_batches_to_combine not in (None, 1):
             return _joined(super().__iter__(), int(self._num_batches_to_combine or 1), self.rebatched_drop_last)
         return super().__iter__()

@@ -84,7 +84,8 @@ class DeviceOptimizer:
         before = [self.settings.defaults, *self.settings.groups]
         for old, new in zip(before, [settings.defaults, *settings.groups]):
             for name, setting in new.items():
-                _check_constants(name, old[name], setting)
+                if name != "velocity_scaling" or settings.kind == OptimizerKind.SGD1:  # else tied to the loss's
+                    _check_constants(name, old[name], setting)
         self.settings = settings
         self._write_numbers()
 

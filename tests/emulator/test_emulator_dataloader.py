@@ -195,3 +195,13 @@ def test_misuse_of_the_accessor_is_refused_before_a_process_starts():
         poptorch.DataLoader(options(), Numbers(6), mode=Async, async_options={"rebatched_size": 2})
     with pytest.raises(AssertionError, match="must be <= to the combined batch size"):
         poptorch.DataLoader(options(), Numbers(6), mode=AsyncRebatched, rebatched_worker_size=9)
+
+
+def test_a_loading_process_shuffles_a_process_share_anew_each_epoch():
+    loader = poptorch.DataLoader(options((0, 2), seed=4), Numbers(19), batch_size=2, shuffle=True, mode=Async)
+    reference = poptorch.DataLoader(options((0, 2), seed=4), Numbers(19), batch_size=2, shuffle=True)
+    try:
+        for _ in range(3):
+            assert seen(loader) == seen(reference)
+    finally:
+        loader.terminate()
