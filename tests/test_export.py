@@ -86,8 +86,8 @@ def test_torch_export_carries_a_folded_network_in_torch_operations_alone(norm: s
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_torch_export_carries_an_unfolded_network_of_the_reference_kernel(norm: str) -> None:
-    model = small(norm, "reference" if norm in ("layer", "group", "instance", "group+ws") else "auto")
+def test_torch_export_carries_an_unfolded_network_in_torch_operations_alone(norm: str) -> None:
+    model = small(norm, "auto")
     program = torch.export.export(model, (images(),))
     assert "proxynorm" not in operators(program)
     with torch.no_grad():
@@ -124,7 +124,7 @@ def test_onnx_of_a_folded_network_takes_any_batch() -> None:
 
 
 def test_onnx_runtime_computes_what_an_unfolded_network_computes_and_folding_makes_it_smaller() -> None:
-    model = small("group", "reference")
+    model = small("group", "auto")
     run, graph = onnx_function(model, images())
     run_folded, folded_graph = onnx_function(fold_for_inference(model)[0], images())
     with torch.no_grad():
