@@ -1,4 +1,5 @@
 """An emulation of popdist: which of several processes (instances) this is, as started by `python -m popdist.run`."""
+
 from __future__ import annotations
 
 import os

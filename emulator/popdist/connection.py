@@ -1,4 +1,5 @@
 """Connects instances through torch.distributed's gloo backend."""
+
 from __future__ import annotations
 
 import os

@@ -1,4 +1,5 @@
 """poptorch.Options for an instance: what popdist.run was told cannot be set again."""
+
 from __future__ import annotations
 
 from typing import Any, Optional
@@ -49,9 +50,7 @@ class Options(_PlainOptions):
                 f"--ipus-per-replica {started_with}"
             )
         _PlainOptions.replicationFactor(self, popdist.getNumLocalReplicas())
-        _DistributedOptions.configureProcessId(
-            self.Distributed, popdist.getInstanceIndex(), popdist.getNumInstances()
-        )
+        _DistributedOptions.configureProcessId(self.Distributed, popdist.getInstanceIndex(), popdist.getNumInstances())
         self.Distributed.__class__ = _InstanceOptions
 
     def useIpuId(self, ipu_id: int) -> poptorch.Options:

@@ -5,6 +5,7 @@
 Each instance runs num-replicas / num-instances replicas. A program that does not begin with "python" is run by the
 interpreter that runs this.
 """
+
 from __future__ import annotations
 
 import argparse

@@ -2,6 +2,7 @@
 
 See emulator/README.md for what it does faithfully and what it cannot.
 """
+
 from __future__ import annotations
 
 from typing import Any, Callable, Optional, Union
@@ -104,9 +105,7 @@ def trainingModel(
     )
 
 
-def inferenceModel(
-    model: Union[torch.nn.Module, PoplarExecutor], options: Optional[Options] = None
-) -> PoplarExecutor:
+def inferenceModel(model: Union[torch.nn.Module, PoplarExecutor], options: Optional[Options] = None) -> PoplarExecutor:
     """Wrap a model for inference; one that is trained elsewhere at the same time follows it."""
     user_model: Any = model.model if isinstance(model, PoplarExecutor) else model
     return PoplarExecutor(

@@ -1,4 +1,5 @@
 """Private names of PopTorch that programs reach for all the same."""
+
 from __future__ import annotations
 
 from .device_run import isRunningOnIpu

@@ -1,4 +1,5 @@
 """The logger "poptorch::python", its levels by name, and POPTORCH_LOG_LEVEL."""
+
 from __future__ import annotations
 
 import logging

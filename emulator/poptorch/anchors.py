@@ -1,4 +1,5 @@
 """Tensors of the device that a program can ask for by name: anchorTensor(), getTensorNames()."""
+
 from __future__ import annotations
 
 from typing import Any, Callable, Dict, List
@@ -25,9 +26,7 @@ def named_tensors(program: Program, weights: DeviceWeights) -> Dict[str, Callabl
     return found
 
 
-def _add_training(
-    found: Dict[str, Callable[[], torch.Tensor]], program: Program, optimizer: DeviceOptimizer
-) -> None:
+def _add_training(found: Dict[str, Callable[[], torch.Tensor]], program: Program, optimizer: DeviceOptimizer) -> None:
     for position, target in enumerate(optimizer.trained):
         name, weight = target.weight.name, target.weight
         found[f"UpdatedVar___{name}"] = lambda w=weight: w.values[0].detach().clone()  # type: ignore[misc]
@@ -37,9 +36,7 @@ def _add_training(
     found["finalLossScale"] = lambda: torch.tensor(optimizer.loss_scaling)
 
 
-def read_anchors(
-    program: Program, weights: DeviceWeights, anchored: Dict[str, List[Any]]
-) -> Dict[str, torch.Tensor]:
+def read_anchors(program: Program, weights: DeviceWeights, anchored: Dict[str, List[Any]]) -> Dict[str, torch.Tensor]:
     """The anchored tensors after a call.
 
     Raises:

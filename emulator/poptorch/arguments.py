@@ -1,4 +1,5 @@
 """The arguments of a model call: bound to the names of forward(), and checked against those of the compilation."""
+
 from __future__ import annotations
 
 import inspect
@@ -115,9 +116,7 @@ def check_same_form(compiled: BoundArguments, given: BoundArguments) -> None:
             that is no tensor.
     """
     if len(given.args) != len(compiled.args):
-        raise _mismatch(
-            "Number of positional arguments", "", f"{len(compiled.args)} arguments", str(len(given.args))
-        )
+        raise _mismatch("Number of positional arguments", "", f"{len(compiled.args)} arguments", str(len(given.args)))
     for name, expected, value in zip(compiled.names, compiled.args, given.args):
         _check(name, expected, value)
     _check_keys("named arguments", compiled.kwargs, given.kwargs)

@@ -1,4 +1,5 @@
 """AsynchronousDataAccessor: loads a data set in a process of its own, ahead of the program."""
+
 from __future__ import annotations
 
 import atexit

@@ -3,6 +3,7 @@
 The program sends commands, the process answers with messages; each carries the number of the last reset, so that what
 was loaded before a reset is told from what came after.
 """
+
 from __future__ import annotations
 
 import os

@@ -1,4 +1,5 @@
 """The compiler options that exist, by type; an unknown one is refused when the model is compiled."""
+
 from __future__ import annotations
 
 from typing import Any, Dict

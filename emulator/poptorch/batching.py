@@ -3,6 +3,7 @@
 Layout of a combined batch: [device iteration][gradient accumulation][replica][micro batch]; the rows of one micro step
 follow each other. Outputs come back in the same order.
 """
+
 from __future__ import annotations
 
 from typing import Any, List, NamedTuple

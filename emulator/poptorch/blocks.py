@@ -1,4 +1,5 @@
 """Annotations that place parts of a network on stages and IPUs; without effect outside compilation."""
+
 from __future__ import annotations
 
 import functools

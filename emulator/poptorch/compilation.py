@@ -1,4 +1,5 @@
 """Compiling a model: one forward pass on weights that are loaded anew afterwards, and the checks of what it found."""
+
 from __future__ import annotations
 
 import copy
@@ -122,7 +123,9 @@ def _check_placement(run: DeviceRun, options: Any, form: BatchForm, training: bo
     hardware.check_ipu_count(ipus, options)
     logger.debug("enablePipelining set to value %d", is_pipelined(options) and len(used) > 1)
     check_output_mode(
-        options.output_mode, options.output_return_period, form.device_iterations,
+        options.output_mode,
+        options.output_return_period,
+        form.device_iterations,
         is_pipelined(options) and len(used) > 1,
     )
     if not is_pipelined(options):

@@ -1,4 +1,5 @@
 """Functions of the program's own that run before and after each compilation."""
+
 from __future__ import annotations
 
 from collections import OrderedDict
@@ -26,4 +27,3 @@ def registerPreCompileHook(hook: Callable[[], Any]) -> RemovableHandle:
 def registerPostCompileHook(hook: Callable[[], Any]) -> RemovableHandle:
     """Call `hook` after each compilation; remove() of the returned handle ends that."""
     return _register(postcompile_hooks, hook, "Post-compile")
-

@@ -1,4 +1,5 @@
 """Options.loadFromFile: option calls from a text file."""
+
 from __future__ import annotations
 
 import os

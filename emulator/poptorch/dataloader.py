@@ -1,4 +1,5 @@
 """DataLoader: batches for one call of a model, which runs several micro batches on several replicas."""
+
 from __future__ import annotations
 
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Union
@@ -79,7 +80,8 @@ class DataLoader(torch.utils.data.DataLoader):
             if num_workers > 1 and "worker_init_fn" not in kwargs:
                 logger.warning(
                     "IterableDataset used with num_workers=%d but no worker_init_fn: every element comes %d times",
-                    num_workers, num_workers,
+                    num_workers,
+                    num_workers,
                 )
         else:
             if not drop_last:

@@ -1,4 +1,5 @@
 """The optimizer on the device: its numbers and state as named tensors, and one update of all weights."""
+
 from __future__ import annotations
 
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
@@ -268,7 +269,11 @@ def _log_settings(settings: OptimizerSettings) -> None:
     shown = ", ".join(f"{name}={str(dtype).split('.')[1]}" for name, dtype in types.items())
     logger.debug(
         "Updating graph optimizer with %s: %s lossScaling=%g%s, %s",
-        kind, _shown(settings, settings.defaults, "default_"), scale.value, _constant(scale), shown,
+        kind,
+        _shown(settings, settings.defaults, "default_"),
+        scale.value,
+        _constant(scale),
+        shown,
     )
     for index, group in enumerate(settings.groups):
         logger.debug("Updating group %d optimizer with %s: %s", index, kind, _shown(settings, group, ""))

@@ -1,4 +1,5 @@
 """The forward pass that is running on the emulated device at this moment, if any, and what it notes down."""
+
 from __future__ import annotations
 
 from typing import Any, Dict, List, Optional, Set

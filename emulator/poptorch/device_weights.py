@@ -1,4 +1,5 @@
 """The device's own copies of a model's parameters and buffers, and their exchange with the host's."""
+
 from __future__ import annotations
 
 import contextlib

@@ -1,4 +1,5 @@
 """A process's share of a data set."""
+
 from __future__ import annotations
 
 from typing import Any, Optional

@@ -1,4 +1,5 @@
 """The enumerations of PopTorch 3.4; members and values as there."""
+
 from __future__ import annotations
 
 import enum

@@ -1,4 +1,5 @@
 """The exceptions of the emulator, and the two forms in which PopTorch words them."""
+
 from __future__ import annotations
 
 

@@ -3,6 +3,7 @@
 The emulator has nothing compiled to keep: a file holds the form of the inputs, the options, and, where asked for, the
 model, its optimizer and the state of the generator.
 """
+
 from __future__ import annotations
 
 import hashlib

@@ -1,4 +1,5 @@
 """PoplarExecutor: what trainingModel() and inferenceModel() return, a model that runs on the device."""
+
 from __future__ import annotations
 
 import time

@@ -1,4 +1,5 @@
 """How an executor's weights, state and device come and go."""
+
 from __future__ import annotations
 
 from typing import Any, Dict, List

@@ -1,4 +1,5 @@
 """A training executor's optimizer: the program's, the device's, and which of the two states is newer."""
+
 from __future__ import annotations
 
 import weakref

@@ -1,4 +1,5 @@
 """What a program can ask an executor about its last call."""
+
 from __future__ import annotations
 
 from datetime import timedelta

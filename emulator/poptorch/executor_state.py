@@ -1,4 +1,5 @@
 """What the parts of an executor share."""
+
 from __future__ import annotations
 
 from datetime import timedelta

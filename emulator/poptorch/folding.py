@@ -5,6 +5,7 @@ but the processor gets few large operations instead of many small ones. A model 
 from one micro step to the next: no buffer changes, inputs left alone, float32 accumulators. The first two steps run
 both ways; only if they agree are later ones folded, and what vmap cannot map (random numbers too) never is.
 """
+
 from __future__ import annotations
 
 from typing import Any, List, Sequence

@@ -1,4 +1,5 @@
 """Which IPUs the emulator pretends to have: as many as a program asks for, unless the IPU Model is chosen."""
+
 from __future__ import annotations
 
 import os

@@ -1,4 +1,5 @@
 """Operations of a model that reach back to the host: printing, calling Python, the program's own compiled ops."""
+
 from __future__ import annotations
 
 import sys

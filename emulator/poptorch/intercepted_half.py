@@ -3,6 +3,7 @@
 The first operand (the activations) decides the type of the result: weights of another type follow it. Elsewhere mixed
 operands become float, as in torch. torch's own half precision on the CPU is slow, and absent in older versions.
 """
+
 from __future__ import annotations
 
 from typing import Any, Callable, Dict, Tuple
@@ -30,9 +31,7 @@ _HEAVY = {
         "exp log sqrt rsqrt pow __pow__ tanh sigmoid erf"
     ),
 }
-VIA_FLOAT = {
-    getattr(space, name) for space, names in _HEAVY.items() for name in names.split() if hasattr(space, name)
-}
+VIA_FLOAT = {getattr(space, name) for space, names in _HEAVY.items() for name in names.split() if hasattr(space, name)}
 
 
 def has_half(args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> bool:

@@ -1,4 +1,5 @@
 """torch's loss functions on the device: they mark their results as losses."""
+
 from __future__ import annotations
 
 from typing import Any, Callable, Dict, Tuple

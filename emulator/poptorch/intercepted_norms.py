@@ -1,4 +1,5 @@
 """torch's normalizations on the device: who updates buffers, and the strided channel grouping of group norm."""
+
 from __future__ import annotations
 
 from typing import Any, Callable, Dict, Optional, Tuple
@@ -34,9 +35,7 @@ def _group_norm(run: DeviceRun, func: Callable[..., Any], args: Arguments, kwarg
     groups, channels = given["num_groups"], given["input"].shape[1]
     if not run.strided_group_norm or groups in (1, channels):
         return func(*args, **kwargs)
-    return strided_group_norm(
-        given["input"], groups, given.get("weight"), given.get("bias"), given.get("eps", 1e-5)
-    )
+    return strided_group_norm(given["input"], groups, given.get("weight"), given.get("bias"), given.get("eps", 1e-5))
 
 
 def strided_group_norm(

@@ -1,4 +1,5 @@
 """Watches torch's functions during a forward pass on the device, and gives some of them the device's behaviour."""
+
 from __future__ import annotations
 
 import functools

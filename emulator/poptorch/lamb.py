@@ -1,4 +1,5 @@
 """LAMB on the host."""
+
 from __future__ import annotations
 
 import math

@@ -4,6 +4,7 @@ PopTorch marks the results of identity_loss and of torch's loss functions, drops
 computed from, and needs exactly one to be left. Without a compiler's graph, "computed from" is read off the autograd
 graph.
 """
+
 from __future__ import annotations
 
 from typing import Any, List, Optional, Set

@@ -1,4 +1,5 @@
 """MultiConv: convolutions that an IPU runs together; here its settings are checked and have no effect."""
+
 from __future__ import annotations
 
 from typing import Any, List, Optional, Tuple, Union

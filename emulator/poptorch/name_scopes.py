@@ -1,4 +1,5 @@
 """Names and attributes of operations in the compiled graph: accepted and checked, without effect on results."""
+
 from __future__ import annotations
 
 import copy

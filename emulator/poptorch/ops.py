@@ -1,4 +1,5 @@
 """Functions that a model calls in its forward pass; most only pass their tensors on, since they steer the compiler."""
+
 from __future__ import annotations
 
 from typing import Any, Callable, List, Optional, Union
@@ -163,9 +164,7 @@ def dynamic_slice(tensor: torch.Tensor, dim: int, start: torch.Tensor, size: int
     return tensor.index_select(dim, start.reshape(1) + torch.arange(0, size, step, device="cpu"))
 
 
-def dynamic_update(
-    input: torch.Tensor, src: torch.Tensor, dim: int, start: torch.Tensor, size: int
-) -> torch.Tensor:
+def dynamic_update(input: torch.Tensor, src: torch.Tensor, dim: int, start: torch.Tensor, size: int) -> torch.Tensor:
     """A copy of input with input[start : start + size] along one dimension replaced by src."""
     for name, tensor in (("input", input), ("start", start), ("src", src)):
         _require_tensor(tensor, name)

@@ -3,6 +3,7 @@
 An argument given explicitly is variable: it may change between calls. The others are constants of the compiled model.
 Their Python step() never runs; the device has formulas of its own (optimizer_update).
 """
+
 from __future__ import annotations
 
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple

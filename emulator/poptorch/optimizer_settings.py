@@ -1,4 +1,5 @@
 """What the device is told of an optimizer: its kind, its numbers, and which of them may change."""
+
 from __future__ import annotations
 
 import enum

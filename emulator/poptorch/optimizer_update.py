@@ -3,6 +3,7 @@
 Each takes the weight w, the gradient g (multiplied by the loss scale ls), the weight's state and the optimizer's
 numbers for it, all in float32, changes the state and returns the new weight.
 """
+
 from __future__ import annotations
 
 from typing import Any, Callable, Dict

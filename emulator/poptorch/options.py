@@ -1,4 +1,5 @@
 """Options: everything a program can say about how its model is to run."""
+
 from __future__ import annotations
 
 import copy
@@ -347,7 +348,7 @@ class Options(OptionsDict):
 
 
 def _as_enum(value: Any) -> Any:
-    """"ConnectionType.OnDemand" -> that member; anything else as it is."""
+    """ "ConnectionType.OnDemand" -> that member; anything else as it is."""
     if not isinstance(value, str) or value.count(".") != 1:
         return value
     kind, member = value.split(".")

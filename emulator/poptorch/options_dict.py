@@ -1,4 +1,5 @@
 """The base of all option objects: named values with fixed types that can be frozen."""
+
 from __future__ import annotations
 
 import copy

@@ -1,4 +1,5 @@
 """Times of input and output of the last call, as the executor's latency functions report them."""
+
 from __future__ import annotations
 
 import time

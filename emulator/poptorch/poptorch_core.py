@@ -1,4 +1,5 @@
 """The names of PopTorch's compiled module that programs reach for."""
+
 from __future__ import annotations
 
 from typing import Any, Dict

@@ -1,4 +1,5 @@
 """Printing modules with their blocks."""
+
 from __future__ import annotations
 
 import builtins

@@ -1,4 +1,5 @@
 """Adding gradients over the processes that train together, through torch.distributed."""
+
 from __future__ import annotations
 
 from typing import Dict, List, Tuple

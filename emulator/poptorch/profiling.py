@@ -1,4 +1,5 @@
 """Tracepoints for Graphcore's profiler: accepted, and without effect."""
+
 from __future__ import annotations
 
 import contextlib

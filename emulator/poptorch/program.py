@@ -1,4 +1,5 @@
 """One call of a compiled model: every device iteration, accumulation step and replica, and the weight updates."""
+
 from __future__ import annotations
 
 import time
@@ -142,9 +143,7 @@ class Program:
             gradients = self._gradients(results.pop(), 0) if is_training else {}
         return [tensor.detach() for tensor in results], gradients
 
-    def _compare_folded(
-        self, compiled: BoundArguments, inputs: Sequence[torch.Tensor], steps: Sequence[Step]
-    ) -> None:
+    def _compare_folded(self, compiled: BoundArguments, inputs: Sequence[torch.Tensor], steps: Sequence[Step]) -> None:
         """Run the first two micro steps both ways; fold later ones if they agree."""
         single: Gradients = {}
         expected = [self._some_steps(compiled, inputs, [step], single) for step in steps[:2]]
@@ -171,9 +170,7 @@ class Program:
     def _gradients(self, loss: torch.Tensor, replica: int) -> Gradients:
         """Gradients of a loss times the loss scale; one that is no scalar counts as its sum."""
         assert self.optimizer is not None
-        places = [
-            (position, target.weight.group_of[replica]) for position, target in enumerate(self.optimizer.trained)
-        ]
+        places = [(position, target.weight.group_of[replica]) for position, target in enumerate(self.optimizer.trained)]
         weights = [self.optimizer.trained[position].weight.values[copy] for position, copy in places]
         if not loss.requires_grad or not weights:
             return {}
@@ -219,9 +216,7 @@ class Program:
         kind = self._options.Training.accumulation_and_replication_reduction_type
         if kind == ReductionType.Sum:
             return 1
-        return (
-            self._form.gradient_accumulation * self._form.replicas * int(self._options.Distributed.numProcesses)
-        )
+        return self._form.gradient_accumulation * self._form.replicas * int(self._options.Distributed.numProcesses)
 
     def _collect(self, collectors: List[OutputCollector], of_replicas: List[List[torch.Tensor]]) -> None:
         if not collectors:

@@ -1,4 +1,5 @@
 """The device's random generator, apart from the host's."""
+
 from __future__ import annotations
 
 import contextlib

@@ -1,4 +1,5 @@
 """Execution strategies: which block of the network runs in which stage, on which IPU."""
+
 from __future__ import annotations
 
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union

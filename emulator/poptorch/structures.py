@@ -1,4 +1,5 @@
 """Nested containers of tensors: taking the tensors out, and putting others back in the same places."""
+
 from __future__ import annotations
 
 import abc

@@ -1,4 +1,5 @@
 """The option groups reached through Options: Jit, Precision, Training, Distributed, TensorLocations, _Popart."""
+
 from __future__ import annotations
 
 import copy

@@ -1,4 +1,5 @@
 """Where tensors are kept: checked as in PopTorch, without effect on results."""
+
 from __future__ import annotations
 
 from .options_dict import OptionsDict

@@ -1,4 +1,5 @@
 """Comparing results."""
+
 from __future__ import annotations
 
 from typing import Any

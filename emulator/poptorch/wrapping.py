@@ -3,6 +3,7 @@
 The classes of the module, its parameters and its buffers are exchanged for subclasses that ask the executor to copy
 the weights back, if they are out of date, before they answer. Pickling and copying restore the plain classes.
 """
+
 from __future__ import annotations
 
 import copy
@@ -149,9 +150,7 @@ def _parameter_class(parent: Callable[[], Any]) -> type:
             return object.__getattribute__(self, name)
 
         @classmethod
-        def __torch_function__(
-            cls, func: Any, types: Any, args: Tuple[Any, ...] = (), kwargs: Any = None
-        ) -> Any:
+        def __torch_function__(cls, func: Any, types: Any, args: Tuple[Any, ...] = (), kwargs: Any = None) -> Any:
             _fetch(parent)
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **(kwargs or {}))
@@ -168,9 +167,7 @@ def _buffer_class(parent: Callable[[], Any]) -> type:
             return object.__getattribute__(self, name)
 
         @classmethod
-        def __torch_function__(
-            cls, func: Any, types: Any, args: Tuple[Any, ...] = (), kwargs: Any = None
-        ) -> Any:
+        def __torch_function__(cls, func: Any, types: Any, args: Tuple[Any, ...] = (), kwargs: Any = None) -> Any:
             _fetch(parent)
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **(kwargs or {}))
