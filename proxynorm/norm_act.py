@@ -308,7 +308,7 @@ def _why_not_fused(x: Tensor, settings: GroupSettings) -> Optional[str]:
     """Reasons that do not depend on the kernels."""
     if torch.jit.is_tracing():
         return "the layer is being traced, and a trace holds torch operations alone"
-    if is_exporting():
+    if is_exporting() and settings.kernel != "fused":
         return "the layer is being exported, and an exported program holds torch operations alone"
     if not isinstance(settings.activation, str):
         return f"activation {activation_name(settings.activation)} is a function without a name known to the kernels"

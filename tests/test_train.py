@@ -369,7 +369,11 @@ def test_print_config_prints_yaml_that_is_complete(capsys: pytest.CaptureFixture
         (["--set", "data.crop_padding=16"], 2, ["crop_padding"]),
         (["--set", "run.seed=99999999999999999999"], 2, ["run.seed"]),
         (["--set", "optimizer.learning_rate=.inf"], 2, ["learning_rate", "inf"]),
-        (["--set", "data.image_size=1", "--set", "data.crop_padding=null"], 2, ["single value"]),
+        (
+            ["--set", "data.image_size=1", "--set", "data.crop_padding=null", "--set", "model.width=4"],
+            2,
+            ["single value"],
+        ),
     ],
 )
 def test_a_run_that_cannot_be_is_refused_in_one_line(
