@@ -10,16 +10,9 @@ from torch import Tensor, nn
 
 from proxynorm.activations import Activation, activation_function, activation_name
 from proxynorm.channels import affine, check_channels, per_channel
-from proxynorm.norm_act import find_kernels, proxy_normalize
+from proxynorm.norm_act import find_kernels, is_exporting, proxy_normalize
 from proxynorm.norms import GroupNorm
-from proxynorm.weight_standardization import _STD_EPS, WeightStandardizedConv2d
-
-try:
-    from torch.compiler import is_exporting
-except ImportError:  # older torch, whose exporters see the fused operators as any compiler does
-
-    def is_exporting() -> bool:
-        return False
+from proxynorm.weight_standardization import WeightStandardizedConv2d, standardized
 
 
 class ChannelAffine(NamedTuple):
@@ -223,10 +216,7 @@ def pads_with_zeros(conv: Union[nn.Conv1d, nn.Conv2d, nn.Conv3d]) -> bool:
 
 def _plain_weight(conv: Union[nn.Conv1d, nn.Conv2d, nn.Conv3d]) -> Tensor:
     weight = conv.weight.detach().double()
-    if isinstance(conv, WeightStandardizedConv2d):
-        std, mean = torch.std_mean(weight, dim=[1, 2, 3], unbiased=False, keepdim=True)
-        weight = (weight - mean) / (std + _STD_EPS)
-    return weight
+    return standardized(weight) if isinstance(conv, WeightStandardizedConv2d) else weight
 
 
 def _by_output_channel(values: Tensor, conv: Union[nn.Conv1d, nn.Conv2d, nn.Conv3d]) -> Tensor:

@@ -41,6 +41,10 @@ class WeightStandardizedConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         weight = self.weight if self.weight.dtype == torch.float64 else self.weight.float()
-        std, mean = torch.std_mean(weight, dim=[1, 2, 3], unbiased=False, keepdim=True)
-        standardized = (weight - mean) / (std + _STD_EPS)
-        return self._conv_forward(input, standardized.to(self.weight.dtype), self.bias)
+        return self._conv_forward(input, standardized(weight).to(self.weight.dtype), self.bias)
+
+
+def standardized(weight: Tensor) -> Tensor:
+    """(w - mean) / (std + 1e-5) for each output channel of a kernel (O, I, kh, kw), std of the population."""
+    std, mean = torch.std_mean(weight, dim=[1, 2, 3], unbiased=False, keepdim=True)
+    return (weight - mean) / (std + _STD_EPS)
