@@ -7,36 +7,23 @@ The same command runs under torchrun, one process per replica.
 from __future__ import annotations
 
 import argparse
-import copy
 import logging
 import signal
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Type
-
-import torch
+from typing import Callable, Dict, List, Optional, Type
 
 from analysis.curves import plot_curves
 from backends import Backend, DeviceError, choose_backend
-from configs import BatchPlan, Config, ConfigError, dump_config, find_config, load_config, plan_batch
-from datasets import DataError, DataSets, build_datasets
-from models import build_model
-from models.cost import Cost, measure_cost
-from proxynorm import (
-    NormActFactory,
-    affine_parameter_names,
-    has_fused_kernels,
-    rebuild_activations,
-    share_statistics,
-)
+from configs import Config, ConfigError, dump_config, find_config, load_config
+from datasets import DataError
+from experiment import Run, describe, prepare
 from training.checkpoint import CheckpointError, check_norm, load_checkpoint, newest_checkpoint, save_checkpoint
-from training.classifier import Classifier
 from training.metrics import StepSums
 from training.nonfinite import NonFiniteLossError
 from training.progress import Progress
-from training.resume import check_same_run, execution_facts, why_inexact
+from training.resume import check_same_run, why_inexact
 from training.run_folder import RunFolder, RunFolderError
 from training.run_output import RunOutput
 from training.schedule import build_schedule
@@ -88,37 +75,6 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-@dataclass(frozen=True)
-class Run:
-    """Everything that is settled before the first step."""
-
-    name: str
-    config: Config
-    backend: Backend
-    data: DataSets
-    factory: NormActFactory
-    plan: BatchPlan
-    cost: Cost
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return len(self.data.train) // self.plan.global_batch_size
-
-    @property
-    def steps(self) -> int:
-        return self.steps_per_epoch * self.config.schedule.epochs
-
-    @property
-    def norm_record(self) -> Dict[str, Any]:
-        """What decides how saved weights are to be read; checkpoints keep it."""
-        return {"name": self.factory.norm, "num_groups": self.factory.num_groups, "grouping": self.factory.grouping}
-
-    @property
-    def execution(self) -> Dict[str, Any]:
-        """What decides the result to the last bit, besides the configuration."""
-        return execution_facts(self.plan, self.backend.name, self.config, has_fused_kernels())
-
-
 def run_experiment(name: str, config: Config, options: argparse.Namespace) -> int:
     """One run, from a checked configuration to its summary. Returns the exit code."""
     backend = choose_backend(config.device)
@@ -139,73 +95,6 @@ def run_experiment(name: str, config: Config, options: argparse.Namespace) -> in
                 raise
     finally:
         backend.close()
-
-
-def prepare(name: str, config: Config, backend: Backend) -> Run:
-    """Data, network and batch plan, placed on the device."""
-    data = build_datasets(config.data, config.run.seed)
-    uses_batch_norm = config.norm.name.split("+")[0] == "batch"
-    try:
-        factory = build_factory(config, uses_batch_norm)
-        torch.manual_seed(config.run.seed)  # here and not earlier: even imports draw from torch's generator
-        network = build_model(
-            config.model.name,
-            num_classes=data.num_classes,
-            norm_act=factory,
-            in_channels=data.channels,
-            width=config.model.width,
-        )
-        # Batch norm has no fused kernel, so what it saves can be counted without computing it on many images.
-        measured = copy.deepcopy(network).to("meta") if uses_batch_norm else network
-        cost = measure_cost(measured, data.image_size, in_channels=data.channels, images=config.batch.norm_batch_size)
-    except ValueError as error:  # names and sizes in the sections model, norm and data that do not fit together
-        raise ConfigError(str(error)) from error
-    plan = plan_batch(
-        config.batch,
-        uses_batch_norm=uses_batch_norm,
-        replicas=backend.replicas,
-        local_replicas=backend.local_replicas,
-        max_micro_batch_size=backend.max_micro_batch_size(cost.saved_bytes_per_image),
-        can_share_statistics=backend.can_share_statistics,
-    )
-    run = Run(name, config, backend, data, factory, plan, cost)
-    if run.steps_per_epoch == 0:
-        raise ConfigError(
-            f"batch.global_batch_size {plan.global_batch_size} is more than the {len(data.train)} training images of "
-            f"{config.data.name}; lower it to {len(data.train)} or less"
-        )
-    share_statistics(network, backend.norm_group(plan))
-    if config.norm.recompute:
-        rebuild_activations(network)
-    classifier = Classifier(network, data.mean, data.std, config.regularization.label_smoothing)
-    backend.setup(classifier, plan, config.optimizer, affine_parameter_names(network), config.run.seed)
-    return run
-
-
-def build_factory(config: Config, uses_batch_norm: bool) -> NormActFactory:
-    """The norm of section `norm`; what is not given there is left to the layer's defaults."""
-    given = {key: value for key, value in config.norm.model_dump(exclude={"name"}).items() if value is not None}
-    return NormActFactory(
-        norm=config.norm.name, norm_batch_size=config.batch.norm_batch_size if uses_batch_norm else None, **given
-    )
-
-
-def describe(run: Run) -> str:
-    """What is about to run, one aspect a line."""
-    config, data, cost = run.config, run.data, run.cost
-    saved = cost.saved_bytes(run.plan.micro_batch_size) / 2**20
-    lines = {
-        "device": f"{run.backend.name} ({run.backend.reason}), {config.device.precision}, "
-        f"{torch.get_num_threads()} threads",
-        "data": f"{config.data.name}: {len(data.train):,} training images, {len(data.evaluation):,} to evaluate, "
-        f"{data.num_classes} classes, {data.channels}x{data.image_size}x{data.image_size}",
-        "network": f"{config.model.name}, norm {config.norm.name}{' with proxy' if config.norm.proxy else ''}: "
-        f"{cost.parameters:,} parameters, {cost.multiply_adds / 1e6:,.1f} M multiply-adds per image",
-        "batch": str(run.plan),
-        "memory": f"{saved:,.0f} MiB of activations saved for backward in a micro-batch",
-        "steps": f"{run.steps:,} = {config.schedule.epochs} epochs x {run.steps_per_epoch:,}",
-    }
-    return "\n".join(f"{name:<8} {text}" for name, text in lines.items())
 
 
 def train(run: Run, output: RunOutput, signals: StopSignals, resume: bool) -> int:

@@ -2,7 +2,7 @@
 
 from backends.base import Backend
 from backends.errors import DeviceError
-from configs.schema import DeviceConfig
+from configs.device_section import DeviceConfig
 
 __all__ = ["Backend", "DeviceError", "choose_backend"]
 

@@ -7,7 +7,7 @@ from typing import Any, Dict, Iterable, Protocol, Set, Tuple
 import torch
 
 from configs.batch import BatchPlan
-from configs.schema import OptimizerConfig
+from configs.learning_sections import OptimizerConfig
 from training.classifier import Classifier
 from training.metrics import StepSums
 

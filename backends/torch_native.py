@@ -15,7 +15,8 @@ from backends.base import Batch
 from backends.errors import DeviceError
 from backends.host_memory import available_bytes, keep_freed_memory
 from configs.batch import BatchPlan
-from configs.schema import DeviceConfig, OptimizerConfig
+from configs.device_section import DeviceConfig
+from configs.learning_sections import OptimizerConfig
 from training.classifier import Classifier
 from training.metrics import StepSums
 from training.nonfinite import NonFiniteLossError

@@ -2,34 +2,17 @@
 
 Every field has its unit and meaning beside it. Unknown keys are errors, types are strict (the string "8" is not the
 number 8), and nothing is changed after loading. Fields that only some choices use are Optional: giving one where it has
-no effect is an error, never ignored.
+no effect is an error, never ignored. The sections on learning and on the device have files of their own.
 """
 
-from typing import Any, Optional, Tuple
+from typing import Optional
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from typing_extensions import Annotated, Literal
+from pydantic import Field, model_validator
+from typing_extensions import Literal
 
-
-def _list_to_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-Floats = Annotated[Tuple[float, ...], BeforeValidator(_list_to_tuple)]  # YAML has lists; a frozen config needs tuples
-
-DeviceName = Literal["auto", "cpu", "cuda", "ipu", "ipu_model", "ipu_emulator"]
-
-
-class Section(BaseModel):
-    """One section of the YAML file: frozen, strict, no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
-
-    def refuse_unused(self, choice: str, unused: Tuple[str, ...]) -> None:
-        """Raise for fields that were given a value although `choice` has no use for them."""
-        for name in unused:
-            if getattr(self, name) is not None:
-                raise ValueError(f"{name} = {getattr(self, name)!r} has no effect with {choice}; remove it")
+from configs.device_section import DeviceConfig
+from configs.learning_sections import OptimizerConfig, RegularizationConfig, ScheduleConfig
+from configs.section import Section
 
 
 class ModelConfig(Section):
@@ -89,67 +72,6 @@ class BatchConfig(Section):
     micro_batch_size: Optional[int] = Field(
         None, gt=0, description="images in one forward; default: the largest that fits"
     )
-
-
-class RegularizationConfig(Section):
-    """What is added to the plain loss."""
-
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability mass spread evenly over all classes")
-
-
-class OptimizerConfig(Section):
-    """How a gradient becomes a weight update."""
-
-    name: Literal["sgd"]
-    learning_rate: float = Field(gt=0, description="peak value, for the whole global batch")
-    momentum: float = Field(0.0, ge=0, lt=1)
-    nesterov: bool = Field(False)
-    weight_decay: float = Field(
-        0.0, ge=0, description="L2 coefficient on weights and the proxy's parameters; not on gamma, beta"
-    )
-
-    @model_validator(mode="after")
-    def check(self) -> "OptimizerConfig":
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov true needs momentum > 0, got momentum 0; set momentum or remove nesterov")
-        return self
-
-
-class ScheduleConfig(Section):
-    """How long, and the learning rate at each step."""
-
-    name: Literal["constant", "cosine", "step", "exponential"]
-    epochs: int = Field(gt=0, description="passes over the training images")
-    warmup_epochs: float = Field(0.0, ge=0, description="linear warm-up, multiplied into the schedule")
-    milestones: Optional[Floats] = Field(None, description="step: epochs of the drops")
-    decay_factor: Optional[float] = Field(None, gt=0, le=1, description="step, exponential: factor of one drop")
-    decay_epochs: Optional[float] = Field(None, gt=0, description="exponential: epochs between drops")
-
-    @model_validator(mode="after")
-    def check(self) -> "ScheduleConfig":
-        needs = {"step": ("milestones", "decay_factor"), "exponential": ("decay_factor", "decay_epochs")}.get(
-            self.name, ()
-        )
-        for field in needs:
-            if getattr(self, field) is None:
-                raise ValueError(f"schedule {self.name} needs {field}; add it")
-        optional = ("milestones", "decay_factor", "decay_epochs")
-        self.refuse_unused(f"schedule {self.name}", tuple(field for field in optional if field not in needs))
-        if self.warmup_epochs > self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs} is more than epochs {self.epochs}; lower it")
-        if self.milestones is not None and list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"milestones {list(self.milestones)} do not increase; sort them")
-        return self
-
-
-class DeviceConfig(Section):
-    """Where it runs and in which precision. Results do not depend on this section beyond rounding."""
-
-    name: DeviceName = Field("auto", description="auto: the best device found")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast; weights stay float32")
-    channels_last: bool = Field(False, description="memory layout NHWC")
-    compile: bool = Field(False, description="torch.compile of the network")
-    threads: Optional[int] = Field(None, gt=0, description="CPU threads per process; default: torch's own choice")
 
 
 class RunConfig(Section):

@@ -96,6 +96,11 @@ class NormActFactory:
     def _base(self) -> str:
         return self.norm[: -len(_WS)] if self.norm.endswith(_WS) else self.norm
 
+    @property
+    def uses_batch_norm(self) -> bool:
+        """Whether an image's result depends on its batch."""
+        return self._base == "batch"
+
     def _set(self, field: str, value: Any) -> None:
         object.__setattr__(self, field, value)
 

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "backends": {"configs", "training"},
     "analysis": {"configs", "proxynorm", "models"},
 }
-ROOMS = set(MAY_IMPORT) | {"benchmarks", "emulator", "tests", "train", "analyze"}
+ROOMS = set(MAY_IMPORT) | {"benchmarks", "emulator", "tests", "train", "experiment", "analyze", "evaluate"}
 DEVICE_PACKAGES = {"poptorch", "popdist", "horovod"}
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from configs.schema import OptimizerConfig
+from configs.learning_sections import OptimizerConfig
 from training.optimizer import build_optimizer, set_learning_rate
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from configs.schema import ScheduleConfig
+from configs.learning_sections import ScheduleConfig
 from training.schedule import build_schedule
 
 

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from backends import DeviceError, choose_backend
 from backends.torch_native import TorchBackend
 from configs import plan_batch
-from configs.schema import BatchConfig, DeviceConfig, OptimizerConfig
+from configs.device_section import DeviceConfig
+from configs.learning_sections import OptimizerConfig
+from configs.schema import BatchConfig
 from models import build_model
 from proxynorm import NormActFactory, affine_parameter_names
 from training.classifier import Classifier

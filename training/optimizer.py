@@ -8,7 +8,7 @@ from typing import AbstractSet, List
 import torch
 from torch import nn
 
-from configs.schema import OptimizerConfig
+from configs.learning_sections import OptimizerConfig
 
 LOGGER = logging.getLogger(__name__)
 

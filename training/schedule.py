@@ -6,7 +6,7 @@ import math
 from fractions import Fraction
 from typing import Callable
 
-from configs.schema import ScheduleConfig
+from configs.learning_sections import ScheduleConfig
 
 
 def build_schedule(schedule: ScheduleConfig, peak_learning_rate: float, steps_per_epoch: int) -> Callable[[int], float]:

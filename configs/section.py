@@ -1,0 +1,25 @@
+"""What every section of the configuration has in common: frozen, strict, and no field without an effect."""
+
+from typing import Any, Tuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+from typing_extensions import Annotated
+
+
+def _list_to_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Floats = Annotated[Tuple[float, ...], BeforeValidator(_list_to_tuple)]  # YAML has lists; a frozen config needs tuples
+
+
+class Section(BaseModel):
+    """One section of the YAML file: frozen, strict, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+    def refuse_unused(self, choice: str, unused: Tuple[str, ...]) -> None:
+        """Raise for fields that were given a value although `choice` has no use for them."""
+        for name in unused:
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} = {getattr(self, name)!r} has no effect with {choice}; remove it")
