@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from backends.host_memory import keep_freed_memory
 from benchmarks.protocol import Timing, copy_bytes_per_second, measure
 from proxynorm import NormActFactory
-from proxynorm.kernels import fused_proxy_statistics
+from proxynorm.kernels import fused_proxy_statistics, why_not_fused
 
 NUM_GROUPS = 8
 LARGE = ((16, 64, 112), (16, 256, 56), (16, 512, 28), (16, 1024, 14), (16, 2048, 7))
@@ -148,7 +148,14 @@ class Bfloat16Input(nn.Module):
 
 
 def time_proxy_statistics(channels: int = 2048) -> Dict[str, float]:
-    """Microseconds of the proxy statistics of one layer, forward, by activation."""
+    """Microseconds of the proxy statistics of one layer, forward, by activation.
+
+    Raises:
+        RuntimeError: there are no fused kernels here, with the reason.
+    """
+    reason = why_not_fused(torch.zeros(1, 1), 1, "contiguous", "relu")  # builds and loads them at the first call
+    if reason is not None:
+        raise RuntimeError(f"proxy statistics cannot be timed: {reason}")
     rows = [torch.ones(channels), *(0.1 * torch.randn(channels) for _ in range(3))]
     for row in rows:
         row.requires_grad_()

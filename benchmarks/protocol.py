@@ -1,4 +1,7 @@
-"""How this project measures time: interleaved variants, paired ratios, and a guard against a busy machine."""
+"""How this project measures time: interleaved variants, paired ratios, and a guard against a busy machine.
+
+On a CPU by the wall clock, on a GPU by events of its stream.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,11 @@ import torch
 
 # A repetition counts only if a fixed copy, timed beside it, took at most this many times the best copy.
 COPY_GUARD = 1.6
-COPY_ELEMENTS = 4 << 20
+# 64 MB, more than caches hold: a smaller copy is fast or slow by what the variants left there.
+COPY_ELEMENTS = 16 << 20
 # Repetitions tried, as a multiple of those needed, before the machine counts as too busy.
 MOST_ATTEMPTS = 4
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -27,12 +32,25 @@ class Timing:
     repetitions: int
 
 
-def seconds(run: Callable[[], object], calls: int = 1) -> float:
-    """Wall time of one call, averaged over `calls`."""
+def seconds(run: Callable[[], object], calls: int = 1, device: torch.device = CPU) -> float:
+    """Time of one call, averaged over `calls`: of the wall clock, or of the work put on a GPU's stream."""
+    if device.type == "cuda":
+        return _seconds_on_gpu(run, calls)
     start = time.perf_counter()
     for _ in range(calls):
         run()
     return (time.perf_counter() - start) / calls
+
+
+def _seconds_on_gpu(run: Callable[[], object], calls: int) -> float:
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    begin.record()
+    for _ in range(calls):
+        run()
+    end.record()
+    end.synchronize()
+    return 1e-3 * begin.elapsed_time(end) / calls
 
 
 def measure(
@@ -41,6 +59,7 @@ def measure(
     *,
     repetitions: int = 15,
     shortest_sample_seconds: float = 0.004,
+    device: torch.device = CPU,
 ) -> Dict[str, Timing]:
     """Time every variant in every repetition, one after another, and compare within repetitions.
 
@@ -49,24 +68,25 @@ def measure(
         baseline: the name that ratios refer to.
         repetitions: how many must pass the copy guard.
         shortest_sample_seconds: a variant faster than this is called several times a repetition.
+        device: where the variants compute.
 
     Raises:
         RuntimeError: the machine is too busy.
     """
-    source, target = torch.ones(COPY_ELEMENTS), torch.zeros(COPY_ELEMENTS)
+    source, target = torch.ones(COPY_ELEMENTS, device=device), torch.zeros(COPY_ELEMENTS, device=device)
     calls = {}
     for name, run in variants.items():
         run()
         run()
-        calls[name] = max(1, round(shortest_sample_seconds / max(seconds(run), 1e-7)))
+        calls[name] = max(1, round(shortest_sample_seconds / max(seconds(run, device=device), 1e-7)))
     copies: List[float] = []
     times: Dict[str, List[float]] = {name: [] for name in variants}
     kept: List[int] = []
     while len(kept) < repetitions and len(copies) < MOST_ATTEMPTS * repetitions:
-        before = seconds(lambda: target.copy_(source))
+        before = seconds(lambda: target.copy_(source), device=device)
         for name, run in variants.items():
-            times[name].append(seconds(run, calls[name]))
-        copies.append(max(before, seconds(lambda: target.copy_(source))))
+            times[name].append(seconds(run, calls[name], device))
+        copies.append(max(before, seconds(lambda: target.copy_(source), device=device)))
         kept = [i for i, copy in enumerate(copies) if copy <= COPY_GUARD * min(copies)]
     if len(kept) < repetitions:
         raise RuntimeError(
@@ -82,8 +102,8 @@ def _timing(times: List[float], baseline: List[float]) -> Timing:
     return Timing(1e3 * statistics.median(times), statistics.median(ratios), quartiles[0], quartiles[2], len(ratios))
 
 
-def copy_bytes_per_second(num_bytes: int, repetitions: int = 15) -> float:
+def copy_bytes_per_second(num_bytes: int, repetitions: int = 15, device: torch.device = CPU) -> float:
     """Bytes read and written by torch's copy of a tensor of this size, per second; the median."""
-    source, target = torch.ones(num_bytes // 4), torch.zeros(num_bytes // 4)
-    times = [seconds(lambda: target.copy_(source)) for _ in range(repetitions)]
+    source, target = torch.ones(num_bytes // 4, device=device), torch.zeros(num_bytes // 4, device=device)
+    times = [seconds(lambda: target.copy_(source), device=device) for _ in range(repetitions)]
     return 2 * num_bytes / statistics.median(times)

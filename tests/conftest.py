@@ -8,6 +8,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from hypothesis import settings
 
+if not torch.cuda.is_available():
+    # Read when triton is first imported, which torchvision may do: its kernels then run on a CPU, interpreted.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 import datasets.torchvision_import  # noqa: F401  (tests that use torchvision's networks need its operators)
 
 torch.set_num_threads(1)

@@ -77,6 +77,20 @@ def test_other_flags_or_sources_or_torch_are_built_apart(fake_compiler: Path, mo
     assert build.build_library() != first
 
 
+def test_the_variable_chooses_the_instructions_and_an_unknown_name_is_refused(
+    fake_compiler: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    libraries = [build.build_library()]
+    for name in ("avx2", "baseline"):
+        monkeypatch.setenv(build.ISA_VARIABLE, name)
+        libraries.append(build.build_library())
+    assert len(set(libraries)) == 3
+    assert not any(flag.startswith("-march") for flag in build.optimization_flags())
+    monkeypatch.setenv(build.ISA_VARIABLE, "sse9")
+    with pytest.raises(build.BuildError, match="PROXYNORM_KERNEL_ISA is 'sse9'; use native, avx2, baseline"):
+        build.build_library()
+
+
 def test_a_failing_compiler_is_one_clear_line(fake_compiler: Path) -> None:
     fake_compiler.write_text("#!/bin/sh\necho 'x.h:1: error: no such thing' >&2\necho more >&2\nexit 1\n")
     with pytest.raises(build.BuildError, match=r"^the compiler failed: x.h:1: error: no such thing$"):

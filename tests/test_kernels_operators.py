@@ -54,10 +54,21 @@ def test_operators_pass_torchs_own_checks(memory_format: torch.memory_format) ->
         torch.library.opcheck(torch.ops.proxynorm.norm_act_again.default, (plain[0], statistics, *plain[1:], *settings))
 
 
-def test_a_compiled_layer_equals_the_eager_one() -> None:
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_gradients_equal_finite_differences(memory_format: torch.memory_format) -> None:
+    # Differences of float32 values: a step of 1e-2 leaves 1e-4 of curvature and 1e-5 of rounding.
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(2, 4, 3, 5, generator=generator).contiguous(memory_format=memory_format).requires_grad_()
+    with pytest.warns(UserWarning, match="double precision"):
+        assert torch.autograd.gradcheck(layer, (x, *parameters()), eps=1e-2, atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_compiled_layer_equals_the_eager_one(memory_format: torch.memory_format) -> None:
     results = []
     for function in (layer, torch.compile(layer, backend="aot_eager", fullgraph=True)):
-        x = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        x = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+        x = x.contiguous(memory_format=memory_format).requires_grad_()
         leaves = parameters()
         out = function(x, *leaves)
         out.square().sum().backward()

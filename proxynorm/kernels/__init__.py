@@ -1,6 +1,7 @@
 """The fused forms of norm + affine + activation + Proxy Normalization, and where they apply.
 
-On a CPU: C++ (csrc/), built at first use. Everything else is the reference's.
+On a CPU: C++ (csrc/), built at first use. On a CUDA GPU: Triton (triton_*.py) below the same operators and gradients.
+Everything else is the reference's.
 """
 
 from __future__ import annotations
@@ -10,13 +11,18 @@ from typing import Optional, Tuple
 import torch
 from torch import Tensor
 
-from proxynorm.kernels.operators import why_not_loaded
+from proxynorm.kernels.operators import why_not_loaded, why_not_loaded_on_cuda
 from proxynorm.kernels.recompute import attach_recipe, is_rebuilding, rebuilt_activations
 
 __all__ = ["fused_norm_act", "fused_proxy_statistics", "rebuilt_activations", "why_not_fused"]
 
 FUSED_ACTIVATIONS = ("identity", "relu", "silu", "gelu")
-FUSED_DTYPES = (torch.float32, torch.bfloat16)
+FUSED_DTYPES = {
+    "cpu": (torch.float32, torch.bfloat16),
+    "cuda": (torch.float32, torch.bfloat16, torch.float16),
+}
+# Offsets inside an image are 32-bit numbers on a GPU.
+MOST_GPU_IMAGE_VALUES = 2**30
 
 
 def why_not_fused(x: Tensor, num_groups: int, grouping: str, activation: str) -> Optional[str]:
@@ -28,10 +34,10 @@ def why_not_fused(x: Tensor, num_groups: int, grouping: str, activation: str) ->
         grouping: "contiguous" or "strided".
         activation: its name.
     """
-    if x.device.type != "cpu":
-        return f"x is on {x.device.type}; the fused form runs on a CPU"
-    if x.dtype not in FUSED_DTYPES:
-        return f"x is {x.dtype}; the fused form computes float32 and bfloat16"
+    if x.device.type not in FUSED_DTYPES:
+        return f"x is on {x.device.type}; the fused form runs on a CPU or a CUDA GPU"
+    if x.dtype not in FUSED_DTYPES[x.device.type]:
+        return f"x is {x.dtype}; the fused form computes float32 and bfloat16, on a GPU float16 too"
     if activation not in FUSED_ACTIVATIONS:
         return f"activation {activation!r} has no fused form; {', '.join(FUSED_ACTIVATIONS)} have"
     if not 2 <= x.dim() <= 5:
@@ -40,7 +46,11 @@ def why_not_fused(x: Tensor, num_groups: int, grouping: str, activation: str) ->
         return f"grouping {grouping!r} is neither contiguous nor strided"
     if num_groups < 1 or x.shape[1] % num_groups:
         return f"num_groups {num_groups} does not divide {x.shape[1]} channels"
-    return why_not_loaded()
+    if x.device.type == "cpu":
+        return why_not_loaded()
+    if x.shape[1:].numel() > MOST_GPU_IMAGE_VALUES:
+        return f"an image has {x.shape[1:].numel()} values; the fused form on a GPU takes up to {MOST_GPU_IMAGE_VALUES}"
+    return why_not_loaded_on_cuda()
 
 
 def fused_norm_act(
@@ -78,7 +88,8 @@ def fused_norm_act(
     Shape:
         (N, C, *spatial) -> same, channels_last where x is, else contiguous.
 
-    Dtype: that of x, float32 or bfloat16; arithmetic and statistics are float32 or better. Parameters of any type.
+    Dtype: that of x, float32 or bfloat16 (on a GPU float16 too); arithmetic and statistics are float32 or better.
+    Parameters of any type.
 
     Source: Labatie et al. 2021, Eq. 7.
     """

@@ -1,7 +1,11 @@
 """Building the C++ kernels at first use, and keeping the library in a cache folder.
 
-The compiler is called directly: four files, one command each, side by side, then a link. This needs g++ or
+The compiler is called directly: one command for each source, side by side, then a link. This needs g++ or
 clang++ and nothing else (torch.utils.cpp_extension would need ninja too), and takes under a minute.
+
+$PROXYNORM_KERNEL_ISA chooses the instructions: "native" (the default, all that this processor has), "avx2" (what
+x86 processors since 2013 share) or "baseline" (the compiler's default: SSE2, NEON). It is for tests, and for telling a
+fault of one form from a fault of all.
 """
 
 from __future__ import annotations
@@ -26,9 +30,11 @@ logger = logging.getLogger(__name__)
 SOURCE_FOLDER = Path(__file__).parent / "csrc"
 CACHE_VARIABLE = "PROXYNORM_CACHE_DIR"
 LIBRARY_NAME = "proxynorm_kernels.so"
+ISA_VARIABLE = "PROXYNORM_KERNEL_ISA"
+ISA_FLAGS = {"native": ("-march=native",), "avx2": ("-march=haswell",), "baseline": ()}
 # Vector extensions contract a * b + c by themselves under GCC's defaults, not under Clang's; nothing else is relaxed:
 # comparison with NaN and the order of sums are as written.
-OPTIMIZATION_FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
+OPTIMIZATION_FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 BUILD_TIMEOUT_SECONDS = 600.0
 
 
@@ -36,18 +42,19 @@ class BuildError(RuntimeError):
     """The library cannot be built on this machine; the message says why in one line."""
 
 
-def build_library(flags: Sequence[str] = OPTIMIZATION_FLAGS) -> Path:
+def build_library(flags: Optional[Sequence[str]] = None) -> Path:
     """Path of the compiled library, built first if this source, torch, compiler and processor have none yet.
 
     Several processes may call this at once: one builds, the others wait for it.
 
     Args:
-        flags: optimization flags of the compiler.
+        flags: optimization flags of the compiler; None for `optimization_flags()`.
 
     Raises:
-        BuildError: no compiler, a failing one, or no writable cache folder.
+        BuildError: no compiler, a failing one, no writable cache folder, or an unknown instruction set.
     """
     compiler = find_compiler()
+    flags = optimization_flags() if flags is None else flags
     folder = cache_folder() / _key(compiler, flags)
     library = folder / LIBRARY_NAME
     if library.exists():
@@ -62,6 +69,18 @@ def build_library(flags: Sequence[str] = OPTIMIZATION_FLAGS) -> Path:
             f"the cache folder {folder} cannot be used ({error}); set {CACHE_VARIABLE} to a writable folder"
         ) from error
     return library
+
+
+def optimization_flags() -> List[str]:
+    """The compiler's flags for the instructions that $PROXYNORM_KERNEL_ISA names.
+
+    Raises:
+        BuildError: it names none that is known.
+    """
+    name = os.environ.get(ISA_VARIABLE) or "native"
+    if name not in ISA_FLAGS:
+        raise BuildError(f"{ISA_VARIABLE} is {name!r}; use {', '.join(ISA_FLAGS)} or leave it unset")
+    return [*OPTIMIZATION_FLAGS, *ISA_FLAGS[name]]
 
 
 def cache_folder() -> Path:

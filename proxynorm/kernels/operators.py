@@ -13,9 +13,12 @@ logger = logging.getLogger(__name__)
 
 # torch.library.register_fake came with 2.4.
 OLDEST_TORCH = (2, 4)
+# Triton's bfloat16 needs Ampere's instructions.
+OLDEST_GPU = (8, 0)
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _outcome: List[Optional[str]] = []
+_cuda_outcome: List[Optional[str]] = []
 
 
 def why_not_loaded() -> Optional[str]:
@@ -30,9 +33,23 @@ def why_not_loaded() -> Optional[str]:
     return _outcome[0]
 
 
+def why_not_loaded_on_cuda() -> Optional[str]:
+    """The same for CUDA tensors: Triton kernels below the operators and gradients of why_not_loaded."""
+    if not _cuda_outcome:
+        with _lock:
+            if not _cuda_outcome:
+                reason = why_not_loaded()
+                if reason is None:
+                    reason = _load_on_cuda()
+                    if reason is not None:
+                        logger.warning("fused GPU kernels are off, the reference operations run: %s", reason)
+                _cuda_outcome.append(reason)
+    return _cuda_outcome[0]
+
+
 def has_fused_kernels() -> bool:
     """Whether the operators have been loaded by a layer of this process."""
-    return _outcome == [None]
+    return _outcome == [None] and _cuda_outcome in ([], [None])
 
 
 def _load() -> Optional[str]:
@@ -51,13 +68,29 @@ def _load() -> Optional[str]:
     return None
 
 
-def _like(x: Tensor) -> Tensor:
-    """An output of the kernels: channels_last where the input is, else contiguous."""
-    memory_format = torch.contiguous_format
+def _load_on_cuda() -> Optional[str]:
+    try:
+        from proxynorm.kernels.triton_operators import register
+    except ImportError as error:
+        return f"Triton cannot be imported ({error}); it comes with torch's CUDA builds, or: pip install triton"
+    oldest = min(torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count()))
+    if oldest < OLDEST_GPU:
+        return f"a GPU here has compute capability {oldest}; {OLDEST_GPU} or newer is needed"
+    register()
+    return None
+
+
+def memory_format_of(x: Tensor) -> torch.memory_format:
+    """The format in which the kernels work on x and write their results: channels_last where x is, else contiguous."""
     channels_last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
     if channels_last is not None and not x.is_contiguous() and x.is_contiguous(memory_format=channels_last):
-        memory_format = channels_last
-    return torch.empty_like(x, memory_format=memory_format)
+        return channels_last
+    return torch.contiguous_format
+
+
+def _like(x: Tensor) -> Tensor:
+    """An output of the kernels."""
+    return torch.empty_like(x, memory_format=memory_format_of(x))
 
 
 def _register_shapes() -> None:

@@ -63,7 +63,7 @@ def rebuilt_activations() -> Iterator[None]:
     depth = getattr(_state, "depth", 0)
     _state.depth = depth + 1
     try:
-        with torch.autograd.graph.saved_tensors_hooks(_pack, _unpack):
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
             yield
     finally:
         _state.depth = depth
@@ -120,16 +120,23 @@ def attach_recipe(
     setattr(out, _RECIPE, recipe)
 
 
+def recipe_of(tensor: Tensor) -> Optional[Recipe]:
+    """How backward would compute `tensor` again; None where the tensor itself is kept."""
+    return getattr(tensor, _RECIPE, None)
+
+
 def _versions(*tensors: Optional[Tensor]) -> Tuple[int, ...]:
     return tuple(-1 if t is None else t._version for t in tensors)
 
 
-def _pack(tensor: Tensor) -> Union[Tensor, Recipe]:
-    recipe: Any = getattr(tensor, _RECIPE, None)
+def pack(tensor: Tensor) -> Union[Tensor, Recipe]:
+    """What is kept for backward in the place of a tensor: its recipe where it has one, else the tensor."""
+    recipe = recipe_of(tensor)
     if recipe is None or tensor._version != recipe.out_version:
         return tensor
     return recipe
 
 
-def _unpack(saved: Union[Tensor, Recipe]) -> Tensor:
+def unpack(saved: Union[Tensor, Recipe]) -> Tensor:
+    """The tensor that `pack` was given."""
     return saved.rebuild() if isinstance(saved, Recipe) else saved

@@ -17,21 +17,23 @@ PROXYNORM_INLINE Vec reciprocal(Vec v) {
 #endif
 }
 
-// 2^(v * log2_base), its exponent bounded to [-126, 126]: n is the nearest integer, 2^f a degree-5 polynomial in the rest f
-// (relative error 1e-7). One multiply-add for f is enough: its error grows with |v|, where the callers' results are tiny.
+// 2^(v * log2_base), its exponent bounded to +-EXPONENT_BOUND: n is the nearest integer, 2^f a degree-5 polynomial in the rest f
+// (relative error 1e-7). One multiply-add for f is enough: its error grows with |v|, where the callers' results are tiny. The
+// bound keeps products with further small factors above the subnormal numbers, which cost 150 cycles each.
+constexpr float EXPONENT_BOUND = 80.0f;
+
 PROXYNORM_INLINE Vec power(Vec v, float log2_base) {
-  const float bound = 126.0f / (log2_base < 0 ? -log2_base : log2_base);
+  const float bound = EXPONENT_BOUND / (log2_base < 0 ? -log2_base : log2_base);
   v = at_most(at_least(v, broadcast(-bound)), broadcast(bound));
   // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits; 127 more make it the exponent of 2^n.
   const float magic = 12582912.0f + 127.0f;
   const Vec shifted = v * log2_base + magic;
   const Vec n = shifted - magic;
   const Vec f = v * log2_base - n;
-  Vec p = f * 1.3264727e-3f + 9.671513e-3f;
-  p = p * f + 0.055507336f;
-  p = p * f + 0.24022242f;
-  p = p * f + 0.693147f;
-  p = p * f + 1.0f;
+  // Two halves side by side: a chain of five multiply-adds cost 5 % of a SiLU backward.
+  const Vec f2 = f * f;
+  const Vec high = (f * 1.3264727e-3f + 9.671513e-3f) * f2 + (f * 0.055507336f + 0.24022242f);
+  const Vec p = high * f2 + (f * 0.693147f + 1.0f);
   return p * (Vec)((BitsVec)shifted << 23);
 }
 

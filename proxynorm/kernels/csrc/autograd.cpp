@@ -7,6 +7,7 @@
 #include <torch/library.h>
 
 #include <array>
+#include <memory>
 #include <string>
 
 namespace {
@@ -34,6 +35,13 @@ NodePointer owned(T* node) {
   }
 }
 
+// A backward that is not differentiated itself (no create_graph) skips the autograd layer of its operators. Saved tensors are
+// unpacked before: that may run a checkpoint's forward, which needs the layer.
+std::unique_ptr<at::AutoDispatchBelowADInplaceOrView> without_derivatives() {
+  if (at::GradMode::is_enabled()) return nullptr;
+  return std::make_unique<at::AutoDispatchBelowADInplaceOrView>();
+}
+
 void refuse_forward_mode(const char* name, std::initializer_list<OptionalTensor> tensors) {
   for (const OptionalTensor& tensor : tensors) {
     TORCH_CHECK_NOT_IMPLEMENTED(!torch::autograd::isFwGradDefined(tensor), name,
@@ -50,9 +58,13 @@ class SavedTensors {
       if (tensors[i].has_value()) saved_[i] = SavedVariable(*tensors[i], /*is_output=*/false);
     }
   }
-  OptionalTensor operator[](size_t i) const {
-    const Tensor tensor = saved_[i].unpack();
-    return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
+  std::array<OptionalTensor, size> unpack() const {
+    std::array<OptionalTensor, size> tensors;
+    for (size_t i = 0; i < size; ++i) {
+      const Tensor tensor = saved_[i].unpack();
+      if (tensor.defined()) tensors[i] = tensor;
+    }
+    return tensors;
   }
   void release() {
     for (SavedVariable& variable : saved_) variable.reset_data();
@@ -85,8 +97,10 @@ struct NormActBackward : public Node {
     variable_list result(5);   // x, weight, bias, proxy_mean, proxy_inverse_std
     if (!gradients[0].defined()) return result;
     static const auto backward = operator_named<BackwardSignature>("proxynorm::norm_act_backward");
-    const auto [dx, parameters] = backward.call(gradients[0], *saved[X], *saved[STATISTICS], saved[WEIGHT], saved[BIAS],
-                                                saved[PROXY_MEAN], saved[PROXY_INVERSE_STD], num_groups, strided, activation);
+    const std::array<OptionalTensor, COUNT> kept = saved.unpack();
+    const auto below_autograd = without_derivatives();
+    const auto [dx, parameters] = backward.call(gradients[0], *kept[X], *kept[STATISTICS], kept[WEIGHT], kept[BIAS],
+                                                kept[PROXY_MEAN], kept[PROXY_INVERSE_STD], num_groups, strided, activation);
     if (task_should_compute_output(0)) result[0] = dx;
     for (size_t i = 1; i < 5; ++i) {
       if (task_should_compute_output(i)) result[i] = parameters.select(0, (int64_t)i - 1);
@@ -146,8 +160,10 @@ struct ProxyStatisticsBackward : public Node {
     if (!gradients[0].defined() && !gradients[1].defined()) return result;
     const auto given = [](const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; };
     static const auto backward = operator_named<ProxyBackwardSignature>("proxynorm::proxy_statistics_backward");
-    const Tensor parameters = backward.call(given(gradients[0]), given(gradients[1]), *saved[SLOPES], saved[WEIGHT],
-                                            saved[BIAS], saved[PROXY_BETA], saved[PROXY_GAMMA]);
+    const std::array<OptionalTensor, COUNT> kept = saved.unpack();
+    const auto below_autograd = without_derivatives();
+    const Tensor parameters = backward.call(given(gradients[0]), given(gradients[1]), *kept[SLOPES], kept[WEIGHT], kept[BIAS],
+                                            kept[PROXY_BETA], kept[PROXY_GAMMA]);
     for (size_t i = 0; i < 4; ++i) {
       if (task_should_compute_output(i)) result[i] = parameters.select(0, (int64_t)i);
     }

@@ -18,12 +18,12 @@ struct Tensors {
 // have_statistics: use the saved ones (the map alone) instead of measuring.
 void forward_nchw(const Shape&, const Channels&, const Tensors&, Activation, Element, bool have_statistics);
 void forward_nhwc(const Shape&, const Channels&, const Tensors&, Activation, Element, bool have_statistics);
-void backward_nchw(const Shape&, const Channels&, const Tensors&, Activation, Element, const PartialGradients&);
-void backward_nhwc(const Shape&, const Channels&, const Tensors&, Activation, Element, const PartialGradients&);
+void backward_nchw(const Shape&, const Channels&, const Tensors&, Activation, Element, const ChannelSums&);
+void backward_nhwc(const Shape&, const Channels&, const Tensors&, Activation, Element, const ChannelSums&);
 
-// totals[k][c] = sum over images of partials[k][n][c], in the order of the images, for the planes of PartialGradients.
-constexpr int64_t GRADIENT_PLANES = 4;
-void sum_over_images(const float* partials, float* totals, int64_t images, int64_t channels);
+// Gradients of gamma, beta, proxy mean and proxy 1/std as rows of `channels` floats, from the sums of each image.
+constexpr int64_t SUM_PLANES = 4;
+void parameter_gradients(const Shape&, const Channels&, const ChannelSums&, Activation, float* gradients);
 
 // Per channel constants of PN, and their slopes: four rows of `channels` floats,
 // d mean / d m, d mean / d s, d inverse_std / d m, d inverse_std / d s of the proxy N(m, s^2).

@@ -49,7 +49,8 @@ proxynorm::Shape shape_of(const Tensor& x, int64_t num_groups, bool strided, dou
   TORCH_CHECK(num_groups >= 1 && x.size(1) % num_groups == 0, "num_groups ", num_groups, " does not divide the ", x.size(1),
               " channels");
   const int64_t images = x.size(0), channels = x.size(1);
-  return {images, channels, images * channels != 0 ? x.numel() / (images * channels) : 0, num_groups, strided, eps};
+  const int64_t pixels = images * channels != 0 ? x.numel() / (images * channels) : 0;
+  return proxynorm::Shape(images, channels, pixels, num_groups, strided, eps);
 }
 
 // Per channel parameters as float32 rows; an absent one is its neutral value. One small allocation instead of four tensors.
@@ -130,16 +131,17 @@ std::tuple<Tensor, Tensor> norm_act_backward(const Tensor& grad, const Tensor& x
   if (input.numel() == 0) return {dx, at::zeros({4, shape.channels}, float32)};
 
   const ChannelRows rows = rows_of(shape.channels, weight, bias, proxy_mean, proxy_inverse_std);
-  const int64_t plane = shape.images * shape.channels;
-  const Tensor partials = at::empty({4, shape.images, shape.channels}, float32);
-  float* partial = partials.mutable_data_ptr<float>();
+  const Tensor planes = at::empty({proxynorm::SUM_PLANES, shape.images, shape.channels}, float32);
+  const auto plane = [&](int64_t k) { return planes.mutable_data_ptr<float>() + k * shape.images * shape.channels; };
+  const proxynorm::ChannelSums sums = {plane(0), plane(1), plane(2), plane(3)};
   const auto backward = arranged.layout == proxynorm::Layout::nchw ? proxynorm::backward_nchw : proxynorm::backward_nhwc;
   backward(shape, channels_of(rows),
            {input.const_data_ptr(), gradient.const_data_ptr(), dx.mutable_data_ptr(), statistics_data(statistics.contiguous())},
-           activation_named(activation), element_of(input), {partial, partial + plane, partial + 2 * plane, partial + 3 * plane});
+           activation_named(activation), element_of(input), sums);
 
   Tensor parameters = at::empty({4, shape.channels}, float32);
-  proxynorm::sum_over_images(partial, parameters.mutable_data_ptr<float>(), shape.images, shape.channels);
+  proxynorm::parameter_gradients(shape, channels_of(rows), sums, activation_named(activation),
+                                 parameters.mutable_data_ptr<float>());
   return {dx, parameters};
 }
 

@@ -1,6 +1,6 @@
-#include "norm_act_nhwc.h"
-
 #include "dispatch.h"
+#include "nhwc_backward.h"
+#include "nhwc_forward.h"
 
 namespace proxynorm {
 
@@ -12,8 +12,8 @@ constexpr int64_t NARROWEST_BLOCK = 64;
 // a cache. Only where there are fewer images than threads, blocks of whole groups.
 int64_t block_width(const Shape& shape) {
   if (shape.strided || shape.images >= at::get_num_threads()) return shape.channels;
-  int64_t width = shape.group_channels();
-  while (width < shape.channels && (width < NARROWEST_BLOCK || width % STEP != 0)) width += shape.group_channels();
+  int64_t width = shape.group_channels;
+  while (width < shape.channels && (width < NARROWEST_BLOCK || width % STEP != 0)) width += shape.group_channels;
   return width;
 }
 
@@ -44,14 +44,14 @@ void forward_nhwc(const Shape& shape, const Channels& channels, const Tensors& t
 }
 
 void backward_nhwc(const Shape& shape, const Channels& channels, const Tensors& tensors, Activation activation,
-                   Element element, const PartialGradients& partial) {
+                   Element element, const ChannelSums& sums) {
   with_types(activation, element, [&](auto kind, auto value) {
     using T = decltype(value);
     for_each_block(shape, [&](int64_t n, const Block& block, Workspace& rows) {
       const int64_t at = n * shape.channels * shape.pixels + block.begin;
       backward_block_nhwc<kind()>(shape, channels, static_cast<const T*>(tensors.x) + at,
                                   static_cast<const T*>(tensors.grad) + at, static_cast<T*>(tensors.out) + at, n, block,
-                                  tensors.statistics + n * shape.groups, partial, rows);
+                                  tensors.statistics + n * shape.groups, sums, rows);
     });
   });
 }

@@ -1,0 +1,177 @@
+"""The README's tables of speed and memory, written from the JSON files between two marker comments.
+
+    python -m benchmarks.report                 prints the tables
+    python -m benchmarks.report --write         puts them into README.md, and the plots into benchmarks/plots/
+
+No number there is typed by hand. Running it twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+from benchmarks.inference import FOLDED_GNPN
+from benchmarks.plots import PLOTS, draw_plots
+from benchmarks.results import RESULTS, ROOT
+
+BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
+Results = Dict[str, Dict[str, Any]]
+NEEDED = ("layer", "step", "memory", "inference", "peers", "growth")
+
+
+class MissingResultError(Exception):
+    """A result file is not there, or lacks a field; the message says which and how to make it."""
+
+
+def load_results(folder: Path) -> Results:
+    """Every result file, by name; that of a GPU may be absent.
+
+    Raises:
+        MissingResultError: another one is.
+    """
+    results: Results = {}
+    for name in (*NEEDED, "layer_cuda"):
+        path = folder / f"{name}.json"
+        if path.exists():
+            results[name] = json.loads(path.read_text())
+        elif name in NEEDED:
+            raise MissingResultError(f"{path} is not there; run: python -m benchmarks.{name}")
+    return results
+
+
+def tables(results: Results) -> str:
+    """The Markdown between the markers.
+
+    Raises:
+        MissingResultError: a file lacks a field.
+    """
+    sections: Sequence[Callable[[Results], List[str]]] = (
+        _introduction, _layer_table, _step_table, _memory_table, _inference_table, _peer_table, _gpu_table, _plots,
+    )  # fmt: skip
+    try:
+        return "\n".join(line for section in sections for line in section(results))
+    except KeyError as error:
+        raise MissingResultError(f"a result file has no field {error}; run ./run_benchmarks.sh again") from error
+
+
+def between_markers(text: str, content: str) -> str:
+    """The text with what is between the markers replaced.
+
+    Raises:
+        ValueError: the markers are not there once each, in order.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"the text must hold the lines {BEGIN} and {END} once each, in this order")
+    head, rest = text.split(BEGIN)
+    return f"{head}{BEGIN}\n{content}\n{END}{rest.split(END)[1]}"
+
+
+def _introduction(results: Results) -> List[str]:
+    machine, settings = results["step"]["machine"], results["step"]["settings"]
+    commits = sorted({row["commit"] for name, result in results.items() if name != "layer" for row in result["rows"]})
+    return [
+        f"Machine: {machine['machine_class']}; {machine['threads']} threads, torch {machine['torch']}, commit "
+        f"{', '.join(commits)}. All numbers are ratios to",
+        "eager batch norm + activation in the same process: below 1 is faster or smaller. Medians of at least "
+        f"{settings['repetitions']} interleaved repetitions;",
+        "written by `./run_benchmarks.sh`. How to read and improve them: [benchmarks/NOTES.md](benchmarks/NOTES.md).",
+        "",
+    ]
+
+
+def _layer_table(results: Results) -> List[str]:
+    rows = [
+        [row["setting"], _ratio(row["geometric_mean"]["ours"]), _shares(row["shapes"])]
+        for row in results["layer"]["layers"]
+    ]
+    heads = ["one layer with GN+PN, forward plus backward", "time / batch norm", "share of a copy's bandwidth"]
+    microseconds = ", ".join(
+        f"{name} {value:.0f} us" for name, value in results["layer"]["proxy_statistics_us"].items()
+    )
+    return [*_table(heads, rows), f"Proxy statistics of 2048 channels: {microseconds}.", ""]
+
+
+def _shares(shapes: List[Dict[str, Any]]) -> str:
+    shares = [shape["copy_bandwidth_share"] for shape in shapes if shape["copy_bandwidth_share"] is not None]
+    return f"{100 * min(shares):.0f}-{100 * max(shares):.0f} %" if shares else ""
+
+
+def _step_table(results: Results) -> List[str]:
+    rows = []
+    for row in results["step"]["rows"]:
+        for name, timing in row["timings"].items():
+            spread = f"{timing['first_quartile']:.2f}-{timing['third_quartile']:.2f}"
+            rows.append([row["workload"], name, _ratio(timing["ratio"]), spread, _ratio(row["norm_overhead"][name])])
+    heads = ["training step", "norm", "time / batch norm", "quartiles", "(t - none) / (batch norm - none)"]
+    return _table(heads, rows)
+
+
+def _memory_table(results: Results) -> List[str]:
+    rows = [
+        [row["workload"], name, _ratio(numbers["total_ratio"]), _ratio(numbers["activation_ratio"])]
+        for row in results["memory"]["rows"]
+        for name, numbers in row["variants"].items()
+    ]
+    heads = ["kept for backward", "norm", "bytes / batch norm", "without copies of weights"]
+    return _table(heads, rows)
+
+
+def _inference_table(results: Results) -> List[str]:
+    rows = [[row["workload"], _ratio(row["timings"][FOLDED_GNPN]["ratio"])] for row in results["inference"]["rows"]]
+    return _table(["evaluation, GN+PN folded", "time / batch norm folded into convolutions"], rows)
+
+
+def _peer_table(results: Results) -> List[str]:
+    rows = results["peers"]["rows"]
+    names = list(rows[0]["geometric_mean"])
+    body = [[name, *(_ratio(row["geometric_mean"][name]) for row in rows)] for name in names]
+    return _table(["one layer, other ways", *(row["setting"] for row in rows)], body)
+
+
+def _gpu_table(results: Results) -> List[str]:
+    if "layer_cuda" not in results:
+        return ["GPU: not measured.", ""]
+    rows = [
+        [row["setting"], _ratio(row["geometric_mean"]["ours"]), _shares(row["shapes"])]
+        for row in results["layer_cuda"]["rows"]
+    ]
+    device = results["layer_cuda"]["machine"]["machine_class"]
+    return _table([f"one layer on {device}", "time / batch norm", "share of a copy's bandwidth"], rows)
+
+
+def _plots(results: Results) -> List[str]:
+    folder = PLOTS.relative_to(ROOT)
+    names = ", ".join(f"[{name}]({folder}/{name}.svg)" for name in ("bandwidth", "ratios", "growth"))
+    return [f"Plots: {names}."]
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _table(heads: List[str], rows: List[List[str]]) -> List[str]:
+    rule = ["---"] * len(heads)
+    return [*("| " + " | ".join(row) + " |" for row in (heads, rule, *rows)), ""]
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--plots", type=Path, default=PLOTS, help="folder of the plots")
+    parser.add_argument("--write", action="store_true", help="change the README and draw the plots")
+    options = parser.parse_args(arguments)
+    results = load_results(options.results)
+    content = tables(results)
+    if not options.write:
+        print(content)
+        return
+    options.readme.write_text(between_markers(options.readme.read_text(), content))
+    draw_plots(results, options.plots)
+
+
+if __name__ == "__main__":
+    main()
