@@ -38,6 +38,7 @@ class LoadingJob(NamedTuple):
     load_indefinitely: bool
     early_preload: bool
     rebatched_size: Optional[int]
+    start_method: str  # of the data set's own worker processes
 
 
 class LoadingProcess:
@@ -53,6 +54,9 @@ class LoadingProcess:
         rebatched_size: Optional[int],
     ) -> None:
         context: Any = multiprocessing.get_context(_CONTEXTS[sharing_strategy])
+        if sharing_strategy == SharingStrategy.ForkServer:
+            # The server imports torch once, for all loading processes; without effect where it runs already.
+            context.set_forkserver_preload(["__main__", "poptorch"])
         commands, self._commands = context.Pipe(duplex=False)
         self._messages, sender = context.Pipe(duplex=False)
         with tempfile.TemporaryDirectory() as folder:
@@ -61,7 +65,8 @@ class LoadingProcess:
                 with open(path, "wb") as file:
                     pickle.dump(dataset, file, protocol=4)
                 dataset = path
-            job = LoadingJob(dataset, buffer_size, load_indefinitely, early_preload, rebatched_size)
+            start_method = multiprocessing.get_start_method()  # the program's, not this process's
+            job = LoadingJob(dataset, buffer_size, load_indefinitely, early_preload, rebatched_size, start_method)
             self._process = context.Process(target=_load, args=(job, commands, sender))
             self._process.start()
             commands.close()
@@ -276,6 +281,7 @@ def _skeleton(example: Any, tensors: List[torch.Tensor]) -> Any:
 def _load(job: LoadingJob, commands: Any, messages: Any) -> None:
     """Main function of the process."""
     logger.debug("AsynchronousDataAccessor worker process: %d", os.getpid())
+    multiprocessing.set_start_method(job.start_method, force=True)
     try:
         _Loader(job, commands, messages).run()
     except (KeyboardInterrupt, EOFError, BrokenPipeError):

@@ -48,6 +48,17 @@ class BatchForm(NamedTuple):
         return self.replicas // self.group_size
 
     @property
+    def micro_steps(self) -> int:
+        """Micro steps of each replica in one call."""
+        return self.device_iterations * self.gradient_accumulation
+
+    def returns(self, options: Any, step: int) -> bool:
+        """Whether outputs are sent after this micro step."""
+        if options.output_mode == OutputMode.EveryN:
+            return (step + 1) % int(options.output_return_period) == 0
+        return options.output_mode == OutputMode.All or step == self.micro_steps - 1
+
+    @property
     def inputs(self) -> int:
         """Micro batches in one combined batch."""
         return self.device_iterations * self.gradient_accumulation * self.groups

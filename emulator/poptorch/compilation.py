@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from typing import Any, NamedTuple, Optional, Sequence
+from typing import Any, List, NamedTuple, Optional, Sequence
 
 import torch
 
@@ -14,11 +15,14 @@ from .backend_options import validate_backend_options
 from .batching import BatchForm, check_output_mode, on_device_type
 from .device_run import DeviceRun, is_on_device, mark_on_device
 from .device_weights import DeviceWeights
-from .enums import OutputMode
 from .errors import backend_error, createPoptorchError
 from .interception import DeviceMode
 from .loss import index_of_final_loss
-from .strategies import PipelinedExecution, ShardedExecution
+from .memory_limit import limited_kind
+from .memory_meter import MemoryMeter
+from .operation_names import OperationNames
+from .overlap import check_overlap_options
+from .strategies import PipelinedExecution, ShardedExecution, _IPhasedExecution
 from .structures import rebuilt, tensors_in
 
 
@@ -30,6 +34,8 @@ class Graph(NamedTuple):
     loss_count: int  # how many losses were marked
     is_stateless: bool  # a forward pass changes no buffer or input and calls nothing on the host
     ipus: int  # of all replicas
+    names: List[str]  # of the inputs and of what is computed, in order
+    memory: Optional[MemoryMeter]  # where it is limited
 
 
 def compile_graph(
@@ -50,27 +56,47 @@ def compile_graph(
     args, kwargs = micro.args, micro.kwargs
     inputs = tensors_in((args, kwargs))
     # Each compilation places the blocks anew: a strategy may serve several models.
-    run = DeviceRun(copy.deepcopy(options._execution_strategy._stages_manager), strided_group_norm(options))
+    naming = OperationNames(use_modules=options._module_namescope_enabled)
+    run = DeviceRun(
+        copy.deepcopy(options._execution_strategy._stages_manager),
+        strided_group_norm(options),
+        names=naming,
+        mode=options._execution_strategy.shown_mode,
+    )
+    naming.add_inputs(inputs)
+    run.is_training = training
+    if limited_kind() is not None:
+        run.memory = MemoryMeter([tensor.values[0] for tensor in weights.parameters + weights.buffers], inputs)
     versions = [buffer.values[0]._version for buffer in weights.buffers]
     # Buffers that change here are loaded again when the device is attached, before the first call.
-    with weights.in_place(0), torch.set_grad_enabled(training), DeviceMode(run):
+    with weights.in_place(0), torch.set_grad_enabled(training), contextlib.ExitStack() as watching:
+        if run.memory is not None:
+            watching.enter_context(run.memory.watching_autograd())
+        watching.enter_context(naming.inside(model))
+        watching.enter_context(DeviceMode(run))
         outputs = model(*args, **kwargs)
+    if run.memory is not None:
+        run.memory.finish()
     updated = [
         position for position, buffer in enumerate(weights.buffers) if buffer.values[0]._version != versions[position]
     ]
     if options.broadcast_buffers and form.replicas > 1:
         _refuse_buffer_updates(weights, updated, versions, run)
     ipus = _check_placement(run, options, form, training)
-    _check_overlap(run, options)
+    run.overlap.check(inputs, tensors_in(outputs))
+    if run.overlap.is_wanted:
+        check_overlap_options(options, is_pipelined(options))
     _check_named_buffers(weights, options)
     loss_index = index_of_final_loss(run.losses) if training else None
     is_stateless = (
         not updated
+        and not run.updates_statistics
         and not run.calls_host
         and all(is_on_device(tensor) for tensor in tensors_in(outputs))
         and all(tensor._version == 0 for tensor in inputs)
     )
-    return Graph(_without_autograd(outputs), loss_index, len(run.losses), is_stateless, ipus)
+    losses, names = len(run.losses), naming.names
+    return Graph(_without_autograd(outputs), loss_index, losses, is_stateless, ipus, names, run.memory)
 
 
 def _without_autograd(outputs: Any) -> Any:
@@ -122,6 +148,8 @@ def _check_placement(run: DeviceRun, options: Any, form: BatchForm, training: bo
     ipus = max(len(used), max(used) + 1) * form.replicas
     hardware.check_ipu_count(ipus, options)
     logger.debug("enablePipelining set to value %d", is_pipelined(options) and len(used) > 1)
+    if isinstance(options._execution_strategy, _IPhasedExecution):
+        options._execution_strategy.log_phases(run.last_phase)
     check_output_mode(
         options.output_mode,
         options.output_return_period,
@@ -144,26 +172,6 @@ def _check_placement(run: DeviceRun, options: Any, form: BatchForm, training: bo
             f"({forward_stages}) when using PopTorch.PipelinedExecution."
         )
     return ipus
-
-
-def _check_overlap(run: DeviceRun, options: Any) -> None:
-    if not run.overlapped:
-        return
-    if is_pipelined(options):
-        raise backend_error(
-            "Overlapped IO is not supported with poptorch.PipelinedExecution. "
-            "If you are using only one IPU, please switch to poptorch.ShardedExecution."
-        )
-    if not options.TensorLocations.exists("numIOTiles"):
-        raise backend_error(
-            "No IO tiles allocated. You must allocate at least 32 IO tiles "
-            "using poptorch.Options().TensorLocations.numIOTiles."
-        )
-    if options.output_mode not in (OutputMode.All, OutputMode.Sum):
-        raise backend_error(
-            "Unsupported output mode for overlapped IO. "
-            "Please switch output mode to poptorch.OutputMode.All or poptorch.OutputMode.Sum."
-        )
 
 
 def _check_named_buffers(weights: DeviceWeights, options: Any) -> None:

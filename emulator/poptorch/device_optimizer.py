@@ -10,6 +10,7 @@ from . import optimizer_update as formulas
 from ._logging import logger
 from .device_weights import DeviceTensor
 from .errors import backend_error
+from .loss_scaling import FACTOR_NAME, AutomaticLossScaling
 from .optimizer_settings import OptimizerKind, OptimizerSettings, Setting
 
 Gradients = Dict[Tuple[int, int], torch.Tensor]  # (position of the weight, replica group) -> gradient
@@ -44,11 +45,15 @@ class DeviceOptimizer:
     Args:
         settings: as of the compilation.
         trained: the weights it updates.
+        auto_scaling: changes the loss scale; None: it stays.
     """
 
-    def __init__(self, settings: OptimizerSettings, trained: List[Trained]) -> None:
+    def __init__(
+        self, settings: OptimizerSettings, trained: List[Trained], auto_scaling: Optional[AutomaticLossScaling] = None
+    ) -> None:
         self.settings = settings
         self.trained = trained
+        self.auto_scaling = auto_scaling
         self.has_momentum = [self._momentum_of(position) for position in range(len(trained))]
         self.parts = [self._state_parts(position) for position in range(len(trained))]
         self.state = [
@@ -63,10 +68,16 @@ class DeviceOptimizer:
         ]
         self.numbers: Dict[str, torch.Tensor] = {}
         self._write_numbers()
+        self.last_loss_scaling = self.loss_scaling  # of the last update
 
     @property
     def loss_scaling(self) -> float:
         """What the loss's gradient is multiplied by."""
+        factor = 1.0 if self.auto_scaling is None else float(self.auto_scaling.factor)
+        return self._chosen_scaling * factor
+
+    @property
+    def _chosen_scaling(self) -> float:
         number = self.numbers.get("lossScaling_FLOAT")
         return float(self.settings.loss_scaling.value if number is None else number)
 
@@ -92,18 +103,23 @@ class DeviceOptimizer:
 
     def step(self, gradients: Gradients) -> None:
         """Update every weight that has a gradient."""
-        scaling = self.loss_scaling
-        clip = self._clip_factor(gradients, scaling)
+        scaling = self._chosen_scaling
+        self.last_loss_scaling = self.loss_scaling
+        # The numbers of the formulas hold the program's scale: the device's own factor is taken out before.
+        share = self._clip_factor(gradients, self.loss_scaling) * scaling / self.loss_scaling
         with torch.no_grad():
             for (position, copy), gradient in gradients.items():
                 weight = self.trained[position].weight.values[copy]
                 state = self.state[position][copy]
                 working = {part: tensor.float() for part, tensor in state.items()}
                 update = self._formula(position)
-                updated = update(weight.float(), gradient.float() * clip, working, self._numbers_of(position, scaling))
+                scaled = gradient.float() if share == 1.0 else gradient.float() * share
+                updated = update(weight.float(), scaled, working, self._numbers_of(position, scaling))
                 weight.copy_(updated)
                 for part, tensor in state.items():
                     tensor.copy_(working[part])
+        if self.auto_scaling is not None:
+            self.auto_scaling.update()
 
     def read(self) -> Dict[str, Any]:
         """The optimizer's state as {"ipu_state", "ipu_param"}; weights per replica group are stacked."""
@@ -114,6 +130,8 @@ class DeviceOptimizer:
             for part, form in self.parts[position].items():
                 values = [copy[part] for copy in copies]
                 state[form.name] = torch.stack(values) if is_split else values[0].clone()
+        if self.auto_scaling is not None:
+            state[FACTOR_NAME] = self.auto_scaling.factor.clone()
         return {"ipu_state": state, "ipu_param": {name: value.clone() for name, value in self.numbers.items()}}
 
     def write(self, state: Dict[str, Any]) -> None:
@@ -122,6 +140,8 @@ class DeviceOptimizer:
         for name, value in state["ipu_param"].items():
             if name in self.numbers:
                 self.numbers[name] = value.clone().float()
+        if self.auto_scaling is not None and FACTOR_NAME in state["ipu_state"]:
+            self.auto_scaling.factor = state["ipu_state"][FACTOR_NAME].clone().float()
         for position, copies in enumerate(self.state):
             is_split = self.trained[position].weight.is_split
             for part, form in self.parts[position].items():
@@ -137,6 +157,10 @@ class DeviceOptimizer:
     def _momentum_of(self, position: int) -> bool:
         momentum = self._group(position).get("momentum")
         return momentum is not None and not (momentum.is_constant and momentum.value == 0)
+
+    def has_combined_accumulator(self, position: int) -> bool:
+        """Whether the velocity of the weight is its gradient accumulator too."""
+        return self.settings.kind == OptimizerKind.SGD1 and self.has_momentum[position]
 
     def _state_parts(self, position: int) -> Dict[str, StateTensor]:
         settings, name = self.settings, self.trained[position].weight.name

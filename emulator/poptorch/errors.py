@@ -31,6 +31,11 @@ def backend_error(message: str) -> Error:
     return _error("poptorch_cpp_error", message)
 
 
+def out_of_memory_error(message: str) -> Error:
+    """Build the Error of a model that does not fit: 'popart_exception': message."""
+    return _error("popart_exception", message)
+
+
 def _error(kind: str, message: str) -> Error:
     error = Error(f"'{kind}': {message}")
     error.type = kind

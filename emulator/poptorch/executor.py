@@ -10,7 +10,6 @@ import torch
 
 from . import hardware, wrapping
 from ._logging import logger
-from .anchors import read_anchors
 from .arguments import ArgumentBinder, BoundArguments, check_same_form
 from .compilation import compile_graph, is_pipelined
 from .compile_hooks import postcompile_hooks, precompile_hooks
@@ -21,6 +20,7 @@ from .executable_file import note_in_cache, read_executable, write_executable
 from .executor_device import ExecutorDevice
 from .executor_optimizer import ExecutorOptimizer
 from .executor_reports import ExecutorReports
+from .memory_limit import check_memory
 from .options import Options
 from .printing import module_repr
 from .program import Program
@@ -144,7 +144,9 @@ class PoplarExecutor(ExecutorDevice, ExecutorReports):
             self._optimizer.write_state_if_needed()
         with self._generator.active():
             outputs = program.run(arguments, compiled)
-        self._anchors = read_anchors(program, self._weights, self._options.anchored_tensors)
+        if self._options._Popart.options["instrumentWithHardwareCycleCounter"]:
+            logger.debug("Total number of IPU cycles: %d", self.cycleCount())
+        self._anchors = program.anchors.results()
         if self._optimizer is not None:
             self._dirty_host_weights = True
             self._optimizer.has_run()
@@ -181,8 +183,9 @@ class PoplarExecutor(ExecutorDevice, ExecutorReports):
             raise backend_error("Cycle count logging is only supported on actual IPU hardware.")
         if popart.get("cachePath"):
             note_in_cache(popart["cachePath"], repr(self))
-        if self._options.connection_type == ConnectionType.Always:
-            hardware.acquire(self, self._options)
+        if self._options.exists("use_model"):
+            shown = "Enabled" if self._options.use_model else "Disabled"
+            logger.info("From the user configuration: Ipu model: %s", shown)
         if any(tensor.requires_grad for tensor in arguments.tensors(arguments)):
             logger.warning(
                 "Input tensor has requires_grad=True set. This tensor will be detached because backward pass via "
@@ -208,10 +211,15 @@ class PoplarExecutor(ExecutorDevice, ExecutorReports):
         finally:
             for hook in postcompile_hooks.values():
                 hook()
+        hardware.choose(self, self._options, graph.ipus)
         optimizer = None if self._optimizer is None else self._optimizer.on_device(weights)
+        if graph.memory is not None:
+            is_pipeline = is_pipelined(self._options) and len({stage.ipu for stage in graph.memory.stages}) > 1
+            check_memory(graph.memory, weights, optimizer, self._options, is_pipeline)
         self._weights = weights
         self._compiled_arguments = arguments.mapped(lambda tensor: tensor.detach())
         self._program = Program(self._model, weights, graph, self._options, optimizer)
+        logger.debug("Finished Poplar compilation.")
 
     def save(self, filename: str, export_model: bool = True, save_rng_state: bool = True) -> None:
         """Write the compiled model to a file; export_model=False leaves model and optimizer out."""

@@ -87,11 +87,12 @@ class ExecutorDevice(ExecutorState):
             raise AssertionError("Trying to attach to an offline device (ConnectionType.Never)")
         if self._is_attached:
             raise createPoptorchError("Device is already attached")
-        hardware.acquire(self, self._options)
+        hardware.attach(self, self._options)
         self._is_attached = True
         self.copyWeightsToDevice()
         if self._optimizer is not None:
             self._optimizer.on_attach()
+        self._generator.sent()
 
     def detachFromDevice(self) -> None:
         """Fetch weights and state and let go of the device."""
@@ -101,6 +102,7 @@ class ExecutorDevice(ExecutorState):
         if self._optimizer is not None:
             self.copyWeightsToHostIfNeeded()
             self._optimizer.read_state_if_needed()
+        self._generator.read()
         hardware.release(self)
         self._is_attached = False
 

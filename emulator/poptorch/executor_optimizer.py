@@ -13,6 +13,7 @@ from ._logging import logger
 from .device_optimizer import DeviceOptimizer, Trained
 from .device_weights import DeviceTensor, DeviceWeights
 from .enums import MeanReductionStrategy
+from .loss_scaling import AutomaticLossScaling
 from .optimizer_settings import AttributeTracker, OptimizerSettings, settings_of
 
 
@@ -88,7 +89,9 @@ class ExecutorOptimizer:
     def on_device(self, weights: DeviceWeights) -> DeviceOptimizer:
         """Make the device's optimizer for the model's trained parameters."""
         assert self._settings is not None
-        self._device = DeviceOptimizer(self._settings, _trained(weights.parameters, self.torch_optimizer))
+        trained = _trained(weights.parameters, self.torch_optimizer)
+        scaling = AutomaticLossScaling.of(self._executor().options)
+        self._device = DeviceOptimizer(self._settings, trained, scaling)
         self._is_dirty = False
         return self._device
 

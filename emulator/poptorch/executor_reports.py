@@ -8,7 +8,6 @@ from typing import Dict, List
 import torch
 
 from . import perf_counters
-from .anchors import named_tensors
 from .errors import createPoptorchError
 from .executor_state import ExecutorState
 
@@ -18,9 +17,9 @@ class ExecutorReports(ExecutorState):
 
     def getTensorNames(self) -> List[str]:
         """Names that Options.anchorTensor() takes."""
-        if self._program is None or self._weights is None:
+        if self._program is None:
             raise AssertionError("Model must be compiled before calling getTensorNames")
-        return list(named_tensors(self._program, self._weights))
+        return self._program.anchors.known
 
     def getAnchoredTensor(self, short_name: str) -> torch.Tensor:
         """An anchored tensor as of the last call."""

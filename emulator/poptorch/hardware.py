@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import weakref
 from typing import Any, Dict, Optional
 
+from ._logging import logger
+from .enums import ConnectionType
 from .errors import backend_error
 
 MAX_IPUS = 64
 EMULATED_VERSION = 2  # Mk2 (GC200, Bow)
-_attached: Dict[int, Any] = {}  # IPU id -> weak reference to the executor that holds it
+_attached: Dict[int, Any] = {}  # device -> weak reference to the executor that holds it
 
 
 def uses_ipu_model(options: Optional[Any] = None) -> bool:
@@ -43,14 +46,15 @@ def check_ipu_count(ipus: int, options: Any) -> None:
     """Check the number of IPUs of all replicas of a model.
 
     Raises:
-        Error: more than a process can have, or on hardware no power of two.
+        Error: more than a process can have, or on attached hardware no power of two.
     """
     if ipus > MAX_IPUS:
         raise backend_error(
             f"Too many IPUs requested ({ipus}). Experiments that need more than {MAX_IPUS} IPUs need several processes"
         )
     rounded = 1 << (ipus - 1).bit_length()
-    if rounded != ipus and not uses_ipu_model(options) and not options.auto_round_num_ipus:
+    is_hardware = options.connection_type != ConnectionType.Never and not uses_ipu_model(options)
+    if rounded != ipus and is_hardware and not options.auto_round_num_ipus:
         raise backend_error(
             f"The model specifies the use of {ipus} IPUs, however PopTorch must reserve a minimum of {rounded} in "
             "order to allow the model to run, because PopTorch must reserve a power of 2 or maximum of 64 IPUs per "
@@ -59,21 +63,43 @@ def check_ipu_count(ipus: int, options: Any) -> None:
         )
 
 
-def acquire(executor: Any, options: Any) -> None:
-    """Attach to the IPU that useIpuId() names; without a name there is always a free one.
+def choose(executor: Any, options: Any, ipus: int) -> None:
+    """Choose a device to compile for; with ConnectionType.Always it is attached at once.
 
     Raises:
-        Error: another executor holds it.
+        Error: as attach().
     """
-    if not options.exists("ipu_id"):
+    if options.connection_type == ConnectionType.Always:
+        logger.debug("Acquired %d IPU(s): running on device Id %d.", ipus, _find(executor, options))
+        attach(executor, options)
+    elif options.connection_type == ConnectionType.OnDemand and not options.exists("ipu_id"):
+        logger.debug("Acquired %d IPU(s): running on device Id 0.", ipus)
+
+
+def attach(executor: Any, options: Any) -> None:
+    """Attach to the device that useIpuId() names, else to the first free one: there always is one.
+
+    Raises:
+        Error: another executor holds the named one.
+    """
+    if any(holder() is executor for holder in _attached.values()):
         return
-    holder = _attached.get(options.ipu_id, lambda: None)()
-    if holder is not None and holder is not executor:
+    device = _find(executor, options)
+    _attached[device] = weakref.ref(executor)
+    logger.debug("Attached to device %d", device)
+
+
+def _find(executor: Any, options: Any) -> int:
+    held = {device for device, holder in _attached.items() if holder() is not None}
+    if not options.exists("ipu_id"):
+        return next(device for device in itertools.count() if device not in held)
+    if options.ipu_id in held:
         raise backend_error(f"Failed to acquire IPU with id {options.ipu_id}: another model is attached to it")
-    _attached[options.ipu_id] = weakref.ref(executor)
+    return int(options.ipu_id)
 
 
 def release(executor: Any) -> None:
-    """Detach from the IPU that the executor holds."""
-    for ipu_id in [key for key, holder in _attached.items() if holder() is executor]:
-        del _attached[ipu_id]
+    """Detach from the device that the executor holds."""
+    for device in [key for key, holder in _attached.items() if holder() in (executor, None)]:
+        if _attached.pop(device)() is not None:
+            logger.debug("Detached from device %d", device)

@@ -9,6 +9,7 @@ import torch
 
 from . import device_run
 from .errors import createPoptorchError
+from .tensor_text import TextForm
 
 
 def ipu_print_tensor(
@@ -26,7 +27,8 @@ def ipu_print_tensor(
 ) -> torch.Tensor:
     """Pass a tensor on, printing its value, and its gradient when that is computed, on stderr.
 
-    The form is torch's; of the format arguments threshold, edge_items, width and digits are followed.
+    A tensor with more than summarise_threshold elements shows the first and last edge_items of each dimension; rows
+    longer than max_line_width are broken; digits are significant ones, in fixed or scientific form.
     """
     if not isinstance(tensor, torch.Tensor):
         raise createPoptorchError(f"ipu_print_tensor takes a torch.Tensor. {type(tensor)} is not supported.")
@@ -36,23 +38,18 @@ def ipu_print_tensor(
     if run is not None and run.is_tracing:
         run.calls_host = True
         return tensor
-    form: Dict[str, Any] = {
-        "threshold": summarise_threshold,
-        "edgeitems": edge_items,
-        "max_line_width": max_line_width,
-        "precision": digits,
-    }
+    form = TextForm(
+        summarise_threshold, edge_items, max_line_width, digits, float_format, separator, open_bracket, close_bracket
+    )
     _print(title, tensor, form)
     if print_gradient and tensor.requires_grad:
         tensor.register_hook(lambda gradient: _print(f"{title}_gradient" if title else "gradient", gradient, form))
     return tensor
 
 
-def _print(title: str, tensor: torch.Tensor, form: Dict[str, Any]) -> None:
-    import numpy
-
+def _print(title: str, tensor: torch.Tensor, form: TextForm) -> None:
     with torch._C.DisableTorchFunction():
-        values = numpy.array2string(tensor.detach().float().numpy(), **form)
+        values = form.text(tensor.detach())
     print(f"{title}: {values}" if title else values, file=sys.stderr)
 
 

@@ -6,7 +6,7 @@ operands become float, as in torch. torch's own half precision on the CPU is slo
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -43,13 +43,22 @@ def has_half(args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> bool:
     return False
 
 
-def via_float(call: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
-    """Call with half operands as float, and give the result the type of the first floating operand."""
+def via_float(
+    call: Callable[..., Any],
+    args: Tuple[Any, ...],
+    kwargs: Dict[str, Any],
+    note_cast: Optional[Callable[[torch.Tensor, torch.Tensor], None]] = None,
+) -> Any:
+    """Call with half operands as float, and give the result the type of the first floating operand.
+
+    note_cast is told of each operand and its float copy.
+    """
     target = _first_type((*args, *kwargs.values()))
-    result = call(*(_as_float(arg) for arg in args), **{key: _as_float(value) for key, value in kwargs.items()})
+    casts = {key: _as_float(value, note_cast) for key, value in kwargs.items()}
+    result = call(*(_as_float(arg, note_cast) for arg in args), **casts)
     if "dtype" in kwargs and kwargs["dtype"] is not None:
         return result
-    return _as_type(result, target)
+    return _as_type(result, target, note_cast)
 
 
 def _first_type(values: Tuple[Any, ...]) -> torch.dtype:
@@ -60,17 +69,23 @@ def _first_type(values: Tuple[Any, ...]) -> torch.dtype:
     return torch.float32
 
 
-def _as_float(value: Any) -> Any:
+def _as_float(value: Any, note_cast: Optional[Callable[[torch.Tensor, torch.Tensor], None]]) -> Any:
     if isinstance(value, torch.Tensor) and value.dtype == torch.float16:
-        return value.float()
+        cast = value.float()
+        if note_cast is not None:
+            note_cast(value, cast)
+        return cast
     if isinstance(value, list) or type(value) is tuple:
-        return type(value)(_as_float(element) for element in value)
+        return type(value)(_as_float(element, note_cast) for element in value)
     return value
 
 
-def _as_type(result: Any, dtype: torch.dtype) -> Any:
+def _as_type(result: Any, dtype: torch.dtype, note_cast: Optional[Callable[..., None]]) -> Any:
     if isinstance(result, torch.Tensor):
-        return result.to(dtype) if result.is_floating_point() else result
+        cast = result.to(dtype) if result.is_floating_point() else result
+        if note_cast is not None and cast is not result:
+            note_cast(cast, result)
+        return cast
     if isinstance(result, tuple):
-        return tuple(_as_type(element, dtype) for element in result)
+        return tuple(_as_type(element, dtype, note_cast) for element in result)
     return result

@@ -1,4 +1,4 @@
-"""torch's normalizations on the device: who updates buffers, and the strided channel grouping of group norm."""
+"""torch's normalizations on the device: who updates buffers, strided channel groups, and folded micro steps."""
 
 from __future__ import annotations
 
@@ -8,34 +8,98 @@ import torch
 import torch.nn.functional as F
 
 from .device_run import DeviceRun
+from .errors import backend_error
 
 Arguments = Tuple[Any, ...]
 Keywords = Dict[str, Any]
+_GROUP_NORM = ("input", "num_groups", "weight", "bias", "eps", "cudnn_enabled")
+_LAYER_NORM = ("input", "normalized_shape", "weight", "bias", "eps", "cudnn_enable")
 
 
-def _with_running_statistics(position: int) -> Callable[..., Any]:
-    """A norm whose running mean and variance are the arguments `position` and the next."""
+class _OnAllSteps(torch.autograd.Function):
+    """function(x, *parameters) of folded micro steps as one call on the rows of all of them.
+
+    torch.func.vmap takes norms apart into several operations; a function that treats the rows of x one by one gives the
+    same in one. As this is only a rule for vmap, it has no meaning of its own where x is the same in all steps.
+    """
+
+    @staticmethod
+    def forward(function: Callable[..., torch.Tensor], x: torch.Tensor, *parameters: Any) -> torch.Tensor:
+        raise NotImplementedError("a norm of something that is the same in all micro steps is not folded")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Arguments, output: Any) -> None:
+        """Nothing is saved: forward() never returns."""
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Arguments, function: Callable[..., torch.Tensor], x: torch.Tensor, *parameters: Any
+    ) -> Any:
+        """Join the step and row dimensions, call, and part them again."""
+        if in_dims[1] is None or any(dim is not None for dim in in_dims[2:]):
+            raise NotImplementedError("a norm with weights of their own for each micro step is not folded")
+        steps = x.movedim(in_dims[1], 0)
+        return function(steps.flatten(0, 1), *parameters).unflatten(0, steps.shape[:2]), 0
+
+
+def _by_row(run: DeviceRun, function: Callable[..., torch.Tensor], x: torch.Tensor, *parameters: Any) -> torch.Tensor:
+    return _OnAllSteps.apply(function, x, *parameters) if run.is_folded else function(x, *parameters)
+
+
+def _with_parameters(names: Tuple[str, ...], norm: Callable[..., Any]) -> Callable[..., Any]:
+    """A handler of a norm whose arguments have these names.
+
+    Raises:
+        Error: when called with only one of weight and bias.
+    """
 
     def handle(run: DeviceRun, func: Callable[..., Any], args: Arguments, kwargs: Keywords) -> Any:
-        found = [kwargs.get("running_mean"), kwargs.get("running_var"), *args[position : position + 2]]
-        buffers = [buffer for buffer in found if isinstance(buffer, torch.Tensor)]
-        before = [buffer._version for buffer in buffers]
-        result = func(*args, **kwargs)
-        for buffer, version in zip(buffers, before):
-            steps = run.updates_by_norms.get(id(buffer), 0)
-            run.updates_by_norms[id(buffer)] = steps + buffer._version - version
-        return result
+        given = {**dict(zip(names, args)), **kwargs}
+        if (given.get("weight") is None) != (given.get("bias") is None):
+            present, missing = ("bias", "weight") if given.get("weight") is None else ("weight", "bias")
+            raise backend_error(
+                f"{func.__name__} has a {present} and no {missing}: the device's norms take both or neither. Pass "
+                f"{'ones' if missing == 'weight' else 'zeros'} as {missing}, or apply the {present} after the norm"
+            )
+        return norm(run, func, given)
 
     return handle
 
 
-def _group_norm(run: DeviceRun, func: Callable[..., Any], args: Arguments, kwargs: Keywords) -> Any:
-    names = ("input", "num_groups", "weight", "bias", "eps")
-    given = {**dict(zip(names, args)), **kwargs}
-    groups, channels = given["num_groups"], given["input"].shape[1]
-    if not run.strided_group_norm or groups in (1, channels):
-        return func(*args, **kwargs)
-    return strided_group_norm(given["input"], groups, given.get("weight"), given.get("bias"), given.get("eps", 1e-5))
+def _with_running_statistics(run: DeviceRun, func: Callable[..., Any], given: Keywords) -> Any:
+    """A norm that may update its running mean and variance."""
+    uses_batch = given.get("training", given.get("use_input_stats", False))
+    if run.is_folded and not uses_batch:
+        return _with_fixed_statistics(run, func, given)
+    buffers = [given[name] for name in ("running_mean", "running_var") if given.get(name) is not None]
+    run.updates_statistics = run.updates_statistics or bool(uses_batch and buffers)
+    before = [buffer._version for buffer in buffers]
+    result = func(**given)
+    for buffer, version in zip(buffers, before):
+        steps = run.updates_by_norms.get(id(buffer), 0)
+        run.updates_by_norms[id(buffer)] = steps + buffer._version - version
+    return result
+
+
+def _with_fixed_statistics(run: DeviceRun, func: Callable[..., Any], given: Keywords) -> Any:
+    tensors = {name: given[name] for name in _TENSORS if name in given}
+    rest = {name: value for name, value in given.items() if name not in tensors}
+    return _by_row(run, lambda *values: func(**dict(zip(tensors, values)), **rest), *tensors.values())
+
+
+def _group_norm(run: DeviceRun, func: Callable[..., Any], given: Keywords) -> Any:
+    groups, eps, channels = given["num_groups"], given.get("eps", 1e-5), given["input"].shape[1]
+    norm = strided_group_norm if run.strided_group_norm and groups not in (1, channels) else F.group_norm
+    parameters = given.get("weight"), given.get("bias")
+    return _by_row(run, lambda x, weight, bias: norm(x, groups, weight, bias, eps), given["input"], *parameters)
+
+
+def _layer_norm(run: DeviceRun, func: Callable[..., Any], given: Keywords) -> Any:
+    shape, eps, x = given["normalized_shape"], given.get("eps", 1e-5), given["input"]
+    if x.dim() == len(shape):  # one row, and no dimension for it
+        return func(**given)
+    parameters = given.get("weight"), given.get("bias")
+    return _by_row(run, lambda x, weight, bias: F.layer_norm(x, shape, weight, bias, eps), x, *parameters)
 
 
 def strided_group_norm(
@@ -56,10 +120,16 @@ def strided_group_norm(
     return in_order if bias is None else in_order + bias.reshape(per_channel)
 
 
+_TENSORS = ("input", "running_mean", "running_var", "weight", "bias")  # in the order of torch.nn.functional
+_TENSORS_OF_TORCH = ("input", "weight", "bias", "running_mean", "running_var")
+_NUMBERS = ("momentum", "eps", "cudnn_enabled")
 NORM_HANDLERS = {
-    F.batch_norm: _with_running_statistics(1),
-    torch.batch_norm: _with_running_statistics(3),
-    F.instance_norm: _with_running_statistics(1),
-    torch.instance_norm: _with_running_statistics(3),
-    F.group_norm: _group_norm,
+    F.batch_norm: _with_parameters((*_TENSORS, "training", *_NUMBERS), _with_running_statistics),
+    torch.batch_norm: _with_parameters((*_TENSORS_OF_TORCH, "training", *_NUMBERS), _with_running_statistics),
+    F.instance_norm: _with_parameters((*_TENSORS, "use_input_stats", *_NUMBERS), _with_running_statistics),
+    torch.instance_norm: _with_parameters((*_TENSORS_OF_TORCH, "use_input_stats", *_NUMBERS), _with_running_statistics),
+    F.group_norm: _with_parameters(_GROUP_NORM, _group_norm),
+    torch.group_norm: _with_parameters(_GROUP_NORM, _group_norm),
+    F.layer_norm: _with_parameters(_LAYER_NORM, _layer_norm),
+    torch.layer_norm: _with_parameters(_LAYER_NORM, _layer_norm),
 }

@@ -13,6 +13,7 @@ from . import device_run
 from ._logging import logger
 from .device_run import DeviceRun, is_on_device, mark_on_device
 from .errors import backend_error
+from .finite import require_finite
 from .intercepted_half import VIA_FLOAT, has_half, via_float
 from .intercepted_losses import LOSS_HANDLERS
 from .intercepted_norms import NORM_HANDLERS
@@ -72,44 +73,61 @@ class DeviceMode(TorchFunctionMode):
                 f"aten::item is only supported in eager mode, but {func.__name__}() was called on a tensor of a model "
                 "that is compiled: its value is not known while the graph is built. Compute with the tensor instead"
             )
-        args, kwargs = _on_this_machine(args), _devices_on_this_machine(kwargs)
-        if func in FACTORIES and self._run.is_tracing and "device" not in kwargs:
+        if func is torch.Tensor.to:
+            args = _on_this_machine(args)
+        if "device" in kwargs:
+            kwargs = _devices_on_this_machine(kwargs)
+        elif self._run.is_tracing and func in FACTORIES:
             logger.warning("No device set in torch.%s(): forcing to IPU", func.__name__)
         handler = HANDLERS.get(func)
         call = func if handler is None else functools.partial(_handled, handler, self._run, func)
+        note_cast = None if self._run.memory is None else self._run.memory.note_cast
         if func in VIA_FLOAT and has_half(args, kwargs):
-            result = via_float(call, args, kwargs)
+            result = via_float(call, args, kwargs, note_cast)
         else:
-            result = _called(call, args, kwargs)
+            result = _called(call, args, kwargs, note_cast)
         if isinstance(result, torch.Tensor):
-            self._note(result, args, kwargs)
+            self._note(func, (result,), args, kwargs)
         elif isinstance(result, (tuple, list)):
-            for element in result:
-                if isinstance(element, torch.Tensor):
-                    self._note(element, args, kwargs)
+            self._note(func, [element for element in result if isinstance(element, torch.Tensor)], args, kwargs)
         return result
 
-    def _note(self, result: torch.Tensor, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> None:
+    def _note(self, func: Any, results: Sequence[torch.Tensor], args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> None:
         """Follow which tensors are on the device, and in which block they are computed."""
-        if not _is_computed_on_device(args, kwargs):
+        if not results or not _is_computed_on_device(args, kwargs):
             return
-        mark_on_device(result)
+        for result in results:
+            mark_on_device(result)
+        if self._run.checks_finite:
+            require_finite(results)
+        if self._run.auto_scaling is not None:
+            for result in results:
+                if result.dtype == torch.float16 and result.requires_grad:
+                    result.register_hook(self._run.auto_scaling.watch)
+        names = [] if self._run.names is None else self._run.names.add(func.__name__, results)
         if self._run.is_tracing:
-            if self._run.placement is None:
-                raise backend_error("No active Block, all the ops must belong to a Block")
-            self._run.used_ipus.add(self._run.placement.ipu)
-            if 0 in result.shape:
-                raise backend_error(f"Zero-sized tensors are unsupported (Got shape {list(result.shape)}).")
+            self._run.place_operation(names)
+            self._run.overlap.note_operation(args, kwargs)
+            if self._run.memory is not None:
+                self._run.memory.note_operation(args, kwargs, results)
+            for result in results:
+                if 0 in result.shape:
+                    raise backend_error(f"Zero-sized tensors are unsupported (Got shape {list(result.shape)}).")
 
 
-def _called(call: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Any:
+def _called(
+    call: Callable[..., Any],
+    args: Tuple[Any, ...],
+    kwargs: Dict[str, Any],
+    note_cast: Optional[Callable[[torch.Tensor, torch.Tensor], None]],
+) -> Any:
     """Call; in float where torch's CPU has no half precision form (older versions lack many)."""
     try:
         return call(*args, **kwargs)
     except RuntimeError as error:
         if "not implemented for 'Half'" not in str(error):
             raise
-    return via_float(call, args, kwargs)
+    return via_float(call, args, kwargs, note_cast)
 
 
 def _handled(handler: Handler, run: DeviceRun, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

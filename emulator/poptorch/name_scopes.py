@@ -1,9 +1,11 @@
-"""Names and attributes of operations in the compiled graph: accepted and checked, without effect on results."""
+"""Names and attributes of operations: scopes name tensors (see operation_names); attributes have no effect."""
 
 from __future__ import annotations
 
 import copy
 from typing import Any, Dict
+
+from . import device_run
 
 
 class Attribute:
@@ -33,7 +35,9 @@ class NameScope:
         self.name = name
 
     def __enter__(self) -> None:
-        """Names have no effect here."""
+        if device_run.current is not None and device_run.current.names is not None:
+            device_run.current.names.enter(self.name)
 
     def __exit__(self, type: Any, value: Any, traceback: Any) -> None:
-        """Names have no effect here."""
+        if device_run.current is not None and device_run.current.names is not None:
+            device_run.current.names.leave()

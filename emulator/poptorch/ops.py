@@ -9,7 +9,7 @@ import torch
 from . import device_run
 from .blocks import BeginBlock, Block, BlockFunction, LegacyBeginBlockFn, removeBlocks
 from .enums import MatMulSerializationMode, OverlapMode
-from .errors import createPoptorchError
+from .errors import backend_error, createPoptorchError
 from .host_ops import CPU, custom_op, ipu_print_tensor
 from .multi_conv import MultiConv
 from .name_scopes import NameScope
@@ -53,6 +53,19 @@ def _require_int(value: Any, name: str) -> None:
         raise createPoptorchError(f"{name} must be an integer, got {value!r}")
 
 
+def _require_tensors(value: Any, rule: str) -> None:
+    if not isinstance(value, list):
+        raise ValueError(f"{rule} (Object is not list)")
+    for index, element in enumerate(value):
+        if not isinstance(element, torch.Tensor):
+            raise ValueError(f"{rule} (Object contained in list at index {index} is not torch.tensor)")
+
+
+def _refuse_in_training(name: str) -> None:
+    if device_run.current is not None and device_run.current.is_training:
+        raise backend_error(f"poptorch.{name}() is only supported in inference models")
+
+
 def identity_loss(x: torch.Tensor, reduction: str) -> torch.Tensor:
     """Mark a tensor as a loss, after reducing it by "mean", "sum" or "none".
 
@@ -91,6 +104,8 @@ def recomputationCheckpoint(*tensors: Any) -> Any:
         return type(tensors[0])(kept if isinstance(kept, tuple) else (kept,))
     if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
         raise ValueError("All inputs must be tensors")
+    if device_run.current is not None and device_run.current.memory is not None:
+        device_run.current.memory.note_checkpoint(tensors)
     return tensors[0] if len(tensors) == 1 else tuple(tensors)
 
 
@@ -121,15 +136,16 @@ def _overlapped(structure: Any, mode: OverlapMode, direction: str) -> Any:
     if not isinstance(structure, (torch.Tensor, dict, list, tuple)):
         raise createPoptorchError(f"You may only set overlap for tensors and containers of them, not {type(structure)}")
     run = device_run.current
-    if run is not None and mode != OverlapMode.NoOverlap:
-        run.overlapped.add(direction)
-    return rebuilt(structure, tensors_in(structure))
+    if run is None or not run.is_tracing:
+        return rebuilt(structure, tensors_in(structure))
+    marked = [run.overlap.mark(direction, tensor, mode) for tensor in tensors_in(structure)]
+    return rebuilt(structure, [device_run.mark_on_device(tensor) for tensor in marked])
 
 
 def for_loop(count: int, body: Callable[..., Any], inputs: List[torch.Tensor]) -> List[torch.Tensor]:
     """Apply `body` count times, each time to its last results, beginning with the inputs."""
-    if not isinstance(inputs, list) or not all(isinstance(tensor, torch.Tensor) for tensor in inputs):
-        raise ValueError("poptorch.for_loop expects input tensors (inputs) to be a list of tensors.")
+    _refuse_in_training("for_loop")
+    _require_tensors(inputs, "poptorch.for_loop expects input tensors (inputs) to be a list of tensors.")
     state = [tensor.clone() for tensor in inputs]
     for _ in range(count):
         state = _as_list(body(*state))
@@ -144,8 +160,9 @@ def cond(
     else_inps: List[torch.Tensor],
 ) -> List[torch.Tensor]:
     """Run one of two functions, chosen by a tensor's value on the device."""
-    if not isinstance(then_inps, list) or not isinstance(else_inps, list):
-        raise ValueError("poptorch.cond expects then_inps and else_inps tensors to be a list of tensors.")
+    _refuse_in_training("cond")
+    for inputs in (then_inps, else_inps):
+        _require_tensors(inputs, "poptorch.cond expects then_inps and else_inps tensors to be a list of tensors.")
     with torch._C.DisableTorchFunction():  # the device, not the host, reads the value
         is_true = bool(condition)
     return _as_list(then_body(*then_inps) if is_true else else_body(*else_inps))

@@ -9,16 +9,18 @@ Latency = Tuple[float, float, float]
 
 
 class PerfCounters:
-    """Four lists per tensor, one time in seconds per micro step: input, input_complete, output, output_complete."""
+    """Four lists per tensor, one time in seconds per micro batch: input, input_complete, output, output_complete."""
 
     def __init__(self) -> None:
         self._inputs = 0
         self._outputs = 0
+        self._replicas = 1
+        self._returned: List[int] = []
         self._ticks: List[float] = []
 
-    def start(self, inputs: int, outputs: int) -> None:
-        """Begin a call with so many input and output tensors."""
-        self._inputs, self._outputs = inputs, outputs
+    def start(self, inputs: int, outputs: int, replicas: int, returned: List[int]) -> None:
+        """Begin a call with so many input and output tensors; outputs are sent after the micro steps `returned`."""
+        self._inputs, self._outputs, self._replicas, self._returned = inputs, outputs, replicas, returned
         self._ticks = [time.perf_counter()]
 
     def elapsed(self) -> float:
@@ -26,12 +28,13 @@ class PerfCounters:
         return self._ticks[-1] - self._ticks[0] if len(self._ticks) > 1 else 0.0
 
     def tick(self, now: float) -> None:
-        """A micro step is done."""
+        """A micro step of all replicas is done."""
         self._ticks.append(now)
 
     def as_dict(self) -> Dict[str, List[List[float]]]:
-        """The counters of the last call; transfers take no time here."""
-        starts, ends = self._ticks[:-1], self._ticks[1:]
+        """The counters of the last call; transfers take no time here, and with synthetic data there are none."""
+        starts = [time for time in self._ticks[:-1] for _ in range(self._replicas)]
+        ends = [self._ticks[step + 1] for step in self._returned if self._ticks for _ in range(self._replicas)]
         before = [list(starts) for _ in range(self._inputs)] or [[]]
         after = [list(ends) for _ in range(self._outputs)] or [[]]
         return {
@@ -43,9 +46,13 @@ class PerfCounters:
 
 
 def latency(counters: Dict[str, List[List[float]]], start: str, end: str) -> Latency:
-    """(minimum, maximum, mean) of the seconds from event `start` to event `end`; zeros before the first call."""
+    """(minimum, maximum, mean) of the seconds from event `start` to event `end`; zeros before the first call.
+
+    Where several inputs belong to one output, the first of them counts.
+    """
     starts, ends = counters[start][0], counters[end][0]
-    durations = [after - before for before, after in zip(starts, ends)]
-    if not durations:
+    if not ends:
         return (0.0, 0.0, 0.0)
+    share = len(starts) // len(ends)
+    durations = [after - min(starts[index * share : (index + 1) * share]) for index, after in enumerate(ends)]
     return (min(durations), max(durations), sum(durations) / len(durations))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
 from typing import Any, List, Optional, Sequence, Set, Tuple
 
 import torch
 
+from .anchors import Anchors
 from .arguments import BoundArguments
 from .batching import BatchForm, OutputCollector, Step, on_device_type
 from .compilation import Graph, strided_group_norm
@@ -15,7 +17,7 @@ from .device_optimizer import DeviceOptimizer, Gradients
 from .device_run import DeviceRun, is_on_device, mark_on_device
 from .device_weights import DeviceWeights
 from .enums import MeanReductionStrategy, ReductionType
-from .errors import backend_error
+from .finite import require_finite
 from .folding import Folding, agree, stacked
 from .interception import DeviceMode
 from .loss import index_of_final_loss
@@ -53,7 +55,7 @@ class Program:
         self._checks_finite = bool(options._Popart.options.get("enableFloatingPointChecks", False))
         self._is_synthetic = bool(options._Popart.options.get("syntheticDataMode", 0))
         self.counters = PerfCounters()
-        self.last_gradients: Gradients = {}
+        self.anchors = Anchors(options, graph.names, weights, optimizer)
         self._host_constants: Set[int] = set()
         self._folding = Folding(self._form, self._may_fold())
 
@@ -62,7 +64,9 @@ class Program:
         is_plain = all(not tensor.is_split for tensor in self._weights.parameters)
         if self.optimizer is not None:
             is_plain = is_plain and self.optimizer.settings.accum_type == torch.float32 and not self._is_running_mean()
-        return is_plain and self._graph.is_stateless
+            is_plain = is_plain and self.optimizer.auto_scaling is None
+        looks_inside = self.anchors.need_single_steps or self._checks_finite
+        return is_plain and self._graph.is_stateless and not looks_inside
 
     def run(self, arguments: BoundArguments, compiled: BoundArguments) -> Any:
         """Run one call; return outputs in the structure of forward()'s, copy inputs back that it changed in place."""
@@ -71,7 +75,10 @@ class Program:
         if self._is_synthetic:
             device_inputs = [torch.zeros_like(tensor) for tensor in device_inputs]
         versions = [tensor._version for tensor in device_inputs]
-        self.counters.start(len(inputs), len(tensors_in(self._graph.outputs)))
+        returned = [step for step in range(self._form.micro_steps) if self._form.returns(self._options, step)]
+        senders = 0 if self._is_synthetic else self._form.replicas
+        self.counters.start(len(inputs), len(tensors_in(self._graph.outputs)), senders, returned)
+        self.anchors.begin()
         collectors: List[OutputCollector] = []
         for steps in self._form.steps(are_joined=self.optimizer is None):
             accumulated: Gradients = {}
@@ -86,6 +93,7 @@ class Program:
                 self.counters.tick(time.perf_counter())
             if self.optimizer is not None:
                 self._update(accumulated)
+            self.anchors.end_iteration(steps)
         for original, tensor, version in zip(inputs, device_inputs, versions):
             if tensor._version != version and not self._is_synthetic:
                 with torch.no_grad():
@@ -109,7 +117,7 @@ class Program:
             # A copy: buffers and inputs that are returned may change in later steps.
             results = [[_kept(tensor) for tensor in outputs]]
         if self._checks_finite:
-            _check_finite([*(tensor for tensors in results for tensor in tensors), *gradients.values()])
+            require_finite(gradients.values())
         self._accumulate(accumulated, gradients)
         return results
 
@@ -117,13 +125,25 @@ class Program:
         self, compiled: BoundArguments, micro: Sequence[torch.Tensor], replica: int
     ) -> Tuple[List[torch.Tensor], Gradients]:
         """One micro step of one replica."""
-        run = DeviceRun(strided_group_norm=self._strided_group_norm)
+        names = self.anchors.names_of_step()
+        run = DeviceRun(strided_group_norm=self._strided_group_norm, names=names)
+        run.checks_finite = self._checks_finite
+        if self._checks_finite:
+            require_finite(micro)
+        run.auto_scaling = None if self.optimizer is None else self.optimizer.auto_scaling
         args, kwargs = compiled.with_tensors(micro)
         is_training = self.optimizer is not None
-        with self._weights.in_place(replica):
+        with self._weights.in_place(replica), contextlib.ExitStack() as naming:
+            if names is not None:
+                names.add_inputs(micro)
+                naming.enter_context(names.inside(self._model))
             with torch.set_grad_enabled(is_training), DeviceMode(run):
                 outputs = self._model(*args, **kwargs)
             gradients = self._gradients(self._final_loss(run.losses), replica) if is_training else {}
+        if run.auto_scaling is not None:
+            for gradient in gradients.values():
+                run.auto_scaling.watch(gradient)
+        self.anchors.add_step(names, gradients, self._replicas_in_mean())
         return tensors_in(outputs), gradients
 
     def _folded(self, compiled: BoundArguments, micro: Sequence[torch.Tensor]) -> Tuple[List[torch.Tensor], Gradients]:
@@ -131,7 +151,7 @@ class Program:
         is_training = self.optimizer is not None
 
         def one_step(*tensors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
-            run = DeviceRun(strided_group_norm=self._strided_group_norm)
+            run = DeviceRun(strided_group_norm=self._strided_group_norm, is_folded=True)
             args, kwargs = compiled.with_tensors([mark_on_device(tensor) for tensor in tensors])
             with DeviceMode(run):
                 outputs = self._model(*args, **kwargs)
@@ -190,7 +210,7 @@ class Program:
         has_accumulator = self._form.gradient_accumulation > 1
         share = 1.0 / self._divisor() if self._is_running_mean() else 1.0
         for place, gradient in gradients.items():
-            part = gradient.detach() * share
+            part = gradient.detach() if share == 1.0 else gradient.detach() * share
             if has_accumulator:
                 part = part.to(self.optimizer.settings.accum_type)
             accumulated[place] = accumulated[place] + part if place in accumulated else part
@@ -203,8 +223,8 @@ class Program:
             accumulated = sum_over_processes(accumulated, processes)
         if not self._is_running_mean():
             divisor = self._divisor()
-            accumulated = {place: gradient / divisor for place, gradient in accumulated.items()}
-        self.last_gradients = accumulated
+            if divisor != 1:
+                accumulated = {place: gradient / divisor for place, gradient in accumulated.items()}
         self.optimizer.step(accumulated)
 
     def _is_running_mean(self) -> bool:
@@ -213,10 +233,15 @@ class Program:
 
     def _divisor(self) -> int:
         """What summed gradients are divided by."""
+        return self._form.gradient_accumulation * self._replicas_in_mean() if self._takes_mean() else 1
+
+    def _replicas_in_mean(self) -> int:
+        """What the device divides the loss's gradient by: the replicas of all processes, where there is a mean."""
+        return self._form.replicas * int(self._options.Distributed.numProcesses) if self._takes_mean() else 1
+
+    def _takes_mean(self) -> bool:
         kind = self._options.Training.accumulation_and_replication_reduction_type
-        if kind == ReductionType.Sum:
-            return 1
-        return self._form.gradient_accumulation * self._form.replicas * int(self._options.Distributed.numProcesses)
+        return bool(kind != ReductionType.Sum)
 
     def _collect(self, collectors: List[OutputCollector], of_replicas: List[List[torch.Tensor]]) -> None:
         if not collectors:
@@ -246,9 +271,3 @@ class Program:
 def _kept(tensor: torch.Tensor) -> torch.Tensor:
     """An output as it is now; a constant of the host stays the object that it is."""
     return tensor.detach().clone() if is_on_device(tensor) or tensor.requires_grad else tensor
-
-
-def _check_finite(tensors: Sequence[torch.Tensor]) -> None:
-    for tensor in tensors:
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.detach()).all()):
-            raise backend_error("Floating point exception: a result is not a number or overflows")

@@ -48,9 +48,14 @@ class DeviceGenerator:
         """Take over a state that read() made, or a seed alone."""
         self._seed = state[0]
         self._has_drawn = len(state) > 1
-        logger.debug("Setting random seed to %d", self._seed)
         if self._has_drawn:
-            logger.debug("Setting RNG state")
             self._state = torch.tensor(state[1:], dtype=torch.uint8)
         else:
             self._state = torch.Generator().manual_seed(self._seed).get_state()
+        self.sent()
+
+    def sent(self) -> None:
+        """Log that seed and state reached the device."""
+        logger.debug("Setting random seed to %d", self._seed)
+        if self._has_drawn:
+            logger.debug("Setting RNG state")

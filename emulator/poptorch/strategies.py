@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
+from ._logging import logger
 from .enums import AutoStage, Liveness
 from .sub_options import require_type
 
@@ -16,6 +17,11 @@ class Placement(NamedTuple):
     stage: int
     phase: int
     ipu: int
+
+    def shown(self) -> str:
+        """For the log."""
+        where = f"stage({self.stage})" if self.phase < 0 else f"phase({self.phase})"
+        return f"ipu({self.ipu}), {where}"
 
 
 class Stage:
@@ -87,6 +93,7 @@ class _IExecutionStrategy:
     """Base of all strategies."""
 
     execution_mode = 0
+    shown_mode = "Pipelined"
 
     def __init__(self, stages_manager: StageManager, block_map: Dict[BlockId, Stage]) -> None:
         self._stages_manager = stages_manager
@@ -140,6 +147,7 @@ class ShardedExecution(PipelinedExecution):
     """Stages follow each other for one micro batch at a time."""
 
     execution_mode = 1
+    shown_mode = "Sharded"
 
 
 class Phase:
@@ -175,6 +183,7 @@ class _IPhasedExecution(_IExecutionStrategy):
     """Phases follow each other, with weights fetched from off-chip memory."""
 
     execution_mode = 2
+    shown_mode = "Phased"
 
     def __init__(self, *phases: Union[Phase, List[Stage], List[BlockId]]) -> None:
         if not phases:
@@ -200,6 +209,16 @@ class _IPhasedExecution(_IExecutionStrategy):
         require_type(use, bool, "use")
         self._separate_backward_phase = use
         return self
+
+    def log_phases(self, last_phase: int) -> None:
+        """Log what phased execution sets: its phases and stages, and that tensors are kept off chip."""
+        # Three more phases let the last tensors leave the chip before the backward pass begins.
+        gap = 3 if self._tensors_liveness != Liveness.AlwaysLive else int(self._separate_backward_phase)
+        logger.debug("executionPhaseSettings.phases set to value %d", last_phase + 1 + gap)
+        stages = 1 if self.backendOptions().get("serial_phases_execution", True) else 2
+        logger.debug("executionPhaseSettings.stages set to value %d", stages)
+        for kind in ("activation", "weight", "optimizer", "accumulator"):
+            logger.debug("location_%s set to value useOnChipStorage(False)", kind)
 
     def backendOptions(self) -> Dict[str, Any]:
         return {

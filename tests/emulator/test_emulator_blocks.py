@@ -184,3 +184,61 @@ def test_phased_execution_needs_phases():
     strategy = poptorch.SerialPhasedExecution(["A"], poptorch.Phase("B", "C"))
     strategy.phase(1).ipus(1)
     assert strategy.stage("C")._ipu == 1
+
+
+MODE = poptorch.OverlapMode.OverlapAccumulationLoop
+
+
+class InputUsedTwice(torch.nn.Module):
+    def forward(self, x):
+        return x + 1, poptorch.set_overlap_for_input(x, MODE)
+
+
+class InputMarkInside(torch.nn.Module):
+    def forward(self, x):
+        return poptorch.set_overlap_for_input(x + 1, MODE)
+
+
+class OutputTwice(torch.nn.Module):
+    def forward(self, x):
+        y = x + 1
+        return y, poptorch.set_overlap_for_output(y, MODE)
+
+
+class OutputMarkInside(torch.nn.Module):
+    def forward(self, x):
+        return poptorch.set_overlap_for_output(x + 1, MODE) * 2
+
+
+@pytest.mark.parametrize(
+    "model, message",
+    [
+        (InputUsedTwice(), "must be the only op applied to an input. This is not the case for input 0"),
+        (InputMarkInside(), "set_overlap_for_input applied on a node which is not a tensor input to the model"),
+        (OutputTwice(), "a tensor that is returned twice"),
+        (OutputMarkInside(), "set_overlap_for_output applied on a node which is not a tensor output to the model"),
+    ],
+)
+def test_overlap_is_for_inputs_and_outputs_alone(model, message):
+    options = poptorch.Options().setExecutionStrategy(poptorch.ShardedExecution())
+    options.TensorLocations.numIOTiles(32)
+    with pytest.raises(poptorch.Error, match=message):
+        poptorch.inferenceModel(model, options)(torch.ones(1))
+
+
+def test_overlap_of_nested_outputs_and_reused_results():
+    class Nested(torch.nn.Module):
+        def forward(self, xs):
+            xs = poptorch.set_overlap_for_input(xs, MODE)
+            y = poptorch.set_overlap_for_output(xs[0] + xs[1], MODE)
+            return {"sum": y, "double": y * 2}
+
+    options = poptorch.Options().setExecutionStrategy(poptorch.ShardedExecution())
+    options.TensorLocations.numIOTiles(32)
+    outputs = poptorch.inferenceModel(Nested(), options)((torch.ones(1), torch.ones(1)))
+    assert (outputs["sum"], outputs["double"]) == (2, 4)
+
+
+def test_an_offline_target_needs_no_power_of_two_of_ipus():
+    options = poptorch.Options().deviceIterations(3).useOfflineIpuTarget()
+    poptorch.inferenceModel(FourLayers([0, 1, 2, 2]), options).compile(torch.ones(3, 2))

@@ -37,6 +37,44 @@ def test_batch_norm_sees_micro_batches_and_keeps_replica_0s_statistics():
     assert model.norm.num_batches_tracked == accumulation
 
 
+def test_running_statistics_without_a_counter_are_updated_once_by_each_micro_step():
+    class OwnNorm(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(1))
+            self.register_buffer("var", torch.ones(1))
+
+        def forward(self, x):
+            y = torch.nn.functional.batch_norm(x, self.mean, self.var, training=True, momentum=0.5)
+            return poptorch.identity_loss(y, "mean")
+
+    model = OwnNorm()
+    options = poptorch.Options().outputMode(poptorch.OutputMode.All)
+    options.Training.gradientAccumulation(3)
+    executor = poptorch.trainingModel(model, options, torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1))
+    executor(torch.tensor([[0.0], [2.0]] * 3))  # three micro batches of mean 1 and unbiased variance 2
+    assert (model.mean.item(), model.var.item()) == (1 - 0.5**3, 2 - 0.5**3)
+
+
+NORMS = {
+    "batch_norm": lambda x, **given: torch.nn.functional.batch_norm(x, None, None, training=True, **given),
+    "group_norm": lambda x, **given: torch.nn.functional.group_norm(x, 1, **given),
+    "instance_norm": lambda x, **given: torch.nn.functional.instance_norm(x, **given),
+    "layer_norm": lambda x, **given: torch.nn.functional.layer_norm(x, (3,), **given),
+}
+
+
+@pytest.mark.parametrize("given", ["weight", "bias"])
+@pytest.mark.parametrize("name", NORMS)
+def test_a_norm_with_only_one_of_weight_and_bias_is_refused(name, given):
+    class OneParameter(torch.nn.Module):
+        def forward(self, x):
+            return NORMS[name](x, **{given: torch.ones(3)})
+
+    with pytest.raises(poptorch.Error, match=f"{name} has a {given} and no .* both or neither"):
+        poptorch.inferenceModel(OneParameter())(torch.randn(4, 3, 3))
+
+
 class Counting(torch.nn.Module):
     def __init__(self):
         super().__init__()

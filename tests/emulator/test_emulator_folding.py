@@ -67,7 +67,19 @@ def test_folded_steps_give_the_outputs_losses_and_weights_of_single_ones():
         torch.testing.assert_close(weights[name], value, rtol=1e-4, atol=1e-5)
 
 
-STATEFUL = [torch.nn.BatchNorm2d(4), torch.nn.Dropout(0.5), OwnFunction()]
+class OwnBatchNorm(torch.nn.Module):
+    """No counter of batches: only the operation itself tells that buffers change."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("var", torch.ones(4))
+
+    def forward(self, x):
+        return F.batch_norm(x, self.mean, self.var, training=True, momentum=0.5)
+
+
+STATEFUL = [torch.nn.BatchNorm2d(4), OwnBatchNorm(), torch.nn.Dropout(0.5), OwnFunction()]
 
 
 @pytest.mark.parametrize("layer", STATEFUL, ids=lambda layer: type(layer).__name__)
@@ -110,3 +122,61 @@ def test_inference_folds_over_device_iterations():
     assert executor._program._folding._is_verified
     torch.testing.assert_close(z, model(x, y)[0].detach(), rtol=1e-4, atol=1e-5)
     assert losses.shape == correct.shape == (5,)
+
+
+class Norms(torch.nn.Module):
+    """Every norm that is folded to one call, and the same row by row."""
+
+    def __init__(self, dtype=torch.float32):
+        super().__init__()
+        torch.manual_seed(0)
+        self.norms = torch.nn.ModuleList(
+            [torch.nn.GroupNorm(2, 4), torch.nn.LayerNorm([4, 3]), torch.nn.BatchNorm1d(4, eps=0.3, momentum=0.5)]
+        )
+        for parameter in self.parameters():
+            torch.nn.init.normal_(parameter)
+        self.norms[2].running_mean.normal_()
+        self.to(dtype)
+
+    def forward(self, x, y):
+        for norm in self.norms:
+            x = norm(x)
+        return x, F.mse_loss(x, y)
+
+
+@pytest.mark.parametrize("strided", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_folded_norms_are_those_of_single_steps(strided, dtype):
+    found = []
+    for fold in (True, False):
+        model = Norms(dtype)
+        model.norms[2].eval()
+        options = poptorch.Options().replicationFactor(2).outputMode(poptorch.OutputMode.All)
+        options._Popart.set("groupNormStridedChannelGrouping", strided)
+        options.Training.gradientAccumulation(3)
+        executor = poptorch.trainingModel(model, options, poptorch.optim.SGD(model.parameters(), lr=0.1))
+        rows = torch.linspace(-1, 1, 12 * 4 * 3).reshape(12, 4, 3).to(dtype)
+        executor.compile(rows, rows)
+        if not fold:
+            executor._program._folding.reject("the test says so")
+        outputs, loss = executor(rows, rows * 2)
+        outputs, loss = executor(rows, rows * 2)  # the first call is that which compares
+        assert executor._program._folding._is_allowed == fold
+        found.append([outputs, loss, *(p.detach().clone() for p in model.parameters())])
+    tolerance = 1e-5 if dtype == torch.float32 else 4e-3  # a few roundings
+    for folded, single in zip(*found):
+        torch.testing.assert_close(folded, single, rtol=tolerance, atol=tolerance)
+
+
+def test_a_folded_norm_is_one_operation(monkeypatch):
+    calls = []
+    original = torch.group_norm  # what F.group_norm calls
+    monkeypatch.setattr(torch, "group_norm", lambda x, *rest: calls.append(len(x)) or original(x, *rest))
+    model = Network()
+    options = poptorch.Options().deviceIterations(6)
+    executor = poptorch.inferenceModel(model, options)
+    rows, labels = torch.randn(12, 2, 4, 4), torch.zeros(12, dtype=torch.int64)
+    executor(rows, labels)
+    calls.clear()
+    executor(rows, labels)
+    assert calls == [12]

@@ -241,3 +241,25 @@ def test_steering_functions_return_what_they_are_given():
         poptorch.recomputationCheckpoint(3)
     mode = poptorch.MatMulSerializationMode.ReducingDim
     assert poptorch.serializedMatMul(torch.eye(2), torch.eye(2), mode, 2).trace() == 2
+
+
+@pytest.mark.parametrize("name", ["for_loop", "cond"])
+def test_loops_and_conditions_are_for_inference(name):
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            def body(v):
+                return v * self.w
+
+            if name == "for_loop":
+                (y,) = poptorch.for_loop(2, body, [x])
+            else:
+                (y,) = poptorch.cond(x > 0, body, [x], body, [x])
+            return poptorch.identity_loss(y, "sum")
+
+    assert poptorch.inferenceModel(Model())(torch.ones(1)) == 1
+    with pytest.raises(poptorch.Error, match=rf"poptorch.{name}\(\) is only supported in inference"):
+        poptorch.trainingModel(Model())(torch.ones(1))
