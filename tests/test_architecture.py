@@ -14,10 +14,11 @@ MAY_IMPORT = {
     "models": {"configs", "proxynorm"},
     "datasets": {"configs"},
     "training": {"configs"},
-    "backends": {"configs", "training"},
+    "backends": {"configs", "proxynorm", "training"},
     "analysis": {"configs", "proxynorm", "models"},
 }
 ROOMS = set(MAY_IMPORT) | {"benchmarks", "emulator", "tests", "train", "experiment", "analyze", "evaluate"}
+COMMANDS = {"backends/plan/__main__.py"}  # like train.py, it builds the network that it is asked about
 DEVICE_PACKAGES = {"poptorch", "popdist", "horovod"}
 
 
@@ -38,6 +39,7 @@ def test_a_room_imports_only_rooms_below_it(room: str) -> None:
     wrong = [
         f"{path.relative_to(ROOT)}:{line} imports {name}"
         for path in sorted((ROOT / room).rglob("*.py"))
+        if str(path.relative_to(ROOT)) not in COMMANDS
         for name, line in imports(path)
         if name in ROOMS and name not in allowed
     ]

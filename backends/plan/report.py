@@ -1,0 +1,51 @@
+"""A plan as text for terminals."""
+
+from __future__ import annotations
+
+import textwrap
+
+from backends.plan.hardware import MIB
+from backends.plan.ipu_plan import IpuPlan, StagePlan
+
+PARTS = ("weights", "optimizer_state", "accumulators", "stash", "activations", "temporaries", "code")
+_HEADS = ("weights", "state", "accum.", "stash", "activ.", "temp.", "code")
+
+
+def format_plan(plan: IpuPlan) -> str:
+    """One line for each stage, then speed, then why it is refused."""
+    execution, offered = plan.execution, plan.memory_bytes
+    lines = [
+        f"{plan.system.name}: {execution.ipus} IPUs = {execution.replicas} replicas x {execution.ipus_per_replica} "
+        f"stages, {offered / MIB:,.0f} MiB an IPU; bits of activations {8 * execution.stored_bytes}, weights "
+        f"{8 * execution.weight_bytes}, partial sums {8 * execution.partial_bytes}",
+        f"global_batch_size {execution.global_batch_size} = micro_batch_size {execution.micro_batch_size} x "
+        f"gradient_accumulation {execution.gradient_accumulation} x replicas {execution.replicas}",
+        "",
+        f"{'MiB':24}" + "".join(f"{head:>9}" for head in _HEADS) + f"{'all':>9}{'full':>7}{'GMACs':>8}{'M cycles':>10}",
+    ]
+    lines += [_stage_line(each, plan) for each in plan.stages]
+    seconds = plan.stages[0].seconds
+    lines += [
+        "",
+        f"{plan.multiply_adds / 1e9:.2f} G multiply-adds an image, forward; pipeline use {plan.pipeline_use:.1%}, "
+        f"stash depths {', '.join(str(each.stage.stash_depth) for each in plan.stages)}",
+        f"a micro-batch every {1e3 * plan.pipeline_cycle:.2f} ms, {1e3 * seconds.host:.2f} ms of it for images "
+        "from the host",
+        f"a weight update every {1e3 * plan.step_seconds:.1f} ms, {1e3 * plan.update:.2f} ms of it for all-reduce and "
+        "update",
+        f"{plan.images_per_second:,.0f} images/s expected",
+    ]
+    for refusal in plan.refusals:
+        lines += textwrap.wrap(f"refused: {refusal}", 118, subsequent_indent="  ")
+    return "\n".join(lines)
+
+
+def _stage_line(each: StagePlan, plan: IpuPlan) -> str:
+    index = each.stage.index
+    begins_at = plan.execution.splits[index - 1] if index else "input"
+    values = "".join(f"{getattr(each.memory, part) / MIB:>9,.1f}" for part in PARTS)
+    cycles = each.seconds.total * plan.system.clock_hertz / 1e6
+    return (
+        f"{f'{index} from {begins_at}':24}{values}{each.memory.total / MIB:>9,.1f}"
+        f"{each.memory.total / plan.memory_bytes:>7.0%}{each.stage.multiply_adds / 1e9:>8.3f}{cycles:>10.2f}"
+    )
