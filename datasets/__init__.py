@@ -7,6 +7,8 @@ label, and `data_sets.train[epoch, index]` an augmented one, which is a function
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
+from typing import Tuple
 
 from configs.errors import ConfigError
 from configs.schema import DataConfig
@@ -20,11 +22,14 @@ MODULES = {
     "fashion_mnist": "datasets.fashion_mnist",
     "cifar10": "datasets.cifar",
     "cifar100": "datasets.cifar",
+    "photo_patches": "datasets.photo_patches",
     "image_folder": "datasets.image_folder",
+    "image_shards": "datasets.image_shards",
     "generated": "datasets.generated",
 }
-NATIVE_SIZES = {"fashion_mnist": 28, "cifar10": 32, "cifar100": 32}
-GENERATED_ONLY = ("num_classes", "num_train_images", "num_eval_images")
+NATIVE_SIZES = {"fashion_mnist": 28, "cifar10": 32, "cifar100": 32, "photo_patches": 64}
+ANY_SIZE = ("image_folder", "image_shards")
+GENERATED_ONLY: Tuple[str, ...] = ("num_classes", "num_train_images", "num_eval_images")
 
 
 def build_datasets(config: DataConfig, seed: int) -> DataSets:
@@ -45,19 +50,27 @@ def build_datasets(config: DataConfig, seed: int) -> DataSets:
             f"data.crop_padding {config.crop_padding} is not below the image size {data_sets.image_size}: some crops "
             "would show no pixel of the image; lower it"
         )
+    if config.auto_augment is not None:
+        from datasets.auto_augment import AutoAugmented  # as late as the data set: it imports torchvision
+
+        plain = data_sets.train
+        augmentation = AutoAugmented(plain.augmentation, config.auto_augment)
+        return replace(data_sets, train=TrainingImages(plain.source, augmentation, plain.seed, plain.max_corrupt))
     return data_sets
 
 
 def check_options(config: DataConfig) -> None:
     """Raise ConfigError for options that have no effect on, or no meaning for, the data set."""
     unused = ("dir",) if config.name == "generated" else GENERATED_ONLY
+    unused += () if config.name == "image_shards" else ("cache_dir",)
+    unused += () if config.name in ANY_SIZE else ("max_corrupt",)
     for option in unused:
         value = getattr(config, option)
         if value is not None:
             raise ConfigError(f"data.{option} {value!r} has no effect with data.name {config.name}; remove it")
-    if config.name == "image_folder" and config.crop_padding is not None:
+    if config.name in ANY_SIZE and config.crop_padding is not None:
         raise ConfigError(
-            f"data.crop_padding {config.crop_padding} needs images of one size, which image_folder does not "
+            f"data.crop_padding {config.crop_padding} needs images of one size, which {config.name} does not "
             "promise; use data.min_crop_area"
         )
     native_size = NATIVE_SIZES.get(config.name)

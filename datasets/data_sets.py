@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import operator
 from dataclasses import dataclass
 from typing import Callable, Iterable, Tuple, Union
 
 import numpy as np
 import torch
-from PIL import Image
 from typing_extensions import Protocol
 
+from datasets.encoded_image import EncodedImage
+from datasets.errors import DataError
 from datasets.keyed_random import KeyedRandom
 
-StoredImage = Union[np.ndarray, Image.Image]
+StoredImage = Union[np.ndarray, EncodedImage]
+
+REPLACEMENT = 1  # fourth word of the key that chooses what replaces an unreadable image
 
 
 class ImageSource(Protocol):
-    """Images as they are stored: (C, H, W) uint8 arrays, or RGB images of any size."""
+    """Images as they are stored: (C, H, W) uint8 arrays, or encoded images of any size."""
 
     def __len__(self) -> int: ...
 
@@ -63,16 +67,28 @@ class TrainingImages:
     `images[epoch, index]` gives (uint8 tensor (C, H, W), label). It is a function of (seed, epoch, index): the loading
     process, the order, and torch's, numpy's and Python's random states neither influence it nor are touched by it.
 
+    An image that cannot be read is replaced by another one, whose number is a function of (seed, epoch, index) too,
+    as long as no more than max_corrupt different ones were met by this process and its loading processes.
+
     Args:
         source: the stored images.
         augmentation: (stored image, its random numbers) -> tensor.
         seed: a whole number in [0, 2^64).
+        max_corrupt: 0: the first unreadable image is an error.
+
+    Attributes:
+        corrupt: the number of unreadable images met so far.
     """
 
-    def __init__(self, source: ImageSource, augmentation: Callable[..., torch.Tensor], seed: int) -> None:
+    def __init__(
+        self, source: ImageSource, augmentation: Callable[..., torch.Tensor], seed: int, max_corrupt: int = 0
+    ) -> None:
         self.source = source
         self.augmentation = augmentation
         self.seed = seed
+        self.max_corrupt = max_corrupt
+        # one byte an image, seen by all loading processes
+        self._is_corrupt = torch.zeros(len(source) if max_corrupt else 0, dtype=torch.uint8).share_memory_()
         KeyedRandom(seed)  # an unusable seed is refused here, not in a loading process
 
     def __len__(self) -> int:
@@ -82,8 +98,31 @@ class TrainingImages:
         if not isinstance(key, tuple) or len(key) != 2:
             raise TypeError(f"training images are indexed by (epoch, index), got {key!r}")
         epoch, index = operator.index(key[0]), checked_index(key[1], len(self))
-        image, label = self.source.load(index)
-        return self.augmentation(image, KeyedRandom(self.seed, epoch, index)), label
+        others = KeyedRandom(self.seed, epoch, index, REPLACEMENT)
+        while True:
+            try:
+                image, label = self.source.load(index)
+                return self.augmentation(image, KeyedRandom(self.seed, epoch, index)), label
+            except DataError as error:
+                self._count_corrupt(index, error)
+            index = others.integer(len(self))
+
+    def _count_corrupt(self, index: int, error: DataError) -> None:
+        """Raise `error` unless the image may be replaced; say it the first time."""
+        if self.max_corrupt == 0:
+            raise error
+        if self._is_corrupt[index] == 0:
+            self._is_corrupt[index] = 1
+            logging.getLogger(__name__).warning("%s; another image takes its place", error)
+        if self.corrupt > self.max_corrupt:
+            raise DataError(
+                f"{self.corrupt} unreadable training images, more than data.max_corrupt {self.max_corrupt}; "
+                f"the last: {error}"
+            ) from error
+
+    @property
+    def corrupt(self) -> int:
+        return int(self._is_corrupt.sum())
 
 
 @dataclass(frozen=True)
@@ -100,8 +139,7 @@ class DataSets:
         std: the same for the standard deviation.
         class_names: one per label.
         fingerprint: changes with the stored images (their number, names, labels, sizes; pixels too where they are all
-        in
-            memory), not with the folder that holds them or how they are augmented: a run that resumes compares it.
+            in memory), not with the folder that holds them or how they are augmented: a run that resumes compares it.
     """
 
     train: TrainingImages

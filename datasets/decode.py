@@ -1,4 +1,4 @@
-"""Open one image file as an RGB image.
+"""Decode one image file to RGB with Pillow, which has the last word on every file.
 
 | stored as                      | given as                                                                    |
 |--------------------------------|-----------------------------------------------------------------------------|
@@ -14,7 +14,7 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO
+from typing import BinaryIO, Tuple
 
 import numpy as np
 from PIL import Image
@@ -26,28 +26,35 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 # An RGB image of this many pixels takes 240 MB; the largest of ImageNet has 61 million.
 MAX_PIXELS = 80_000_000
+# No image of MAX_PIXELS needs a larger file: 4 samples of 16 bits a pixel, uncompressed.
+MAX_BYTES = 8 * MAX_PIXELS
 # Evaluation resizes the short side up to 256 pixels and more, so a thin strip would grow beyond all bounds.
 MAX_ASPECT_RATIO = 100
 # The largest value of a 16-bit sample over that of an 8-bit one: 65535 / 255.
 SIXTEEN_TO_EIGHT = 257
 
 
-def decode(file: BinaryIO) -> Image.Image:
+def decode(file: BinaryIO, shrink: int = 1) -> Image.Image:
     """Return the image in `file` with mode RGB.
+
+    Args:
+        file: the encoded image.
+        shrink: 1, 2, 4 or 8; the sides of a JPEG image become ceil(side / shrink). Others keep their size.
 
     Raises:
         DataError: no image of FORMATS, more than MAX_PIXELS pixels or longer than MAX_ASPECT_RATIO times its width or
-        height
-            (judged by its header: nothing is decoded), damaged or cut short, or of 32 bits a sample.
+            height (judged by its header: nothing is decoded), damaged or cut short, or of 32 bits a sample.
     """
     # Decoders raise whatever a broken file leads them to (OSError, SyntaxError, ValueError, struct.error, ...).
     try:
         image = Image.open(file, formats=FORMATS)
-        check_size(image)
+        check_size(*image.size)
         if image.format == "PNG":
             image.verify()  # reading alone passes over the check sums of pixel data; this ends the image
             file.seek(0)
             image = Image.open(file, formats=FORMATS)
+        if shrink > 1:
+            image.draft(None, (image.width // shrink, image.height // shrink))
         image.load()
         return to_rgb(image)
     except DataError:
@@ -56,9 +63,22 @@ def decode(file: BinaryIO) -> Image.Image:
         raise DataError(str(error) or type(error).__name__) from error
 
 
-def check_size(image: Image.Image) -> None:
-    """Raise DataError for an image that would take too much memory, by its header alone."""
-    width, height = image.size
+def read_header(file: BinaryIO) -> Tuple[int, int, str]:
+    """Return width, height and format ("JPEG", ...) of the image in `file`, of which nothing is decoded.
+
+    Raises:
+        DataError: no image of FORMATS, or one of too many pixels or too long.
+    """
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except Exception as error:
+        raise DataError(str(error) or type(error).__name__) from error
+    check_size(*image.size)
+    return image.width, image.height, image.format or ""
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise DataError for an image that would take too much memory, by the size that its header says."""
     if width * height > MAX_PIXELS:
         raise DataError(f"its header says {width} x {height} = {width * height} pixels, over the limit of {MAX_PIXELS}")
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):

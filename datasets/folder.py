@@ -32,8 +32,9 @@ def missing_data(name: str, configured: Optional[str], layout: str, reasons: str
     """
     # a folder has no meaning for made images, and an option without effect is refused
     no_folder = " --set data.dir=null" if configured else ""
+    place = configured if configured and "://" in configured else data_folder(configured)
     return DataError(
-        f"{name}: no images in {data_folder(configured)} ({where_from(configured)})\n"
+        f"{name}: no images in {place} ({where_from(configured)})\n"
         f"{reasons}\n"
         f"expected there: {layout}\n"
         "set data.dir or DATA_DIR to the folder that holds them; "

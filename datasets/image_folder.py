@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
-from typing import Iterator, List, Tuple
+from typing import Dict, Iterator, List, Tuple
 
 import numpy as np
-from PIL import Image
+from typing_extensions import Protocol
 
 from configs.schema import DataConfig
-from datasets.data_sets import DataSets, EvaluationImages, TrainingImages, hash_parts
-from datasets.decode import EXTENSIONS, decode
+from datasets.data_sets import DataSets, EvaluationImages, ImageSource, TrainingImages, hash_parts
+from datasets.decode import EXTENSIONS, MAX_BYTES
+from datasets.encoded_image import EncodedImage, say_decoder, unusable
 from datasets.errors import DataError
 from datasets.folder import data_folder, missing_data
 from datasets.transforms import Augmentation, CentreCrop
 
 IMAGE_SIZE = 224
+HALVES = ("train", "val")
 LAYOUT = "train/CLASS/NAME.jpg (or .png, ...) and val/CLASS/NAME.jpg, with the same classes in both"
 
 # Of ImageNet's training images: the figures that published networks were trained with.
@@ -65,19 +68,25 @@ class FolderImages:
     def __len__(self) -> int:
         return len(self.names)
 
-    def load(self, index: int) -> Tuple[Image.Image, int]:
+    def load(self, index: int) -> Tuple[EncodedImage, int]:
         """Return the image and its label. Raises DataError, naming path and class, where it cannot be read."""
         label = int(self.labels[index])
         class_name = self.class_names[label]
         path = self.folder / class_name / os.fsdecode(self.names[index].item())
+        name = f"{path} (class {class_name})"
         try:
-            with open(path, "rb") as file:
-                return decode(file), label
-        except (DataError, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise DataError(
-                f"{path} (class {class_name}): cannot be used: {reason}; replace or remove the file"
-            ) from error
+            return EncodedImage(read_image_file(path), name), label
+        except OSError as error:
+            raise unusable(name, error.strerror or str(error)) from error
+
+
+def read_image_file(path: Path) -> bytes:
+    """Return the content of a file. Raises OSError, also for one that is too large for an image."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_BYTES:
+            raise OSError(errno.EFBIG, f"it has {size} bytes, over the limit of {MAX_BYTES} for an image")
+        return file.read()
 
 
 def image_files(class_folder: Path) -> Iterator[Tuple[bytes, int]]:
@@ -86,17 +95,20 @@ def image_files(class_folder: Path) -> Iterator[Tuple[bytes, int]]:
     Raises:
         DataError: something else is in the folder.
     """
-    extensions = tuple(extension.encode() for extension in EXTENSIONS)
     with os.scandir(os.fsencode(class_folder)) as entries:
         for entry in entries:
             if entry.name.startswith(b"."):
                 continue
-            if not entry.name.lower().endswith(extensions) or not entry.is_file():
+            if not has_image_name(entry.name) or not entry.is_file():
                 raise DataError(
                     f"{os.fsdecode(entry.path)} (class {class_folder.name}): not an image file: expected a file "
                     f"(no folder, no link to nothing) whose name ends in {' '.join(EXTENSIONS)}; remove it"
                 )
             yield entry.name, entry.stat().st_size
+
+
+def has_image_name(name: bytes) -> bool:
+    return os.path.splitext(os.fsdecode(name))[1].lower() in EXTENSIONS
 
 
 def find_classes(folder: Path) -> Tuple[str, ...]:
@@ -126,33 +138,54 @@ def check_same_classes(train: Tuple[str, ...], evaluation: Tuple[str, ...], fold
             )
 
 
+def open_folder(folder: Path) -> Dict[str, FolderImages]:
+    """Return the halves "train" and "val" of a folder whose parts are there.
+
+    Raises:
+        DataError: it holds something else than the layout says, or cannot be read.
+    """
+    try:
+        classes = {half: find_classes(folder / half) for half in HALVES}
+        check_same_classes(classes["train"], classes["val"], folder)
+        return {half: FolderImages(folder / half, classes[half]) for half in HALVES}
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error}; expected there: {LAYOUT}") from error
+
+
 def build(config: DataConfig, seed: int) -> DataSets:
     """Return the images of the data folder; evaluation and, without min_crop_area, training use the central crop.
 
     Raises:
         DataError: a folder is missing, or holds something else than the layout says.
     """
+    say_decoder()
     folder = data_folder(config.dir)
-    halves = folder / "train", folder / "val"
-    missing = [str(half) for half in halves if not half.is_dir()]
+    missing = [str(folder / half) for half in HALVES if not (folder / half).is_dir()]
     if missing:
         raise missing_data("image_folder", config.dir, LAYOUT, f"not a folder, or not there: {', '.join(missing)}")
-    try:
-        train_classes, evaluation_classes = (find_classes(half) for half in halves)
-        check_same_classes(train_classes, evaluation_classes, folder)
-        train, evaluation = (FolderImages(half, train_classes) for half in halves)
-    except OSError as error:
-        raise DataError(f"{folder} cannot be read: {error}") from error
+    halves = open_folder(folder)
+    return encoded_data_sets(config, seed, halves["train"], halves["val"])
+
+
+class EncodedSource(ImageSource, Protocol):
+    """A half of a data set of encoded images."""
+
+    class_names: Tuple[str, ...]
+    fingerprint: str
+
+
+def encoded_data_sets(config: DataConfig, seed: int, train: EncodedSource, evaluation: EncodedSource) -> DataSets:
+    """Return the DataSets of encoded images of any size."""
     image_size = config.image_size or IMAGE_SIZE
-    augmentation = Augmentation(image_size, None, config.min_crop_area, config.horizontal_flip)
+    augmentation = Augmentation(image_size, None, config.min_crop_area, config.horizontal_flip, same_size=False)
     return DataSets(
-        train=TrainingImages(train, augmentation, seed),
+        train=TrainingImages(train, augmentation, seed, config.max_corrupt or 0),
         evaluation=EvaluationImages(evaluation, CentreCrop(image_size)),
-        num_classes=len(train_classes),
+        num_classes=len(train.class_names),
         channels=3,
         image_size=image_size,
         mean=MEAN,
         std=STD,
-        class_names=train_classes,
+        class_names=train.class_names,
         fingerprint=hash_parts([train.fingerprint.encode(), evaluation.fingerprint.encode()]),
     )

@@ -1,0 +1,92 @@
+"""What a failure of a loading process means, in one line.
+
+PyTorch's loading processes end in many ways: an error in one arrives with its traceback as text, one that dies raises
+in the main process wherever that is at the moment (from a signal handler), or shows as a broken connection, one that
+hangs as a timeout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from typing import Iterator, Optional
+
+from datasets.errors import DataError
+
+SIGNAL_SECONDS = 1.0  # a process that ended is known to be so before that
+ADVICE = {
+    "Killed": "the system may have been out of memory: lower data.workers or batch.global_batch_size",
+    "Bus error": "shared memory may be full: enlarge /dev/shm or lower data.workers",
+    "Segmentation fault": "a library failed: --set data.workers=0 shows where",
+    "Terminated": "somebody, or the batch system, ended it",
+}
+KILLED = re.compile(r"DataLoader worker \(pid (\d+)\) is killed by signal: ([^.]+)")
+EXITED = re.compile(r"DataLoader worker \(pid (\d+)\) exited unexpectedly with exit code (\d+)")
+ENDED = re.compile(r"DataLoader worker \(pid\(s\) ([\d, ]+)\) exited unexpectedly")
+TIMED_OUT = re.compile(r"DataLoader timed out after ([\d.]+) seconds")
+IN_WORKER = re.compile(r"^Caught DataError in DataLoader worker process (\d+)")
+
+
+@contextlib.contextmanager
+def explained_loading() -> Iterator[None]:
+    """Turn every failure of a loading process inside into a DataError of one line; other errors pass.
+
+    Raises:
+        DataError: what happened to which process, and what may help.
+    """
+    try:
+        yield
+    except DataError as error:
+        raise DataError(without_traceback(str(error))) from error
+    except (RuntimeError, EOFError, ConnectionResetError) as error:
+        explanation = explain(latest_error(error))
+        if explanation is None:
+            raise
+        raise DataError(explanation) from error
+
+
+def latest_error(error: BaseException) -> BaseException:
+    """Return what a broken connection leads to: the error that the end of the process raises, if it does."""
+    if isinstance(error, (EOFError, ConnectionResetError)):
+        try:
+            time.sleep(SIGNAL_SECONDS)  # and not later, in the midst of saying what happened
+        except RuntimeError as later:
+            return later
+    return error
+
+
+def explain(error: BaseException) -> Optional[str]:
+    """Return what `error`, or what caused it, says about a loading process; None if it is about something else."""
+    killed: Optional[BaseException] = error
+    while killed is not None:  # the signal's name is often in the error before
+        found = KILLED.search(str(killed))
+        if found:
+            process, name = found.groups()
+            advice = ADVICE.get(name.strip(), "continue with --resume")
+            return f"loading process {process} was ended by the signal {name.strip()}: {advice}"
+        killed = killed.__cause__ or killed.__context__
+    found = EXITED.search(str(error))
+    if found:
+        return f"loading process {found[1]} ended by itself with exit code {found[2]}; --set data.workers=0 shows where"
+    found = ENDED.search(str(error))
+    if found:
+        return f"loading process {found[1]} ended without a word; --set data.workers=0 shows where"
+    found = TIMED_OUT.search(str(error))
+    if found:
+        return (
+            f"no images for {float(found[1]):g} seconds: a loading process hangs; is the disk or the network that "
+            "holds the images there? --set data.workers=0 shows where"
+        )
+    if isinstance(error, (EOFError, ConnectionResetError)):
+        return f"the connection to a loading process broke ({type(error).__name__}): it ended; continue with --resume"
+    return None
+
+
+def without_traceback(message: str) -> str:
+    """Return the message of an error that a loading process reported, without the traceback it comes with."""
+    found = IN_WORKER.match(message)
+    if found is None:
+        return message
+    reason = message.rpartition(f"{DataError.__module__}.{DataError.__name__}: ")[2].strip()
+    return f"in loading process {found[1]}: {reason}"

@@ -1,0 +1,162 @@
+"""Pack a folder of image files into shards: tar files in WebDataset's layout, each with an index and a SHA-256 sum.
+
+    python -m datasets.pack SRC DST [--shard-mib 256] [--seed 0]
+
+SRC has the layout of image_folder; DST then is a data.dir for image_shards. Files are stored as they are, in a random
+order, as NUMBER_CLASS_NAME.EXTENSION and NUMBER_CLASS_NAME.cls (the label), so that whoever reads shards from end to
+end meets all classes at once. The same SRC and seed give the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Iterator, List, Optional, Sequence, Tuple
+
+from datasets.errors import DataError
+from datasets.image_folder import FolderImages, open_folder
+from datasets.image_shards import CLASSES_FILE
+from datasets.keyed_random import KeyedRandom
+from datasets.shard_index import SUFFIX, make_index
+from datasets.shard_store import replace_file
+
+MIB = 1 << 20
+BLOCK = 512
+END = bytes(2 * BLOCK)
+# What a key may hold: a dot would end it, and other systems disagree about the rest.
+UNSAFE = re.compile("[^A-Za-z0-9_-]")
+
+
+class ShardWriter:
+    """One tar file in the making.
+
+    Args:
+        path: of the finished shard, which appears whole or not at all.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        descriptor, self.temporary = tempfile.mkstemp(prefix=".part-", dir=path.parent)
+        self.file = os.fdopen(descriptor, "wb")
+        self.digest = hashlib.sha256()
+        self.size = 0
+        self.rows: List[Tuple[int, int, int, str]] = []
+
+    def add(self, key: str, extension: str, content: bytes, label: int) -> None:
+        """Append an image and its label."""
+        self.rows.append((self.append(key + extension, content), len(content), label, key + extension))
+        self.append(f"{key}.cls", str(label).encode())
+
+    def append(self, name: str, content: bytes) -> int:
+        """Append a member; return where its content begins."""
+        member = tarfile.TarInfo(name)  # no owner, no time: the same images give the same bytes
+        member.size, member.mode = len(content), 0o444
+        self.write(member.tobuf(tarfile.GNU_FORMAT))
+        offset = self.size
+        self.write(content + bytes(-len(content) % BLOCK))
+        return offset
+
+    def write(self, content: bytes) -> None:
+        self.file.write(content)
+        self.digest.update(content)
+        self.size += len(content)
+
+    def finish(self) -> None:
+        """Move the shard into place, then write its index."""
+        self.write(END)
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        os.chmod(self.temporary, 0o644)
+        os.replace(self.temporary, self.path)
+        index = make_index(self.path.name, self.size, self.digest.hexdigest(), self.rows)
+        replace_file(self.path.with_name(self.path.name + SUFFIX), index.text().encode())
+
+    def discard(self) -> None:
+        self.file.close()
+        if os.path.exists(self.temporary):
+            os.unlink(self.temporary)
+
+
+def shuffled(count: int, seed: int) -> List[int]:
+    """Return the numbers 0 .. count - 1 in a random order (Fisher and Yates)."""
+    order, random = list(range(count)), KeyedRandom(seed, count)
+    for last in range(count - 1, 0, -1):
+        other = random.integer(last + 1)
+        order[last], order[other] = order[other], order[last]
+    return order
+
+
+def pack_half(images: FolderImages, target: Path, half: str, shard_bytes: int, seed: int) -> Iterator[ShardWriter]:
+    """Write the shards of one half; give each when it is finished.
+
+    Raises:
+        DataError: an image file cannot be read.
+    """
+    shard: Optional[ShardWriter] = None
+    number = 0
+    try:
+        for position, index in enumerate(shuffled(len(images), seed)):
+            if shard is None:
+                shard = ShardWriter(target / f"{half}-{number:06d}.tar")
+                number += 1
+            image, label = images.load(index)
+            name = Path(os.fsdecode(images.names[index].item()))
+            key = UNSAFE.sub("_", f"{position:08d}_{images.class_names[label]}_{name.stem}")
+            shard.add(key, name.suffix.lower(), image.content, label)
+            if shard.size >= shard_bytes or position == len(images) - 1:
+                shard.finish()
+                yield shard
+                shard = None
+    finally:
+        if shard is not None:
+            shard.discard()
+
+
+def pack(source: Path, target: Path, shard_bytes: int, seed: int) -> None:
+    """Write the shards of both halves and the names of the classes.
+
+    Raises:
+        DataError: `source` has another layout or an unreadable file, or `target` is not empty.
+        OSError: the disk is full, or `target` cannot be written to.
+    """
+    halves = open_folder(source)
+    target.mkdir(parents=True, exist_ok=True)
+    if any(target.iterdir()):
+        raise DataError(f"{target} is not empty; pack into a new folder")
+    for half, images in halves.items():
+        for shard in pack_half(images, target, half, shard_bytes, seed):
+            print(f"{shard.path}: {len(shard.rows):,} images, {shard.size / MIB:,.1f} MiB", flush=True)
+    # last: without it, labels would have no names, so a half-packed folder is seen for what it is
+    replace_file(target / CLASSES_FILE, os.fsencode("".join(f"{name}\n" for name in halves["train"].class_names)))
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Run the command line; return 0, 3 for unusable images or 74 for a disk that cannot be written to."""
+    parser = argparse.ArgumentParser(prog="python -m datasets.pack", description="Pack a folder of images into shards.")
+    parser.add_argument("source", type=Path, help="folder with train/CLASS/* and val/CLASS/*")
+    parser.add_argument("target", type=Path, help="new folder for the shards")
+    parser.add_argument("--shard-mib", type=int, default=256, help="size at which a shard is closed")
+    parser.add_argument("--seed", type=int, default=0, help="of the order of images")
+    options = parser.parse_args(arguments)
+    if options.shard_mib < 1 or options.seed < 0:
+        parser.error("--shard-mib must be 1 or more, --seed 0 or more")
+    try:
+        pack(options.source, options.target, options.shard_mib * MIB, options.seed)
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+    except OSError as error:
+        print(f"error: {options.target}: {error}", file=sys.stderr)
+        return 74
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
