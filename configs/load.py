@@ -12,6 +12,7 @@ from configs.schema import Config
 from configs.yaml_file import KeyPath, Lines, parse_value, read_yaml
 
 FOLDER = Path(__file__).resolve().parent
+_NEAREST_SHOWN = 4
 
 
 def load_config(name_or_path: str, overrides: Sequence[str] = (), texts: Sequence[Tuple[str, str, str]] = ()) -> Config:
@@ -27,6 +28,7 @@ def load_config(name_or_path: str, overrides: Sequence[str] = (), texts: Sequenc
     path = find_config(name_or_path)
     values, lines = read_yaml(path)
     sources: Dict[KeyPath, str] = {}
+    values = _on_its_base(values, path, sources)
     for override in overrides:
         key_path = _apply_override(values, override)
         sources[key_path] = f"--set {override}"
@@ -54,15 +56,41 @@ def find_config(name_or_path: str) -> Path:
         return path
     path = FOLDER / f"{name_or_path}.yaml"
     if not path.is_file():
-        near = difflib.get_close_matches(name_or_path, config_names(), n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ConfigError(f"--config {name_or_path}: no such experiment; {hint}There are: {', '.join(config_names())}")
+        names = config_names()
+        near = difflib.get_close_matches(name_or_path, names, n=_NEAREST_SHOWN)
+        hint = f"; the nearest are {', '.join(near)}" if near else ""
+        raise ConfigError(
+            f"--config {name_or_path}: no such experiment{hint}. `ls {FOLDER}` lists all "
+            f"{len(names)}; the path of a YAML file will do as well"
+        )
     return path
 
 
 def dump_config(config: Config) -> str:
     """The complete configuration as YAML, defaults included: reading it back gives the same Config."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _on_its_base(values: Dict[str, Any], path: Path, sources: Dict[KeyPath, str]) -> Dict[str, Any]:
+    """Where a file names another experiment as its `base`: that one's values, replaced key by key by the file's own.
+
+    For files that say only how an experiment is executed elsewhere, so that what it means is written once.
+    """
+    name = values.pop("base", None)
+    if name is None:
+        return values
+    base_path = find_config(str(name))
+    base, base_lines = read_yaml(base_path)
+    if "base" in base:
+        raise ConfigError(f"{path}: its base {name} has a base itself; name {base['base']} or write the values out")
+    sources.update((key_path, f"{base_path}:{line}") for key_path, line in base_lines.items() if len(key_path) == 2)
+    for section, own in values.items():
+        if not isinstance(own, dict):
+            raise ConfigError(f"{path}: {section} is not a section with keys")
+        _section_of(base, section, str(path)).update(own)
+        for key in own:
+            sources.pop((section, key), None)
+    return base
 
 
 def _apply_override(values: Dict[str, Any], override: str) -> KeyPath:

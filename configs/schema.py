@@ -10,9 +10,9 @@ from typing import Optional
 from pydantic import Field, model_validator
 from typing_extensions import Literal
 
-from configs.device_section import DeviceConfig
-from configs.learning_sections import OptimizerConfig, RegularizationConfig, ScheduleConfig
-from configs.section import Section
+from configs.device_section import DeviceConfig, IpuConfig
+from configs.learning_sections import AveragingConfig, OptimizerConfig, RegularizationConfig, ScheduleConfig
+from configs.section import Section, Words
 
 
 class ModelConfig(Section):
@@ -20,6 +20,17 @@ class ModelConfig(Section):
 
     name: str = Field(description="a network of models/, e.g. resnet20 or resnet50")
     width: Optional[int] = Field(None, gt=0, description="channels of the first stage; default: the network's own")
+    pretrained: Optional[str] = Field(None, description="file of weights to start from, instead of newly drawn ones")
+    reset_classifier: bool = Field(False, description="the classifier is drawn anew, not taken from pretrained")
+    train_only: Optional[Words] = Field(None, description="modules to train, e.g. [top, classifier]; default: all")
+
+    @model_validator(mode="after")
+    def check(self) -> "ModelConfig":
+        if self.reset_classifier and self.pretrained is None:
+            raise ValueError("reset_classifier true has no effect without pretrained; remove it")
+        if self.train_only == ():
+            raise ValueError("train_only [] leaves nothing to train; name modules, or remove it")
+        return self
 
 
 class NormConfig(Section):
@@ -30,6 +41,9 @@ class NormConfig(Section):
     num_groups: Optional[int] = Field(None, gt=0, description="groups of group norm")
     grouping: Optional[Literal["contiguous", "strided"]] = Field(None, description="how group norm groups channels")
     eps: Optional[float] = Field(None, ge=0, description="added to the norm's variance; default 1e-5, frn 1e-6")
+    momentum: Optional[float] = Field(
+        None, gt=0, le=1, description="batch norm: share of the new value in running statistics; default 0.1"
+    )
     proxy_eps: Optional[float] = Field(None, ge=0, description="added to the proxy's variance; the paper's code: 0.03")
     proxy_method: Optional[Literal["exact", "sampled"]] = Field(None, description="how proxy statistics are computed")
     learn_proxy: Optional[bool] = Field(None, description="false: the proxy's own mean and scale stay at zero")
@@ -42,15 +56,24 @@ class NormConfig(Section):
 class DataConfig(Section):
     """Which images, and how they are augmented."""
 
-    name: Literal["fashion_mnist", "cifar10", "cifar100", "image_folder", "generated"]
-    dir: Optional[str] = Field(None, description="folder of the data; default: $DATA_DIR, else data/")
+    name: Literal["fashion_mnist", "cifar10", "cifar100", "photo_patches", "image_folder", "image_shards", "generated"]
+    dir: Optional[str] = Field(
+        None, description="folder of the data; default: $DATA_DIR, else data/; image_shards also: URL"
+    )
+    cache_dir: Optional[str] = Field(None, description="image_shards at a URL: folder for copies of the shards read")
     image_size: Optional[int] = Field(None, gt=0, description="pixels per side; default: the data set's own")
     crop_padding: Optional[int] = Field(None, gt=0, description="pixels of zero padding before a random crop")
     min_crop_area: Optional[float] = Field(
         None, gt=0, le=1, description="random crops cover this share of the image or more"
     )
     horizontal_flip: bool = Field(False, description="mirror half of the training images")
+    auto_augment: Optional[Literal["imagenet", "cifar10", "svhn"]] = Field(
+        None, description="AutoAugment with the policy found for these images, after crop and mirroring"
+    )
     workers: int = Field(0, ge=0, description="processes that load images, per training process")
+    max_corrupt: Optional[int] = Field(
+        None, gt=0, description="image_folder, image_shards: unreadable training images that others replace; default: 0"
+    )
     num_classes: Optional[int] = Field(None, gt=1, description="generated images only: classes")
     num_train_images: Optional[int] = Field(None, gt=0, description="generated images only: images to train on")
     num_eval_images: Optional[int] = Field(None, gt=0, description="generated images only: images to evaluate on")
@@ -85,8 +108,20 @@ class RunConfig(Section):
     keep_checkpoints: int = Field(
         2, ge=2, description="newest checkpoints kept; one more than the newest, should that be damaged"
     )
+    power_every_epochs: Optional[int] = Field(
+        None, gt=0, description="epochs between records in power.jsonl, and one of the initial weights; default: none"
+    )
+    power_images: Optional[int] = Field(
+        None, gt=0, description="power.jsonl is about the first this many evaluation images; default: 1000"
+    )
     wandb: Literal["off", "online", "offline"] = Field("off")
     wandb_project: str = Field("proxynorm")
+
+    @model_validator(mode="after")
+    def check(self) -> "RunConfig":
+        if self.power_every_epochs is None:
+            self.refuse_unused("no power_every_epochs", ("power_images",))
+        return self
 
 
 class Config(Section):
@@ -99,5 +134,7 @@ class Config(Section):
     regularization: RegularizationConfig = RegularizationConfig()
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
+    averaging: AveragingConfig = AveragingConfig()
     device: DeviceConfig = DeviceConfig()
+    ipu: IpuConfig = IpuConfig()
     run: RunConfig

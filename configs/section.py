@@ -6,11 +6,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 from typing_extensions import Annotated
 
 
-def _list_to_tuple(value: Any) -> Any:
+def list_to_tuple(value: Any) -> Any:
+    """YAML has lists; a frozen config needs tuples."""
     return tuple(value) if isinstance(value, list) else value
 
 
-Floats = Annotated[Tuple[float, ...], BeforeValidator(_list_to_tuple)]  # YAML has lists; a frozen config needs tuples
+Floats = Annotated[Tuple[float, ...], BeforeValidator(list_to_tuple)]
+Words = Annotated[Tuple[str, ...], BeforeValidator(list_to_tuple)]
 
 
 class Section(BaseModel):

@@ -9,6 +9,8 @@ from typing import Dict, List, Set, Tuple
 import torch
 from torch import nn
 
+from proxynorm.kernels.recompute import rebuilt_activations, recipe_of
+
 _MULTIPLYING_LAYERS = (nn.Conv2d, nn.Linear)
 
 
@@ -76,8 +78,10 @@ def _count(model: nn.Module, x: torch.Tensor) -> Tuple[int, int]:
 
     layers = [module for module in model.modules() if isinstance(module, _MULTIPLYING_LAYERS)]
     hooks = [layer.register_forward_hook(count_layer) for layer in layers]
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack):
-        model(x)
+    # Layers with recompute=True leave recipes in here, which are counted for what they keep.
+    with torch.enable_grad(), rebuilt_activations():
+        with torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack):
+            model(x)
     for hook in hooks:
         hook.remove()
     return sum(multiply_adds), saved.total_bytes
@@ -93,10 +97,12 @@ class _SavedStorages:
         self._seen: Dict[int, torch.Tensor] = {}
 
     def pack(self, tensor: torch.Tensor) -> torch.Tensor:
-        key = _key(tensor)
-        if key not in self._own and key not in self._seen:
-            self._seen[key] = tensor
-            self.total_bytes += tensor.untyped_storage().nbytes()
+        recipe = recipe_of(tensor)
+        for kept in (tensor,) if recipe is None else (recipe.x, recipe.statistics):
+            key = _key(kept)
+            if key not in self._own and key not in self._seen:
+                self._seen[key] = kept
+                self.total_bytes += kept.untyped_storage().nbytes()
         return tensor
 
     def unpack(self, tensor: torch.Tensor) -> torch.Tensor:

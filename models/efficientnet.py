@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple, Optional, Tuple
 import torch
 from torch import nn
 
-from models.drop_path import DropPath
+from models.drop import Drop
 from models.image_classifier import ImageClassifier
 from models.initialization import fan_in, fan_out, truncated_normal_
 
@@ -122,7 +122,7 @@ class InvertedResidual(nn.Module):
         self.conv3 = norm_act.conv2d(mid_channels, shape.channels, 1, bias=False)
         self.norm3 = norm_act(shape.channels, None)
         self.has_skip = shape.stride == 1 and in_channels == shape.channels
-        self.drop_path = DropPath(drop_path_rate) if self.has_skip and drop_path_rate > 0 else nn.Identity()
+        self.drop_path = Drop(drop_path_rate) if self.has_skip and drop_path_rate > 0 else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         u = self.norm1(self.conv1(x)) if self.has_expansion else x

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Tuple
+
 import torch
 from torch import nn
+
+from models.drop import Drop
 
 
 class ImageClassifier(nn.Module):
@@ -29,8 +33,7 @@ class ImageClassifier(nn.Module):
     def __init__(self, num_features: int, drop_rate: float) -> None:
         super().__init__()
         self.num_features = num_features
-        # nn.Dropout(0.0) would still draw and keep a mask.
-        self.dropout = nn.Dropout(drop_rate) if drop_rate > 0 else nn.Identity()
+        self.dropout = Drop(drop_rate, columns=num_features) if drop_rate > 0 else nn.Identity()
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Map of features before pooling, (N, in_channels, H, W) -> (N, num_features, H', W')."""
@@ -40,6 +43,10 @@ class ImageClassifier(nn.Module):
     def initialize(module: nn.Module) -> None:
         """Draw the initial weights of one convolution or linear layer; other modules are left as they are."""
         raise NotImplementedError
+
+    def drops(self) -> Tuple[Drop, ...]:
+        """The layers that are random in training, in their order in the network."""
+        return tuple(module for module in self.modules() if isinstance(module, Drop))
 
     def forward_head(self, x: torch.Tensor) -> torch.Tensor:
         """Logits from the map of features, (N, num_features, H', W') -> (N, num_classes)."""

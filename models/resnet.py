@@ -40,8 +40,8 @@ class ResNetShape:
     Args:
         depths: blocks in each stage; each stage but the first halves the image and doubles the channels.
         width: channels of the stem.
-        bottleneck: blocks of 1x1, 3x3, 1x1 convolutions that give 4 x width channels, and the stem for large images
-            (7x7, stride 2, then max-pooling); otherwise basic blocks and the stem for small images (3x3, stride 1).
+        bottleneck: blocks of 1x1, 3x3, 1x1 convolutions that give 4 x width channels; otherwise basic blocks.
+        large_images: a 7x7 stem of stride 2, then max-pooling; otherwise a 3x3 stem of stride 1.
         conv_groups: groups of the bottleneck's 3x3 convolution (the cardinality of a ResNeXt).
         group_width: channels of each of these groups in the first stage; with one group it is the bottleneck's width.
     """
@@ -49,6 +49,7 @@ class ResNetShape:
     depths: Tuple[int, ...]
     width: int
     bottleneck: bool = False
+    large_images: bool = False
     conv_groups: int = 1
     group_width: int = 0
 
@@ -155,7 +156,7 @@ class ResNet(ImageClassifier):
 
 
 def _build_stem(shape: ResNetShape, in_channels: int) -> nn.Sequential:
-    if not shape.bottleneck:
+    if not shape.large_images:
         return nn.Sequential(OrderedDict(conv=nn.Conv2d(in_channels, shape.width, 3, padding=1, bias=False)))
     conv = nn.Conv2d(in_channels, shape.width, 7, stride=2, padding=3, bias=False)
     return nn.Sequential(OrderedDict(conv=conv, pool=nn.MaxPool2d(3, stride=2, padding=1)))
@@ -184,11 +185,18 @@ def _build_stage(shape: ResNetShape, index: int, in_channels: int, norm_act: Nor
     return blocks
 
 
-SMALL_SHAPES = {f"resnet{6 * n + 2}": ResNetShape(depths=(n, n, n), width=16) for n in (1, 3, 5, 7, 9)}
+SMALL_SHAPES = {
+    **{f"resnet{6 * n + 2}": ResNetShape(depths=(n, n, n), width=16) for n in (1, 3, 5, 7, 9)},
+    "resnext20_8x4d": ResNetShape((2, 2, 2), width=16, bottleneck=True, conv_groups=8, group_width=4),
+}
 
 LARGE_SHAPES = {
-    "resnet50": ResNetShape((3, 4, 6, 3), width=64, bottleneck=True, group_width=64),
-    "resnet101": ResNetShape((3, 4, 23, 3), width=64, bottleneck=True, group_width=64),
-    "resnext50_32x4d": ResNetShape((3, 4, 6, 3), width=64, bottleneck=True, conv_groups=32, group_width=4),
-    "resnext101_32x4d": ResNetShape((3, 4, 23, 3), width=64, bottleneck=True, conv_groups=32, group_width=4),
+    "resnet50": ResNetShape((3, 4, 6, 3), width=64, bottleneck=True, large_images=True, group_width=64),
+    "resnet101": ResNetShape((3, 4, 23, 3), width=64, bottleneck=True, large_images=True, group_width=64),
+    "resnext50_32x4d": ResNetShape(
+        (3, 4, 6, 3), width=64, bottleneck=True, large_images=True, conv_groups=32, group_width=4
+    ),
+    "resnext101_32x4d": ResNetShape(
+        (3, 4, 23, 3), width=64, bottleneck=True, large_images=True, conv_groups=32, group_width=4
+    ),
 }

@@ -20,8 +20,8 @@ class BatchNorm(nn.Module):
     """Batch norm over a normalization batch that may be smaller or larger than the micro-batch.
 
     Formula: (x - mean_c) / sqrt(var_c + eps); in training, mean and population variance over the
-    normalization batch and all positions, and running = 0.9 running + 0.1 batch with the unbiased variance;
-    in evaluation, the running values.
+    normalization batch and all positions, and running = (1 - momentum) running + momentum batch with the unbiased
+    variance; in evaluation, the running values.
 
     Smaller: the micro-batch is split along dim 0, in order, into ghost batches of norm_batch_size, and
     the running statistics are those of processing them one after another. Larger: statistics are shared by

@@ -8,6 +8,7 @@ from typing import Any, Dict, Optional, Set
 from torch import nn
 
 from proxynorm.activations import Activation
+from proxynorm.batch_norm import BATCH_NORM_MOMENTUM
 from proxynorm.norm_act import KERNELS, NormAct, ProxySettings
 from proxynorm.norms import (
     GROUPINGS,
@@ -28,7 +29,7 @@ NORMS = (*_AFFINE_NORMS, "frn", "evonorm_s0", "none", *(name + _WS for name in _
 _GROUP_DEFAULTS: Dict[str, Any] = {"num_groups": 8, "grouping": "contiguous"}
 # The fields that each norm uses, with their defaults; the others are refused.
 _NORM_DEFAULTS: Dict[str, Dict[str, Any]] = {
-    "batch": {"eps": 1e-5, "norm_batch_size": None},
+    "batch": {"eps": 1e-5, "norm_batch_size": None, "momentum": BATCH_NORM_MOMENTUM},
     "layer": {"eps": 1e-5},
     "instance": {"eps": 1e-5},
     "group": {"eps": 1e-5, **_GROUP_DEFAULTS},
@@ -53,6 +54,7 @@ class NormActFactory:
         num_groups: group and evonorm_s0; 8.
         grouping: group and evonorm_s0; "contiguous" (channel c in group c // (C / G)) or "strided" (c % G).
         eps: of the norm; 1e-5, frn 1e-6.
+        momentum: batch; weight of the new value in the running statistics, 0.1.
         proxy_eps: with proxy; 0.03.
         proxy_method: with proxy; "exact" or "sampled".
         learn_proxy: with proxy; True. False fixes proxy_beta and proxy_gamma at zero.
@@ -70,6 +72,7 @@ class NormActFactory:
     num_groups: Optional[int] = None
     grouping: Optional[str] = None
     eps: Optional[float] = None
+    momentum: Optional[float] = None
     proxy_eps: Optional[float] = None
     proxy_method: Optional[str] = None
     learn_proxy: Optional[bool] = None
@@ -131,6 +134,8 @@ class NormActFactory:
             value = getattr(self, field)
             if value is not None and value < 0:
                 raise ValueError(f"{field}={value} must not be negative")
+        if self.momentum is not None and not 0 < self.momentum <= 1:
+            raise ValueError(f"momentum={self.momentum} must be above 0 and at most 1")
         if self.recompute and (self.kernel == "reference" or self._base not in _GROUP_FAMILY):
             raise ValueError(
                 f"recompute=True needs the fused kernels of {', '.join(_GROUP_FAMILY)}; got norm {self.norm!r} and "
@@ -172,7 +177,8 @@ class NormActFactory:
         eps = self.eps if self.eps is not None else 0.0
         num_groups, grouping = self.num_groups or 0, self.grouping or ""
         if self._base == "batch":
-            return BatchNorm(channels, norm_batch_size=self.norm_batch_size, eps=eps)
+            assert self.momentum is not None
+            return BatchNorm(channels, norm_batch_size=self.norm_batch_size, eps=eps, momentum=self.momentum)
         if self._base == "group":
             return GroupNorm(channels, num_groups, grouping=grouping, eps=eps)
         if self._base in _GROUP_FAMILY:

@@ -46,6 +46,8 @@ def group_norm(
     channels = x.shape[1]
     check_values_per_group(x, num_groups)
     if grouping == "contiguous" or num_groups in (1, channels):
+        if (weight is None) != (bias is None):  # PopTorch's group norm takes both or none
+            return affine(F.group_norm(x, num_groups, None, None, eps).to(x.dtype), weight, bias)
         weight = None if weight is None else weight.to(x.dtype)
         bias = None if bias is None else bias.to(x.dtype)
         # Autocast may hand back float32.

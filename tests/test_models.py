@@ -27,6 +27,9 @@ PROXY_NORM = NormActFactory(norm="group", proxy=True, num_groups=4)
 # ResNeXts: the published v1 networks have 25,028,904 and 44,177,704. From v1 to v2 only norms move. v1 has norm
 #   channels 64 (stem) + the sums over blocks of (2 mid + out) + 256 + 512 + 1024 + 2048 (projections), v2 has the sums
 #   of (in + 2 mid) + 2048 (last). The sum of out - in is 2048 - 64, so v2 has 3,840 channels or 7,680 parameters fewer.
+# resnext20_8x4d: a block of in, mid and out channels has in*mid + 9*mid*mid/8 + mid*out + 2*(in + 2*mid), and the first
+#   of each stage in*out more; with mid 32, 64, 128: 4,896 + 5,504 + 25,472 + 21,504 + 101,120 + 84,992 = 243,488. Stem
+#   27*16, last norm 2*256, classifier 257*10.
 # EfficientNets at 1000 classes: the published counts. efficientnet_small: e is expansion * in, r is in / 4;
 #   a block has in*e (if expanded) + e*k*k*e/groups + e*out + 2*e*r + e + r + 2*(e (if expanded) + e + out).
 PARAMETERS = {
@@ -37,6 +40,7 @@ PARAMETERS = {
     "resnet56": 77_850 + 8 * 97_216,
     "resnet50": 25_549_352,
     "resnet101": 44_541_480,
+    "resnext20_8x4d": 243_488 + 27 * 16 + 2 * 256 + 257 * 10,
     "resnext50_32x4d": 25_028_904 - 7_680,
     "resnext101_32x4d": 44_177_704 - 7_680,
     "efficientnet_b0": 5_288_548,

@@ -25,10 +25,23 @@ from training.atomic_file import PARTIAL_SUFFIX, replace_file, sync_folder
 from training.pickle_scan import forbidden_global
 
 LOGGER = logging.getLogger(__name__)
-FORMAT = 1
-# model, optimizer: state dicts; step: weight updates done; progress: the loop's state; norm: see check_norm.
+FORMAT = 2
+# model, optimizer: state dicts; average: of the weights, or None; step: weight updates done; progress: the loop's
+# state; norm: see check_norm.
 KEYS = frozenset(
-    ("format", "model", "optimizer", "step", "progress", "seed", "config", "norm", "execution", "data_fingerprint")
+    (
+        "format",
+        "model",
+        "optimizer",
+        "average",
+        "step",
+        "progress",
+        "seed",
+        "config",
+        "norm",
+        "execution",
+        "data_fingerprint",
+    )
 )
 CRASH_POINTS = ("before_write", "mid_write", "before_replace", "after_replace", "before_manifest")
 _NAME = re.compile(r"step_(\d{8,})\.(pt|json)")
@@ -110,19 +123,34 @@ def load_checkpoint(path: Union[str, Path]) -> Dict[str, Any]:
         for code to be run.
     """
     path = Path(path)
+    state = read_archive(path)
+    check_checkpoint(state, path)
+    return state
+
+
+def read_archive(path: Union[str, Path]) -> Any:
+    """What torch.save put into a file, on the CPU, without running any code from it.
+
+    Raises: CheckpointError for a file that is missing, torn, altered, no zip archive, or that asks for code to be run.
+    """
+    path = Path(path)
     data = _read_verified(path) if path.with_suffix(".json").exists() else _read(path)
     try:
         refused = forbidden_global(data)
         # Before torch 2.6 weights_only did not guard files that are no zip archive; save_checkpoint writes no others.
-        is_archive = zipfile.is_zipfile(io.BytesIO(data))
-        state = None
-        if refused is None and is_archive:
-            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        if refused is None and not zipfile.is_zipfile(io.BytesIO(data)):
+            raise ValueError("it is not the zip archive that torch.save has written since torch 1.6")
+        state = None if refused else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # unknown bytes are read here: what is raised depends on them and on torch's version
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} ({len(data)} bytes) is truncated or no checkpoint: {reason}") from error
     if refused is not None:
         raise CheckpointError(f"{path} asks for the global {refused}: refused, nothing was run. Do not trust this file")
+    return state
+
+
+def check_checkpoint(state: Any, path: Path) -> None:
+    """Raises CheckpointError for an object that is no checkpoint of this program in the format of today."""
     if not isinstance(state, dict) or "format" not in state:
         raise CheckpointError(f"{path} is no checkpoint of this program: it has no entry 'format'")
     if state["format"] != FORMAT:
@@ -131,7 +159,6 @@ def load_checkpoint(path: Union[str, Path]) -> Dict[str, Any]:
             "use the version of the program that wrote it"
         )
     _require_keys(set(state), str(path))
-    return state
 
 
 def remove_partial_files(folder: Union[str, Path]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Sequence, Tuple
+from typing import Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 
+from training.draws import StepDraws
 from training.loss import IGNORED, cross_entropy_sum, true_class_values
+from training.mixing import mix_images, mix_labels
 
 
 class Classifier(nn.Module):
@@ -18,24 +20,37 @@ class Classifier(nn.Module):
     The loss is smoothed in training mode only: evaluation reports the plain cross entropy, so that evaluation losses of
     runs with different label smoothing can be compared.
 
+    In training mode it is also given what is random in this step, where anything is (training.draws): it mixes the
+    images and hands the network's drop layers their factors. top1 and top5 then count each image's own label.
+
     Args:
         network: maps float images (N, C, H, W) to logits (N, K); kept as the attribute `network`, whose state dict
             holds nothing of this module.
         mean: per channel, on the scale where pixels are 0..1.
         std: per channel, on the same scale, positive.
         label_smoothing: see training.loss.cross_entropy_sum.
+        draws: what is drawn for each image in training; nothing by default.
+        frozen: parts of the network that stay in evaluation mode (training.freezing).
 
-    Shape: images (N, C, H, W) uint8, labels (N,) integers, IGNORED = padding -> four scalars.
+    Shape: images (N, C, H, W) uint8, labels (N,) integers, IGNORED = padding -> four scalars. In training, with
+        draws: images (partners + N, ...), labels (partners + N,), drawn (N, columns).
     dtype: pixels become the dtype of the buffers (float32, unless the module was cast); loss_sum as cross_entropy_sum
         gives it; counts are int64.
-    Raises: ValueError for mean and std that do not fit each other or the images' channels.
+    Raises: ValueError for mean and std that do not fit each other or the images' channels; in training, for drawn
+        numbers that are missing or not needed.
     """
 
     pixel_mean: Tensor
     pixel_scale: Tensor
 
     def __init__(
-        self, network: nn.Module, mean: Sequence[float], std: Sequence[float], label_smoothing: float = 0.0
+        self,
+        network: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        label_smoothing: float = 0.0,
+        draws: StepDraws = StepDraws(),  # noqa: B008  immutable
+        frozen: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
         if len(mean) != len(std) or not mean:
@@ -47,6 +62,8 @@ class Classifier(nn.Module):
         self.network = network
         self.channels = len(mean)
         self.label_smoothing = label_smoothing
+        self.draws = draws
+        self._frozen = tuple(frozen)  # a tuple is not registered: the modules are the network's
         # (pixels - 255 mean) x 1 / (255 std): two passes over the images instead of three. Not persistent: they come
         # from the data set, and a checkpoint holds what was learned.
         pixel_mean = torch.tensor([255.0 * value for value in mean]).view(1, -1, 1, 1)
@@ -54,15 +71,48 @@ class Classifier(nn.Module):
         self.register_buffer("pixel_mean", pixel_mean, persistent=False)
         self.register_buffer("pixel_scale", pixel_scale, persistent=False)
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+    def train(self, mode: bool = True) -> Classifier:
+        """Training mode for all but the frozen parts."""
+        super().train(mode)
+        for module in self._frozen:
+            module.train(False)
+        return self
+
+    def forward(
+        self, images: Tensor, labels: Tensor, drawn: Optional[Tensor] = None
+    ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
         if images.dtype != torch.uint8:
             raise ValueError(f"images are {images.dtype}, but must be uint8: scaling to floats happens here, once")
         # One channel would otherwise broadcast against three means and give three wrong channels. Not asked while
         # tracing, where a comparison of sizes is frozen into the trace.
         if not torch.jit.is_tracing() and images.shape[1] != self.channels:
             raise ValueError(f"images have {int(images.shape[1])} channels, but mean and std have {self.channels}")
-        logits = self.network((images.to(self.pixel_mean.dtype) - self.pixel_mean) * self.pixel_scale)
-        loss_sum = cross_entropy_sum(logits, labels, self.label_smoothing if self.training else 0.0)
+        x = (images.to(self.pixel_mean.dtype) - self.pixel_mean) * self.pixel_scale
+        if not self.training:
+            return self._sums(x, labels, 0.0)
+        if (drawn is None) != (self.draws.columns == 0):
+            raise ValueError(
+                f"a training step of this classifier takes {self.draws.columns} drawn numbers for each image, got "
+                f"{'none' if drawn is None else tuple(drawn.shape)}; pass classifier.draws.rows(...), or nothing for 0"
+            )
+        self.draws.place(drawn)
+        outputs = self._mixed_sums(x, labels, drawn)
+        self.draws.place(None)  # so that a later forward pass cannot use them again
+        return outputs
+
+    def _mixed_sums(self, x: Tensor, labels: Tensor, drawn: Optional[Tensor]) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+        if drawn is None or self.draws.mixing is None:
+            return self._sums(x, labels, self.label_smoothing)
+        mixing = drawn[:, : self.draws.mixing_columns]
+        targets = mix_labels(labels, mixing, x.shape[2], x.shape[3])
+        return self._sums(mix_images(x, mixing), labels[self.draws.partners :], self.label_smoothing, targets)
+
+    def _sums(
+        self, x: Tensor, labels: Tensor, label_smoothing: float, targets: Optional[Tuple[Tensor, Tensor]] = None
+    ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+        logits = self.network(x)
+        loss_labels, weights = (labels, None) if targets is None else targets
+        loss_sum = cross_entropy_sum(logits, loss_labels, label_smoothing, weights)
         rank = true_class_rank(logits.detach(), labels)
         return loss_sum, (rank < 1).sum(), (rank < 5).sum(), (labels != IGNORED).sum()
 

@@ -118,14 +118,21 @@ class MetricsLog:
         if learning_rate is not None:
             record["learning_rate"] = learning_rate
         record["images_per_second"] = images_per_second
+        self.append_record(record)
+        return record
+
+    def append_record(self, record: Mapping[str, Any]) -> None:
+        """Append one record with a split and a step, whatever else it holds.
+
+        Raises: OSError.
+        """
         # Opened for each record: no handle to lose, and truncate_after may replace the file in between.
-        line = _strict_json(record) + "\n"
+        line = _strict_json(dict(record)) + "\n"
         try:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(line)
         except OSError as error:
             raise describe_full_disk(error, self.path, len(line)) from error
-        return record
 
     def truncate_after(self, step: int, evaluated_step: int) -> int:
         """Drop the records later than a resumed step and a torn last line; return the number of records dropped.
@@ -135,7 +142,8 @@ class MetricsLog:
 
         Args:
             step: weight updates done at the point of resumption.
-            evaluated_step: the last step whose evaluation the resumed state knows; a later one is done again.
+            evaluated_step: the last step whose evaluation the resumed state knows; a later one is done again, with all
+                that is not training.
 
         Raises: ValueError for a line, other than the last, that is no record.
         """
@@ -146,7 +154,7 @@ class MetricsLog:
         for number, line in enumerate(lines, start=1):
             try:
                 record = json.loads(line)
-                is_kept = record["step"] <= (evaluated_step if record["split"] == "eval" else step)
+                is_kept = record["step"] <= (step if record["split"] == "train" else evaluated_step)
             except (ValueError, TypeError, KeyError) as error:
                 if number == len(lines):
                     continue

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import logging
-from typing import AbstractSet, List
+from typing import AbstractSet, Any, Callable, Dict, List
 
 import torch
 from torch import nn
 
 from configs.learning_sections import OptimizerConfig
+from training.lamb import Lamb
+from training.rmsprop import RMSpropTF
 
+Groups = List[Dict[str, Any]]
 LOGGER = logging.getLogger(__name__)
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module, undecayed: AbstractSet[str]) -> torch.optim.Optimizer:
-    """SGD over the model's trainable parameters in two groups: with weight decay, and without.
+    """The optimizer over the model's trainable parameters in two groups: with weight decay, and without.
 
-    g' = g + weight_decay * w (first group only), v = momentum * v + g', and
-    w -= learning_rate * v, or with Nesterov momentum w -= learning_rate * (g' + momentum * v).
+    sgd      g' = g + weight_decay * w (first group only), v = momentum * v + g', and
+             w -= learning_rate * v, or with Nesterov momentum w -= learning_rate * (g' + momentum * v)
+    rmsprop  training.rmsprop.RMSpropTF, with L2 weight decay as in sgd
+    adamw    torch.optim.AdamW, with w -= learning_rate * weight_decay * w beside the update
+    lamb     training.lamb.Lamb
 
     Frozen parameters (requires_grad false) belong to no group, since they never receive a gradient; the log names them.
     A group that would be empty is left out.
@@ -54,12 +60,54 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module, undecayed: Abstra
     if not decayed_parameters and not undecayed_parameters:
         raise ValueError(f"the model has no parameter to train; {len(frozen)} are frozen (requires_grad false)")
     groups = ((decayed_parameters, config.weight_decay), (undecayed_parameters, 0.0))
-    return torch.optim.SGD(
-        [{"params": parameters, "weight_decay": weight_decay} for parameters, weight_decay in groups if parameters],
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
+    return _OPTIMIZERS[config.name](
+        config, [{"params": parameters, "weight_decay": decay} for parameters, decay in groups if parameters]
     )
+
+
+def _build_sgd(config: OptimizerConfig, groups: Groups) -> torch.optim.Optimizer:
+    return torch.optim.SGD(
+        groups, lr=config.learning_rate, momentum=config.momentum or 0.0, nesterov=bool(config.nesterov)
+    )
+
+
+def _build_rmsprop(config: OptimizerConfig, groups: Groups) -> torch.optim.Optimizer:
+    assert config.square_decay is not None and config.momentum is not None and config.eps is not None  # the schema
+    return RMSpropTF(
+        groups, config.learning_rate, square_decay=config.square_decay, momentum=config.momentum, eps=config.eps
+    )
+
+
+def _build_adamw(config: OptimizerConfig, groups: Groups) -> torch.optim.Optimizer:
+    assert config.betas is not None and config.eps is not None  # the schema requires them
+    beta1, beta2 = config.betas
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(beta1, beta2), eps=config.eps)
+
+
+def _build_lamb(config: OptimizerConfig, groups: Groups) -> torch.optim.Optimizer:
+    assert config.betas is not None and config.eps is not None  # the schema requires them
+    return Lamb(groups, config.learning_rate, betas=config.betas, eps=config.eps)
+
+
+_OPTIMIZERS: Dict[str, Callable[[OptimizerConfig, Groups], torch.optim.Optimizer]] = {
+    "sgd": _build_sgd,
+    "rmsprop": _build_rmsprop,
+    "adamw": _build_adamw,
+    "lamb": _build_lamb,
+}
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Dict[str, Any]) -> None:
+    """Continue from `optimizer.state_dict()`; tensors of a parameter's shape take its memory layout.
+
+    Checkpoints hold the default layout. Lamb sums over whole tensors, and rounds as before the checkpoint only if it
+    sums in the same order.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, entries in optimizer.state.items():
+        for name, value in entries.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                entries[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:

@@ -23,13 +23,23 @@ class TrainingBatches(Sampler):
     Weight update s of the epoch has the images order[s * G : (s + 1) * G], G = global_batch_size; replica r has the
     r-th of `replicas` consecutive parts of it. The last images of the order that do not fill a global batch wait for
     another epoch's order.
+
+    With `partners`, the images before a process's part come with it, in front of it: the global batch is a circle, so
+    before its first image comes its last (see training.mixing).
     """
 
     def __init__(
-        self, num_images: int, plan: BatchPlan, process: int, seed: int, epoch: int, first_step: int = 0
+        self,
+        num_images: int,
+        plan: BatchPlan,
+        process: int,
+        seed: int,
+        epoch: int,
+        first_step: int = 0,
+        partners: int = 0,
     ) -> None:
         self.num_images, self.plan, self.process = num_images, plan, process
-        self.seed, self.epoch, self.first_step = seed, epoch, first_step
+        self.seed, self.epoch, self.first_step, self.partners = seed, epoch, first_step, partners
 
     def __len__(self) -> int:
         steps = self.num_images // self.plan.global_batch_size - self.first_step
@@ -42,8 +52,9 @@ class TrainingBatches(Sampler):
             batch: List[TrainingIndex] = []
             for iteration in range(self.plan.device_iterations):
                 step = self.first_step + call * self.plan.device_iterations + iteration
-                start = step * size + self.process * local
-                batch += [(self.epoch, index) for index in order[start : start + local]]
+                first = self.process * local
+                places = range(first - self.partners, first + local)
+                batch += [(self.epoch, order[step * size + place % size]) for place in places]
             yield batch
 
 
@@ -62,9 +73,9 @@ class EvaluationBatches(Sampler):
             yield list(self.indices[start : start + self.batch_size])
 
 
-def step_key(seed: int, step: int, process: int) -> int:
-    """Seed of what one process draws during one weight update (dropout): resuming needs no saved random state."""
-    return _mixed(_mixed(_mixed(seed) + step) + process + 1)
+def step_key(seed: int, step: int) -> int:
+    """Seed of what is drawn for one weight update (training.draws): resuming needs no saved random state."""
+    return _mixed(_mixed(_mixed(seed) + step) + 1)
 
 
 def _mixed(value: int) -> int:

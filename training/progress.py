@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
+from training.averaging import WeightAverage
 from training.metrics import Means, StepSums
 
 
@@ -22,6 +24,7 @@ class Progress:
         best_top1: of all evaluations.
         seconds: since the run's start, without the time between a stop and its continuation.
         training_seconds: the part of it spent in weight updates and in waiting for their images.
+        average: of the weights over time; None for none. It has an entry of its own in a checkpoint.
     """
 
     step: int = 0
@@ -33,6 +36,7 @@ class Progress:
     best_top1: float = 0.0
     seconds: float = 0.0
     training_seconds: float = 0.0
+    average: Optional[WeightAverage] = None
 
     def count(self, sums: StepSums, steps: int) -> None:
         """`steps` more weight updates with these sums."""
@@ -49,7 +53,7 @@ class Progress:
     def state(self) -> Dict[str, Any]:
         """Tensors and builtins for a checkpoint."""
         return {
-            **self.__dict__,
+            **{name: value for name, value in self.__dict__.items() if name != "average"},
             "interval": self.interval.stacked(),
             "epoch": self.epoch.stacked(),
             "evaluation": list(self.evaluation),
@@ -60,3 +64,21 @@ class Progress:
         """The inverse of `state`."""
         sums = {name: StepSums.from_stacked(state[name]) for name in ("interval", "epoch")}
         return cls(**{**state, **sums, "evaluation": Means(*state["evaluation"])})
+
+
+class Stopwatch:
+    """Seconds between laps, on a clock that never jumps."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the last lap or the start."""
+        now = time.perf_counter()
+        seconds, self._last = now - self._last, now
+        return seconds
+
+
+def is_due(every: int, step: int, updates: int) -> bool:
+    """Whether one of the last `updates` steps was a multiple of `every`."""
+    return step // every > (step - updates) // every

@@ -12,7 +12,7 @@ from configs import BatchPlan, Config
 from training.checkpoint import CheckpointError
 
 # Kept for people; the other facts decide the result to the last bit.
-_HARMLESS = ("python", "numpy")
+_HARMLESS = ("python",)  # numpy draws what is mixed and dropped
 
 
 def execution_facts(plan: BatchPlan, device_name: str, config: Config, has_fused_kernels: bool) -> Dict[str, Any]:
@@ -28,6 +28,7 @@ def execution_facts(plan: BatchPlan, device_name: str, config: Config, has_fused
         "precision": config.device.precision,
         "channels_last": config.device.channels_last,
         "compile": config.device.compile,
+        "ipu": str(config.ipu) if device_name.startswith("ipu") else "",
         "kernel": config.norm.kernel,
         "has_fused_kernels": has_fused_kernels,
     }
@@ -42,8 +43,8 @@ def why_inexact(saved: Mapping[str, Any], current: Mapping[str, Any]) -> List[st
 def check_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], path: str) -> None:
     """Raises CheckpointError where the configuration differs in what the experiment means.
 
-    What says only how it is executed may differ: the sections `device` and `run` but for the seed, micro_batch_size,
-    workers, the folder of the data, kernel and recompute.
+    What says only how it is executed may differ: the sections `device`, `ipu` and `run` but for the seed,
+    micro_batch_size, workers, the folder of the data and of its copies, max_corrupt, kernel and recompute.
     """
     different = []
     for section, values in _meaning(current).items():
@@ -61,11 +62,16 @@ def check_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], path: s
 
 
 def _meaning(config: Mapping[str, Any]) -> Dict[str, Dict[str, Any]]:
-    executed = {"data": {"workers", "dir"}, "batch": {"micro_batch_size"}, "norm": {"kernel", "recompute"}}
+    executed = {
+        # max_corrupt only decides whether to go on: what replaces an image does not depend on it
+        "data": {"workers", "dir", "cache_dir", "max_corrupt"},
+        "batch": {"micro_batch_size"},
+        "norm": {"kernel", "recompute"},
+    }
     meaning = {
         section: {key: value for key, value in values.items() if key not in executed.get(section, ())}
         for section, values in config.items()
-        if section not in ("device", "run")
+        if section not in ("device", "ipu", "run")
     }
     meaning["run"] = {"seed": config["run"]["seed"]}
     return meaning

@@ -26,10 +26,12 @@ class RunFolder:
         self.path = path
         self.config = path / "config.yaml"
         self.metrics = path / "metrics.jsonl"
+        self.power = path / "power.jsonl"
         self.summary = path / "summary.json"
         self.status = path / "status.json"
         self.checkpoints = path / "checkpoints"
         self.curves = path / "curves.png"
+        self.power_plot = path / "power.png"
         self._lock: Optional[IO[str]] = None
 
     def acquire(self, resume: bool) -> None:

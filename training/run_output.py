@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from types import TracebackType
-from typing import Any, Dict, Optional, Type
+from typing import Any, Dict, Mapping, Optional, Sequence, Type
 
 from tqdm import tqdm
 
@@ -39,6 +39,7 @@ class RunOutput:
         self._images_per_step = 0
         self._bar: Optional[tqdm] = None
         self._metrics = MetricsLog(folder.metrics)
+        self._power = MetricsLog(folder.power)
         if is_primary:
             folder.acquire(resume)
             remove_partial_files(folder.checkpoints)
@@ -70,6 +71,8 @@ class RunOutput:
         if self._is_primary:
             replace_file(self.folder.config, config_text.encode("utf-8"))
             self._metrics.truncate_after(step, evaluated_step)
+            # A run without a checkpoint starts anew, with the record of its initial weights.
+            self._power.truncate_after(step, evaluated_step if step else -1)
             write_status(self.folder.status, "running", f"from step {step}", None, step)
             # On a terminal only: in a log file the lines of `say` tell the same.
             self._bar = tqdm(
@@ -102,6 +105,24 @@ class RunOutput:
             )
             assert self._tracker is not None, "start comes first"
             self._tracker.log(record)
+
+    def record_power(self, epoch: int, images: int, layers: Sequence[Mapping[str, Any]]) -> None:
+        """One record in power.jsonl; P1 to P4 of each layer to the tracker.
+
+        Args:
+            images: measured.
+            layers: name, power [P1, P2, P3, P4] and more of each layer, in order.
+        """
+        if self._is_primary:
+            record = {"split": "power", "step": self._step, "epoch": epoch}
+            self._power.append_record({**record, "images": images, "layers": list(layers)})
+            assert self._tracker is not None, "start comes first"
+            powers = {
+                f"{layer['name']}/P{number}": value
+                for layer in layers
+                for number, value in enumerate(layer["power"], start=1)
+            }
+            self._tracker.log({**record, **powers})
 
     def say(self, line: str) -> None:
         """One line to the console, above the progress bar."""

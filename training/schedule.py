@@ -17,7 +17,7 @@ def build_schedule(schedule: ScheduleConfig, peak_learning_rate: float, steps_pe
         constant     1
         cosine       (1 + cos(pi t / epochs)) / 2
         step         decay_factor ^ (number of milestones < t)
-        exponential  decay_factor ^ (number of k >= 1 with k * decay_epochs < t)
+        exponential  decay_factor ^ (number of k >= 1 with k * decay_epochs < t; k >= 0 with first_drop at_start)
 
     t is the time at the end of the update, so the last update of epoch e has t = e. A drop at epoch m is strict: the
     update that completes m epochs still has the old value, the next one the new.
@@ -62,7 +62,8 @@ def _build_decay(schedule: ScheduleConfig) -> Callable[[Fraction], float]:
     if schedule.name == "exponential":
         assert schedule.decay_epochs is not None and schedule.decay_factor is not None  # the schema requires them
         factor, decay_epochs = schedule.decay_factor, _exact(schedule.decay_epochs)
-        return lambda epochs_done: factor ** (math.ceil(epochs_done / decay_epochs) - 1)
+        later = 0 if schedule.first_drop == "at_start" else 1
+        return lambda epochs_done: factor ** (math.ceil(epochs_done / decay_epochs) - later)
     raise ValueError(f"schedule {schedule.name!r} is not known; use constant, cosine, step or exponential")
 
 

@@ -18,13 +18,13 @@ def load_model_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises: CheckpointError, before anything is changed, that lists missing and unexpected entries and different shapes,
         at most five each.
     """
-    own: Dict[str, str] = {_plain_name(name): name for name in model.state_dict()}
-    shapes = {_plain_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    own: Dict[str, str] = {plain_name(name): name for name in model.state_dict()}
+    shapes = {plain_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     given: Dict[str, Tensor] = {}
     for name, tensor in state.items():
-        if _plain_name(name) in given:
-            raise CheckpointError(f"two saved entries are {_plain_name(name)} once their prefixes are taken off")
-        given[_plain_name(name)] = tensor
+        if plain_name(name) in given:
+            raise CheckpointError(f"two saved entries are {plain_name(name)} once their prefixes are taken off")
+        given[plain_name(name)] = tensor
     problems = _listed("missing", [name for name in own if name not in given])
     problems += _listed("unexpected", [name for name in given if name not in own])
     problems += _listed(
@@ -43,7 +43,8 @@ def load_model_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     model.load_state_dict({own[name]: tensor for name, tensor in given.items()}, strict=True)
 
 
-def _plain_name(name: str) -> str:
+def plain_name(name: str) -> str:
+    """The name of a tensor without the prefixes of distributed training and torch.compile."""
     # torch.compile wraps any submodule, so its prefix may stand anywhere; distributed training wraps the whole model.
     name = name.replace("_orig_mod.", "")
     return name[len("module.") :] if name.startswith("module.") else name

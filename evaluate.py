@@ -1,0 +1,185 @@
+"""Accuracy of trained weights or of an exported model, on any data set:  python evaluate.py runs/fashion_rn20_gnpn
+
+    python evaluate.py runs/fashion_rn20_gnpn                      the newest checkpoint of a run, on its own data set
+    python evaluate.py step_00001404.pt --set data.dir=DIR         one checkpoint; --set changes its configuration
+    python evaluate.py model.pt2 --config fashion_rn20_gnpn        a program of torch.export
+    python evaluate.py model.onnx --config fashion_rn20_gnpn       with onnxruntime
+
+Every image counts exactly once. A model is given normalized float images, (N, C, H, W), and gives logits. The result is
+one JSON object: top1, top5, loss, ece, each class, the confusion matrix; `--picture` draws that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import torch
+import yaml
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from analysis.confusion import plot_confusion
+from configs import Config, ConfigError, load_config
+from datasets import DataSets, build_datasets
+from datasets.loading import explained_loading
+from experiment import build_network, norm_record
+from train import EXIT_CODES, exit_code_of
+from training.atomic_file import replace_file
+from training.checkpoint import CheckpointError, check_norm
+from training.evaluation import Evaluation
+from training.weights import load_model_state
+from training.weights_file import SavedWeights, read_weights
+
+Model = Callable[[Tensor], Tensor]
+EXPORTED = (".pt2", ".onnx")
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Runs the command line and returns the exit code: 0 done, 2 configuration, 3 data, 4 checkpoint, 74 disk."""
+    options = parse_arguments(arguments)
+    try:
+        report, class_names = evaluate(options)
+        text = json.dumps(report, indent=2) + "\n"
+        if options.out is None:
+            print(text, end="")
+        else:
+            replace_file(options.out, text.encode("utf-8"))
+            print(f"{options.model}: top-1 {report['top1']:.4f} of {report['images']:,} images; {options.out}")
+        if options.picture is not None:
+            title = f"{options.model}: top-1 {100 * report['top1']:.2f} %"
+            plot_confusion(report["confusion"], class_names, title, options.picture)
+        return 0
+    except tuple(EXIT_CODES) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return exit_code_of(error)
+
+
+def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("model", type=Path, help="a run folder, a checkpoint, a state dict, or an exported model (.pt2, .onnx)")
+    add("--config", metavar="NAME|PATH", help="network and data; default: those in the checkpoint")
+    add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; repeatable")
+    add("--batch-size", type=int, default=100, help="images in one forward pass")
+    add("--out", type=Path, metavar="FILE.json", help="where the result goes; default: printed")
+    add("--picture", type=Path, metavar="FILE.png", help="draw the confusion matrix")
+    return parser.parse_args(arguments)
+
+
+def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ...]]:
+    """The report on all evaluation images, and the names of their classes."""
+    if options.batch_size < 1:
+        raise ConfigError(f"--batch-size {options.batch_size} must be 1 or more")
+    is_exported = options.model.suffix in EXPORTED
+    saved = None if is_exported else read_weights(options.model)
+    config = choose_config(options, saved)
+    data = build_datasets(config.data, config.run.seed)
+    if saved is not None:
+        model = network_with(saved, config, data)
+    elif options.model.suffix == ".pt2":
+        model = exported_program(options.model)
+    else:
+        model = onnx_session(options.model)
+    images: Dataset = data.evaluation  # type: ignore[assignment]  # it has __len__ and __getitem__
+    loader = DataLoader(images, batch_size=options.batch_size, num_workers=config.data.workers)
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
+    evaluation = Evaluation(data.num_classes)
+    with explained_loading():
+        for pixels, labels in tqdm(loader, disable=None):
+            try:
+                evaluation.add(model((pixels / 255.0 - mean) / std), labels)
+            except ValueError as error:  # another number of classes
+                raise CheckpointError(f"{options.model} does not fit {config.data.name}: {error}") from error
+    described = {
+        "model": str(options.model),
+        "weights": "average" if saved is not None and saved.is_average else "last" if saved is not None else "exported",
+        "data": config.data.name,
+    }
+    return {**described, **evaluation.report(data.class_names)}, data.class_names
+
+
+def choose_config(options: argparse.Namespace, saved: Optional[SavedWeights]) -> Config:
+    """The configuration that was named, or else the one in the checkpoint; with the overrides."""
+    if options.config is not None:
+        return load_config(options.config, options.set)
+    if saved is None or saved.config is None:
+        raise ConfigError(f"{options.model} does not say what network and data it belongs to; add --config NAME")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint.yaml"
+        path.write_text(yaml.safe_dump(dict(saved.config)))
+        return load_config(str(path), options.set)
+
+
+def network_with(saved: SavedWeights, config: Config, data: DataSets) -> Model:
+    """The network of a configuration with saved weights, on a GPU if there is one."""
+    factory, network = build_network(config, data)
+    if saved.norm is not None:
+        check_norm(saved.norm, norm_record(factory))
+    load_model_state(network, saved.tensors)
+    device = torch.device("cuda" if torch.cuda.is_available() and config.device.name != "cpu" else "cpu")
+    network.to(device).eval()
+
+    @torch.no_grad()
+    def run(x: Tensor) -> Tensor:
+        return network(x.to(device)).float().cpu()
+
+    return run
+
+
+def exported_program(path: Path) -> Model:
+    """A program of torch.export; one for batches of a fixed size is given full batches."""
+    try:
+        program = torch.export.load(str(path))
+    except Exception as error:  # unknown bytes are read here: what is raised depends on them and on torch's version
+        raise CheckpointError(f"{path} cannot be read as an exported program: {error}") from error
+    inputs = [node for node in program.graph.nodes if node.op == "placeholder"]
+    batch_size = inputs[-1].meta["val"].shape[0]
+    module = program.module()
+
+    @torch.no_grad()
+    def run(x: Tensor) -> Tensor:
+        output: Tensor = module(x)
+        return output
+
+    return padded_to(batch_size, run) if isinstance(batch_size, int) else run
+
+
+def onnx_session(path: Path) -> Model:
+    """An ONNX model in onnxruntime; one for batches of a fixed size is given full batches."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ConfigError(f"{path} needs the package onnxruntime; pip install -r requirements-dev.txt") from error
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # as above
+        raise CheckpointError(f"{path} cannot be read as an ONNX model: {error}") from error
+    images = session.get_inputs()[0]
+
+    def run(x: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {images.name: x.numpy()})[0])
+
+    return padded_to(images.shape[0], run) if isinstance(images.shape[0], int) else run
+
+
+def padded_to(batch_size: int, model: Model) -> Model:
+    """A model of one batch size, for any: in parts, the last one filled up with zeros whose outputs are dropped."""
+
+    def run(x: Tensor) -> Tensor:
+        outputs = []
+        for part in x.split(batch_size):
+            filler = part.new_zeros((batch_size - len(part), *part.shape[1:]))
+            outputs.append(model(torch.cat([part, filler]))[: len(part)])
+        return torch.cat(outputs)
+
+    return run
+
+
+if __name__ == "__main__":
+    sys.exit(main())

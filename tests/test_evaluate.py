@@ -1,0 +1,125 @@
+"""evaluate.py: numbers by hand, and the same accuracy from a run, its checkpoint and its exported forms."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, Dict, List, Tuple
+
+import pytest
+import torch
+
+import evaluate
+import train
+from configs import load_config
+from datasets import build_datasets
+from experiment import build_network
+from training.checkpoint import load_checkpoint, newest_checkpoint
+from training.evaluation import Evaluation
+
+CONFIG = ["data.num_train_images=192", "data.num_eval_images=130", "schedule.epochs=2", "averaging.every=epoch"]
+CONFIG += ["averaging.decay=0.5"]
+
+
+def test_counts_equal_hand_computed_numbers() -> None:
+    evaluation = Evaluation(3)
+    # Probabilities by hand: log p as logits. Class 0 hit at .7, class 1 taken for 2 at .6, class 2 hit at .5.
+    rows = [[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.25, 0.25, 0.5]]
+    evaluation.add(torch.tensor(rows).log()[:2], torch.tensor([0, 1]))
+    evaluation.add(torch.tensor(rows).log()[2:], torch.tensor([2]))
+    report = evaluation.report(("a", "b", "c"))
+    assert (report["images"], report["top1"], report["top5"]) == (3, 2 / 3, 1.0)
+    assert report["confusion"] == [[1, 0, 0], [0, 0, 1], [0, 0, 1]]
+    assert [row["top1"] for row in report["classes"]] == [1.0, 0.0, 1.0]
+    # -ln(.7 * .3 * .5) / 3; three bins of one image each: |1 - .7|, |0 - .6|, |1 - .5|.
+    assert report["loss"] == pytest.approx(0.75126, abs=1e-5)
+    assert report["ece"] == pytest.approx((0.3 + 0.6 + 0.5) / 3, rel=1e-6)
+
+
+def test_confidences_of_one_bin_are_averaged_before_they_are_compared() -> None:
+    evaluation = Evaluation(2)
+    # .61 and .65 are both in (9/15, 10/15]: accuracy 1/2, confidence .63.
+    evaluation.add(torch.tensor([[0.61, 0.39], [0.65, 0.35]]).log(), torch.tensor([0, 1]))
+    assert evaluation.report(("a", "b"))["ece"] == pytest.approx(0.13, rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "smoke"
+    arguments = ["--config", "generated_smoke", "--device", "cpu", "--output-dir", str(folder)]
+    assert train.main(arguments + [part for setting in CONFIG for part in ("--set", setting)]) == 0
+    return folder
+
+
+def evaluated(out: Path, *arguments: str) -> Dict[str, Any]:
+    assert evaluate.main([*arguments, "--out", str(out)]) == 0
+    return json.loads(out.read_text())
+
+
+def averaged_network(folder: Path) -> Tuple[torch.nn.Module, torch.Tensor]:
+    """The network that the run evaluated, and five of its images as it is given them."""
+    config = load_config(str(folder / "config.yaml"))
+    data = build_datasets(config.data, 0)
+    _, network = build_network(config, data)
+    path = newest_checkpoint(folder / "checkpoints")
+    assert path is not None
+    network.load_state_dict(load_checkpoint(path)["average"]["weights"])
+    return network.eval(), torch.zeros(5, 3, 16, 16)
+
+
+def test_a_run_folder_gives_the_accuracy_and_loss_that_its_run_found(run_folder: Path, tmp_path: Path) -> None:
+    summary = json.loads((run_folder / "summary.json").read_text())
+    picture = tmp_path / "confusion.png"
+    report = evaluated(tmp_path / "report.json", str(run_folder), "--picture", str(picture))
+    assert report["images"] == 130 and report["weights"] == "average"
+    assert (report["top1"], report["top5"]) == (summary["top1"], summary["top5"])
+    # The run normalizes with one multiplication and sums in other parts: float32 rounding.
+    assert report["loss"] == pytest.approx(summary["loss"], rel=1e-5)
+    assert sum(map(sum, report["confusion"])) == 130
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def assert_evaluates_as_the_run(exported: Path, run_folder: Path) -> None:
+    out = exported.with_suffix(".json")
+    expected = evaluated(out, str(run_folder))
+    report = evaluated(out, str(exported), "--config", str(run_folder / "config.yaml"))
+    assert report["images"] == 130
+    assert report["loss"] == pytest.approx(expected["loss"], rel=1e-4)  # float32 through exported operations
+    assert report["confusion"] == expected["confusion"]
+
+
+@pytest.mark.parametrize("is_fixed", [True, False])
+def test_an_exported_program_gives_the_same_accuracy(run_folder: Path, tmp_path: Path, is_fixed: bool) -> None:
+    network, x = averaged_network(run_folder)
+    sizes = None if is_fixed else ({0: torch.export.Dim("batch", min=2, max=512)},)
+    torch.export.save(torch.export.export(network, (x,), dynamic_shapes=sizes), str(tmp_path / "model.pt2"))
+    assert_evaluates_as_the_run(tmp_path / "model.pt2", run_folder)
+
+
+@pytest.mark.slow
+def test_an_onnx_model_of_one_batch_size_gives_the_same_accuracy(run_folder: Path, tmp_path: Path) -> None:
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    network, x = averaged_network(run_folder)
+    torch.onnx.export(network, (x,), str(tmp_path / "model.onnx"), dynamo=True, verbose=False)
+    assert_evaluates_as_the_run(tmp_path / "model.onnx", run_folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "part"),
+    [
+        (["{folder}", "--set", "data.num_classes=7"], 4, "do not fit this model"),
+        (["{folder}", "--set", "norm.num_groups=2"], 4, "trained with another norm"),
+        (["{folder}", "--batch-size", "0"], 2, "--batch-size 0 must be 1 or more"),
+        (["{folder}/nothing"], 4, "cannot be read"),
+        (["{folder}/model.pt2"], 2, "add --config NAME"),
+        (["{folder}/config.pt2", "--config", "generated_smoke"], 4, "cannot be read as an exported program"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_and_an_exit_code(
+    run_folder: Path, capsys: pytest.CaptureFixture[str], arguments: List[str], code: int, part: str
+) -> None:
+    (run_folder / "config.pt2").write_text("no program")
+    assert evaluate.main([argument.format(folder=run_folder) for argument in arguments]) == code
+    error = capsys.readouterr().err
+    assert part in error and error.startswith("error: ") and "Traceback" not in error
