@@ -29,7 +29,7 @@ def plot_curves(metrics_path: Union[str, Path], out_png: Union[str, Path]) -> No
 
     Raises: ValueError for a file without records, or with a line, other than the last, that is no record.
     """
-    records = _read_records(Path(metrics_path))
+    records = read_records(Path(metrics_path))
     if not records:
         raise ValueError(f"{metrics_path} holds no record yet; draw it after the run's first log line")
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -52,7 +52,11 @@ def plot_curves(metrics_path: Union[str, Path], out_png: Union[str, Path]) -> No
     figure.savefig(out_png, dpi=150)
 
 
-def _read_records(path: Path) -> List[Dict[str, Any]]:
+def read_records(path: Path) -> List[Dict[str, Any]]:
+    """The JSON records of a run's file, one a line; a torn last line is passed over.
+
+    Raises: ValueError for another line that is no record.
+    """
     lines = path.read_bytes().splitlines()
     records: List[Dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
