@@ -2,27 +2,67 @@
 PYTHON ?= python3
 CONFIG ?= fashion_rn20_gnpn
 ARGS ?=
+DATA ?= fashion
 VENV := .venv
 RUN_READY := $(VENV)/.run-ready
 DEV_READY := $(VENV)/.dev-ready
+PYTHON_IPU ?= $(PYTHON)
+IPU_VENV := .venv-ipu-host
+IPU_READY := $(IPU_VENV)/.ready
+IPU_TESTS := tests/emulator tests/test_ipu_backend.py tests/test_ipu_operators.py tests/test_ipu_train.py tests/test_batch.py \
+	tests/test_config.py tests/test_proxy.py tests/test_norms.py tests/test_norm_act.py tests/test_resnet.py \
+	tests/test_efficientnet.py tests/test_models.py
+HOROVOD := build/horovod/horovod-0.28.1
+HOROVOD_READY := $(VENV)/.horovod-ready
 
-.PHONY: help train test test-slow lint bench data clean
+.PHONY: help train train-small test test-slow lint bench data clean
 
 help:
 	@echo "make train [CONFIG=name] [ARGS='--set section.key=value ...']   train an experiment of configs/"
+	@echo "make train-small [DATA=fashion|photos]   small ResNeXts and EfficientNets with BN, GN and GN+PN, one after another"
 	@echo "make test         the tests            make test-slow   the slow ones too"
 	@echo "make lint         formatting, static checks and types"
+	@echo "make test-ipu-host [PYTHON_IPU=python3.8]   layer, networks, emulator and IPU backend with torch 2.0.1"
+	@echo "make horovod      builds Horovod into the environment, for several processes without poprun"
 	@echo "make bench        every number that this project publishes"
 	@echo "make clean        remove the environment and build products; data and runs stay"
 
 train: $(RUN_READY)
 	$(VENV)/bin/python train.py --config $(CONFIG) $(ARGS)
 
+train-small: $(RUN_READY)
+	set -e; for network in rnx en en_g16; do for norm in bn gn gnpn; do \
+	    $(VENV)/bin/python train.py --config $(DATA)_$${network}_$${norm} $(ARGS); done; done
+
 test: $(DEV_READY) data
 	$(VENV)/bin/python -m pytest -n 2 -m "not slow"
 
 test-slow: $(DEV_READY) data
 	$(VENV)/bin/python -m pytest
+
+# torch 2.0.1 exists for Python 3.8 to 3.11.
+test-ipu-host: $(IPU_READY)
+	$(IPU_VENV)/bin/python -m pytest -m "not slow" $(IPU_TESTS)
+
+$(IPU_READY): requirements-ipu.txt
+	$(PYTHON_IPU) -m venv $(IPU_VENV)
+	$(IPU_VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-ipu.txt
+	touch $@
+
+horovod: $(HOROVOD_READY)
+
+# Its last release asks for C++14, and torch's headers for C++17.
+$(HOROVOD_READY): $(DEV_READY)
+	rm -rf $(dir $(HOROVOD)) && mkdir -p $(dir $(HOROVOD))
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check setuptools==80.9.0 wheel==0.45.1 cmake==3.31.6 cloudpickle==3.1.1
+	$(VENV)/bin/pip download --quiet --disable-pip-version-check --no-binary :all: --no-deps --no-build-isolation \
+		--dest $(dir $(HOROVOD)) horovod==0.28.1
+	tar -xzf $(HOROVOD).tar.gz -C $(dir $(HOROVOD))
+	sed -i 's/CMAKE_CXX_STANDARD 14/CMAKE_CXX_STANDARD 17/' $(HOROVOD)/CMakeLists.txt $(HOROVOD)/horovod/torch/CMakeLists.txt
+	PATH="$(abspath $(VENV))/bin:$$PATH" HOROVOD_WITH_PYTORCH=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1 \
+		HOROVOD_WITHOUT_MPI=1 HOROVOD_WITH_GLOO=1 \
+		$(VENV)/bin/pip install --disable-pip-version-check --no-deps --no-build-isolation ./$(HOROVOD)
+	touch $@
 
 lint: $(DEV_READY)
 	$(VENV)/bin/ruff format --check .
@@ -34,6 +74,7 @@ bench: $(DEV_READY) data
 
 data: $(RUN_READY)
 	$(VENV)/bin/python -m datasets.fashion_mnist
+	$(VENV)/bin/python -m datasets.photo_patches
 
 $(RUN_READY): requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -45,4 +86,4 @@ $(DEV_READY): requirements-dev.txt $(RUN_READY)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(IPU_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

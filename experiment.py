@@ -6,17 +6,23 @@ train.py, evaluate.py and analyze.py begin here, so that all of them build the s
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import dataclass
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, List, Tuple
 
 import torch
 from torch import nn
+from torch.utils.data import Subset
 
-from backends import Backend
+from analysis.power import PowerMeter
+from backends import Backend, Workload
 from configs import BatchPlan, Config, ConfigError, plan_batch
-from datasets import DataSets, build_datasets
-from models import build_model
+from configs.schema import DataConfig
+from datasets import DataError, DataSets, build_datasets
+from models import ImageClassifier, build_model
 from models.cost import Cost, measure_cost
+from models.norm_costs import measure_norm_costs, norm_costs_table
+from models.pretrained import load_pretrained
 from proxynorm import (
     NormActFactory,
     affine_parameter_names,
@@ -24,8 +30,17 @@ from proxynorm import (
     rebuild_activations,
     share_statistics,
 )
+from training.checkpoint import CheckpointError, check_norm
 from training.classifier import Classifier
+from training.draws import StepDraws
+from training.freezing import freeze_all_but
+from training.mixing import PARTNERS, Mixing
 from training.resume import execution_facts
+from training.weights_file import read_weights
+
+DEFAULT_POWER_IMAGES = 1000
+IMAGENET_FORMATS = ("image_folder", "image_shards")
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,6 +52,7 @@ class Run:
     backend: Backend
     data: DataSets
     factory: NormActFactory
+    network: nn.Module
     plan: BatchPlan
     cost: Cost
 
@@ -49,9 +65,14 @@ class Run:
         return self.steps_per_epoch * self.config.schedule.epochs
 
     @property
+    def power_images(self) -> int:
+        """Evaluation images over which power is measured."""
+        return min(self.config.run.power_images or DEFAULT_POWER_IMAGES, len(self.data.evaluation))
+
+    @property
     def norm_record(self) -> Dict[str, Any]:
         """What decides how saved weights are to be read; checkpoints keep it."""
-        return {"name": self.factory.norm, "num_groups": self.factory.num_groups, "grouping": self.factory.grouping}
+        return norm_record(self.factory)
 
     @property
     def execution(self) -> Dict[str, Any]:
@@ -59,9 +80,16 @@ class Run:
         return execution_facts(self.plan, self.backend.name, self.config, has_fused_kernels())
 
 
-def prepare(name: str, config: Config, backend: Backend) -> Run:
-    """Data, network and batch plan, placed on the device."""
-    data = build_datasets(config.data, config.run.seed)
+def prepare(name: str, config: Config, backend: Backend, dry_run: bool = False) -> Run:
+    """Data, network and batch plan, placed on the device. A dry run needs no ImageNet: see `stand_in`."""
+    try:
+        data = build_datasets(config.data, config.run.seed)
+    except DataError as error:
+        if not dry_run or config.data.name not in IMAGENET_FORMATS:
+            raise
+        config = config.model_copy(update={"data": stand_in(config.data)})
+        LOGGER.info("%s. Planned with made images, as many and of as many classes as ImageNet has", error)
+        data = build_datasets(config.data, config.run.seed)
     factory, network = build_network(config, data)
     uses_batch_norm = factory.uses_batch_norm
     # Batch norm has no fused kernel, so what it saves can be counted without computing it on many images.
@@ -70,29 +98,56 @@ def prepare(name: str, config: Config, backend: Backend) -> Run:
         cost = measure_cost(measured, data.image_size, in_channels=data.channels, images=config.batch.norm_batch_size)
     except ValueError as error:  # images too small for the network
         raise ConfigError(str(error)) from error
+    workload = Workload(
+        network=network,
+        image_size=data.image_size,
+        in_channels=data.channels,
+        saved_bytes_per_image=cost.saved_bytes_per_image,
+        batch=config.batch,
+        optimizer=config.optimizer,
+    )
+    largest = backend.max_micro_batch_size(workload)
     plan = plan_batch(
         config.batch,
         uses_batch_norm=uses_batch_norm,
         replicas=backend.replicas,
         local_replicas=backend.local_replicas,
-        max_micro_batch_size=backend.max_micro_batch_size(cost.saved_bytes_per_image),
+        max_micro_batch_size=largest,
         can_share_statistics=backend.can_share_statistics,
+        device_iterations=backend.device_iterations,
     )
-    run = Run(name, config, backend, data, factory, plan, cost)
+    run = Run(name, config, backend, data, factory, network, plan, cost)
     if run.steps_per_epoch == 0:
         raise ConfigError(
             f"batch.global_batch_size {plan.global_batch_size} is more than the {len(data.train)} training images of "
             f"{config.data.name}; lower it to {len(data.train)} or less"
         )
+    if config.run.power_every_epochs is not None:
+        check_power_is_measurable(run)
     share_statistics(network, backend.norm_group(plan))
     if config.norm.recompute:
         rebuild_activations(network)
-    classifier = Classifier(network, data.mean, data.std, config.regularization.label_smoothing)
+    draws = StepDraws(Mixing.of(config.regularization, data.image_size), network.drops())
+    check_learning(config, plan)
+    frozen = start_weights(config, factory, network)
+    smoothing = config.regularization.label_smoothing
+    classifier = Classifier(network, data.mean, data.std, smoothing, draws, frozen)
     backend.setup(classifier, plan, config.optimizer, affine_parameter_names(network), config.run.seed)
     return run
 
 
-def build_network(config: Config, data: DataSets) -> Tuple[NormActFactory, nn.Module]:
+def stand_in(config: DataConfig) -> DataConfig:
+    """Made images with ImageNet's numbers, to plan a run where the real ones are not."""
+    return DataConfig(
+        name="generated",
+        image_size=config.image_size,
+        num_classes=1000,
+        num_train_images=1281167,
+        num_eval_images=50000,
+    )
+
+
+def build_network(config: Config, data: DataSets) -> Tuple[NormActFactory, ImageClassifier]:
     """The network of sections `model` and `norm` for the images of `data`, its weights drawn from the run's seed.
 
     Raises:
@@ -112,10 +167,86 @@ def build_network(config: Config, data: DataSets) -> Tuple[NormActFactory, nn.Mo
             norm_act=factory,
             in_channels=data.channels,
             width=config.model.width,
+            drop_rate=config.regularization.drop_rate,
+            drop_path_rate=config.regularization.drop_path_rate,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
     return factory, network
+
+
+def start_weights(config: Config, factory: NormActFactory, network: ImageClassifier) -> List[nn.Module]:
+    """Takes over the weights of model.pretrained and freezes all but model.train_only; returns the frozen modules.
+
+    Raises:
+        CheckpointError: weights that cannot be read or do not fit.
+        ConfigError: a name that is no module.
+    """
+    if config.model.pretrained is not None:
+        saved = read_weights(config.model.pretrained)
+        if saved.norm is not None:
+            check_norm(saved.norm, norm_record(factory))
+        try:
+            load_pretrained(network, saved.tensors, reset_classifier=config.model.reset_classifier)
+        except ValueError as error:
+            raise CheckpointError(f"model.pretrained {config.model.pretrained}: {error}") from error
+    if config.model.train_only is None:
+        return []
+    try:
+        return freeze_all_but(network, config.model.train_only)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def check_learning(config: Config, plan: BatchPlan) -> None:
+    """Raises ConfigError where sections on learning do not fit the batch plan."""
+    if config.regularization.is_mixing and plan.global_batch_size <= PARTNERS:
+        raise ConfigError(
+            f"regularization.mixup_alpha, cutmix_nominal or cutmix_alpha mix an image with {PARTNERS} others of its "
+            f"global batch, and batch.global_batch_size {plan.global_batch_size} is less than 1 + {PARTNERS}; "
+            f"use {PARTNERS + 1} or more, or remove them"
+        )
+    if config.averaging.every == "step" and plan.device_iterations > 1:
+        raise ConfigError(
+            f"averaging.every step needs the weights after each update, and one call of the device makes "
+            f"{plan.device_iterations} (device_iterations); set that to 1, or averaging.every to epoch"
+        )
+
+
+def norm_record(factory: NormActFactory) -> Dict[str, Any]:
+    """The settings of a norm that no shape of a weight tells."""
+    return {"name": factory.norm, "num_groups": factory.num_groups, "grouping": factory.grouping}
+
+
+def measure_power_of_run(run: Run) -> PowerMeter:
+    """The power decomposition, in evaluation form, over the first evaluation images, of all processes together."""
+    images: Subset = Subset(run.data.evaluation, range(run.power_images))  # type: ignore[arg-type]  # no Dataset by name
+    with PowerMeter(run.network) as meter:
+        for batch in run.backend.evaluation_batches(images, run.config.data.workers):
+            run.backend.eval_step(batch)
+    meter.merge_states(run.backend.gather(meter.state()))
+    return meter
+
+
+def check_power_is_measurable(run: Run) -> None:
+    """Raises ConfigError where a run could not log its power decomposition."""
+    if not run.backend.runs_hooks:
+        raise ConfigError(
+            f"run.power_every_epochs {run.config.run.power_every_epochs} needs a network that runs as Python code, and "
+            f"on {run.backend.name} it is compiled; remove it, and use `python analyze.py power --run` afterwards"
+        )
+    if run.power_images < run.backend.replicas:
+        raise ConfigError(
+            f"run.power_images {run.power_images} leaves some of {run.backend.replicas} processes without an image; "
+            f"use {run.backend.replicas} or more"
+        )
+
+
+def describe_norms(run: Run) -> str:
+    """What this network and image size cost with batch norm, GN+PN, and GN+PN that recomputes."""
+    model, data = run.config.model, run.data
+    sizes = {"image_size": data.image_size, "num_classes": data.num_classes, "in_channels": data.channels}
+    return norm_costs_table(measure_norm_costs(model.name, width=model.width, **sizes))
 
 
 def describe(run: Run) -> str:
@@ -123,7 +254,7 @@ def describe(run: Run) -> str:
     config, data, cost = run.config, run.data, run.cost
     saved = cost.saved_bytes(run.plan.micro_batch_size) / 2**20
     lines = {
-        "device": f"{run.backend.name} ({run.backend.reason}), {config.device.precision}, "
+        "device": f"{run.backend.name} ({run.backend.reason}), {run.backend.precision}, "
         f"{torch.get_num_threads()} threads",
         "data": f"{config.data.name}: {len(data.train):,} training images, {len(data.evaluation):,} to evaluate, "
         f"{data.num_classes} classes, {data.channels}x{data.image_size}x{data.image_size}",
@@ -132,5 +263,6 @@ def describe(run: Run) -> str:
         "batch": str(run.plan),
         "memory": f"{saved:,.0f} MiB of activations saved for backward in a micro-batch",
         "steps": f"{run.steps:,} = {config.schedule.epochs} epochs x {run.steps_per_epoch:,}",
+        **run.backend.details(),
     }
     return "\n".join(f"{name:<8} {text}" for name, text in lines.items())

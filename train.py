@@ -7,22 +7,25 @@ The same command runs under torchrun, one process per replica.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Type
 
 from analysis.curves import plot_curves
+from analysis.power_plot import plot_power_log
 from backends import Backend, DeviceError, choose_backend
 from configs import Config, ConfigError, dump_config, find_config, load_config
 from datasets import DataError
-from experiment import Run, describe, prepare
+from datasets.loading import explained_loading
+from experiment import Run, describe, describe_norms, measure_power_of_run, prepare
+from training.averaging import WeightAverage, build_average
 from training.checkpoint import CheckpointError, check_norm, load_checkpoint, newest_checkpoint, save_checkpoint
 from training.metrics import StepSums
 from training.nonfinite import NonFiniteLossError
-from training.progress import Progress
+from training.progress import Progress, Stopwatch, is_due
 from training.resume import check_same_run, why_inexact
 from training.run_folder import RunFolder, RunFolderError
 from training.run_output import RunOutput
@@ -77,19 +80,21 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
 
 def run_experiment(name: str, config: Config, options: argparse.Namespace) -> int:
     """One run, from a checked configuration to its summary. Returns the exit code."""
-    backend = choose_backend(config.device)
+    backend = choose_backend(config.device, config.ipu, options.dry_run)
     try:
         if options.dry_run:
-            run = prepare(name, config, backend)
+            run = prepare(name, config, backend, dry_run=True)
             if backend.is_primary:
                 print(describe(run))
+                print(describe_norms(run))
             return 0
         folder = RunFolder(Path(config.run.output_dir or f"runs/{name}"))
         with StopSignals() as signals, RunOutput(folder, backend.is_primary, options.resume) as output:
             try:
                 run = prepare(name, config, backend)
                 output.say(describe(run))
-                return train(run, output, signals, options.resume)
+                with explained_loading():
+                    return train(run, output, signals, options.resume)
             except Exception as error:
                 output.ended("failed", f"{type(error).__name__}: {error}", exit_code_of(error))
                 raise
@@ -99,7 +104,7 @@ def run_experiment(name: str, config: Config, options: argparse.Namespace) -> in
 
 def train(run: Run, output: RunOutput, signals: StopSignals, resume: bool) -> int:
     """From the first or the restored step to the report. Returns the exit code."""
-    progress = restore(run, output) if resume else Progress()
+    progress = restore(run, output) if resume else Progress(average=build_average(run.config.averaging))
     check_same_step(run.backend, progress.step, output.folder.path)
     if progress.evaluated_step == run.steps and output.folder.summary.exists():
         output.say(f"nothing to do: {output.folder.path} holds the finished run of {run.steps:,} steps")
@@ -125,6 +130,8 @@ def train(run: Run, output: RunOutput, signals: StopSignals, resume: bool) -> in
 def train_epochs(run: Run, output: RunOutput, signals: StopSignals, progress: Progress) -> int:
     """The loop: epochs of weight updates, each followed by its evaluation. Returns the signal that stopped it, or 0."""
     learning_rate = build_schedule(run.config.schedule, run.config.optimizer.learning_rate, run.steps_per_epoch)
+    if progress.step == 0:
+        log_power(run, output, epoch=0)
     while progress.evaluated_step < run.steps:
         if progress.step % run.steps_per_epoch == 0 and progress.evaluated_step < progress.step:
             finish_epoch(run, output, progress)
@@ -146,6 +153,7 @@ def train_epoch(
     for batch in backend.training_batches(run.data.train, epoch, first_step, config.data.workers):
         rate = learning_rate(progress.step)
         progress.count(backend.train_step(batch, progress.step, rate), updates)
+        update_average(run, progress, "step")
         output.advance(progress.step)
         at_end = progress.step % run.steps_per_epoch == 0
         if at_end or is_due(config.run.log_every_steps, progress.step, updates):
@@ -171,14 +179,17 @@ def finish_epoch(run: Run, output: RunOutput, progress: Progress) -> None:
     line = (
         f"epoch {epoch}/{config.schedule.epochs}  train loss {trained.means().loss:.4f} top1 {trained.means().top1:.4f}"
     )
+    update_average(run, progress, "epoch")
     if epoch % config.run.eval_every_epochs == 0 or progress.step == run.steps:
-        sums = evaluate(run)
+        sums = evaluate(run, progress.average)
         seconds = clock.lap()
         progress.seconds += seconds
         progress.evaluation = sums.means()
         progress.best_top1 = max(progress.best_top1, progress.evaluation.top1)
         output.record("eval", epoch, sums, int(sums.images) / seconds)
         line += f" | eval loss {progress.evaluation.loss:.4f} top1 {progress.evaluation.top1:.4f}"
+    log_power(run, output, epoch)
+    progress.seconds += clock.lap()
     images_per_second = progress.step * run.plan.global_batch_size / progress.training_seconds
     left = progress.seconds / progress.step * (run.steps - progress.step)
     output.say(f"{line} | {images_per_second:,.0f} images/s | {left / 60:.1f} min left")
@@ -187,12 +198,26 @@ def finish_epoch(run: Run, output: RunOutput, progress: Progress) -> None:
     save(run, output, progress)
 
 
-def evaluate(run: Run) -> StepSums:
-    """Sums over exactly all evaluation images, of all processes."""
+def update_average(run: Run, progress: Progress, moment: str) -> None:
+    """Takes the weights into their average, where that is made at this moment, "step" or "epoch"."""
+    if progress.average is not None and run.config.averaging.every == moment:
+        progress.average.update(run.backend.weights())
+
+
+def evaluate(run: Run, average: Optional[WeightAverage]) -> StepSums:
+    """Sums over exactly all evaluation images, of all processes; of the averaged weights, if there are any."""
     sums = StepSums()
-    for batch in run.backend.evaluation_batches(run.data.evaluation, run.config.data.workers):
-        sums = sums + run.backend.eval_step(batch)
+    with contextlib.nullcontext() if average is None else run.backend.evaluating_with(average.weights):
+        for batch in run.backend.evaluation_batches(run.data.evaluation, run.config.data.workers):
+            sums = sums + run.backend.eval_step(batch)
     return run.backend.total(sums)
+
+
+def log_power(run: Run, output: RunOutput, epoch: int) -> None:
+    """A record of the power decomposition, where one is due after `epoch`."""
+    every = run.config.run.power_every_epochs
+    if every is not None and (epoch % every == 0 or epoch == run.config.schedule.epochs):
+        output.record_power(epoch, run.power_images, measure_power_of_run(run).records())
 
 
 def save(run: Run, output: RunOutput, progress: Progress) -> None:
@@ -205,6 +230,7 @@ def save(run: Run, output: RunOutput, progress: Progress) -> None:
     if backend.is_primary:
         record = {
             **state,
+            "average": None if progress.average is None else progress.average.state(),
             "step": progress.step,
             "progress": progress.state(),
             "seed": run.config.run.seed,
@@ -221,7 +247,7 @@ def restore(run: Run, output: RunOutput) -> Progress:
     path = newest_checkpoint(output.folder.checkpoints, tell=output.say)
     if path is None:
         output.say(f"no checkpoint in {output.folder.path}: starting from the beginning")
-        return Progress()
+        return Progress(average=build_average(run.config.averaging))
     saved = load_checkpoint(path)
     check_norm(saved["norm"], run.norm_record)
     check_same_run(saved["config"], run.config.model_dump(mode="json"), str(path))
@@ -232,6 +258,9 @@ def restore(run: Run, output: RunOutput) -> Progress:
         output.say(f"exactness not guaranteed because {'; '.join(reasons)}")
     run.backend.load_state({"model": saved["model"], "optimizer": saved["optimizer"]})
     progress = Progress.from_state(saved["progress"])
+    if saved["average"] is not None:
+        assert run.config.averaging.decay is not None  # as check_same_run found
+        progress.average = WeightAverage.from_state(saved["average"], run.config.averaging.decay, run.backend.weights())
     if not run.backend.is_primary:
         progress.interval, progress.epoch = StepSums(), StepSums()  # the primary process has those of all
     output.say(f"resuming from {path}")
@@ -264,6 +293,8 @@ def report(run: Run, output: RunOutput, progress: Progress) -> None:
     }
     if run.backend.is_primary:
         plot_curves(output.folder.metrics, output.folder.curves)
+        if output.folder.power.exists():
+            plot_power_log(output.folder.power, output.folder.power_plot)
     output.finish(summary)
     rows = {
         "test top-1": f"{means.top1:.4f}",
@@ -273,27 +304,11 @@ def report(run: Run, output: RunOutput, progress: Progress) -> None:
         "training speed": f"{summary['images_per_second']:,.0f} images/s",
         "run folder": str(output.folder.path),
     }
+    if run.data.train.corrupt:
+        rows["replaced images"] = f"{run.data.train.corrupt} of this process could not be read"
     output.say(f"\n{run.name}, last epoch of {run.config.schedule.epochs}")
     for name, value in rows.items():
         output.say(f"  {name:<16}{value}")
-
-
-class Stopwatch:
-    """Seconds between laps, on a clock that never jumps."""
-
-    def __init__(self) -> None:
-        self._last = time.perf_counter()
-
-    def lap(self) -> float:
-        """Seconds since the last lap or the start."""
-        now = time.perf_counter()
-        seconds, self._last = now - self._last, now
-        return seconds
-
-
-def is_due(every: int, step: int, updates: int) -> bool:
-    """Whether one of the last `updates` steps was a multiple of `every`."""
-    return step // every > (step - updates) // every
 
 
 def exit_code_of(error: BaseException) -> int:

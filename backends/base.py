@@ -2,39 +2,73 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable, Protocol, Set, Tuple
+from dataclasses import dataclass
+from typing import Any, ContextManager, Dict, Iterable, List, Mapping, Protocol, Set, Tuple
 
 import torch
+from torch import nn
 
 from configs.batch import BatchPlan
 from configs.learning_sections import OptimizerConfig
+from configs.schema import BatchConfig
 from training.classifier import Classifier
 from training.metrics import StepSums
 
 Batch = Tuple[torch.Tensor, torch.Tensor]  # uint8 images (B, C, H, W), integer labels (B,)
 
 
+@dataclass(frozen=True)
+class Workload:
+    """What a device is to execute, before its batch plan is made.
+
+    Attributes:
+        network: on the CPU.
+        image_size: side of the square images.
+        in_channels: of the images.
+        saved_bytes_per_image: activations kept for backward, in plain execution.
+        batch: the section of the configuration.
+        optimizer: the section of the configuration.
+    """
+
+    network: nn.Module
+    image_size: int
+    in_channels: int
+    saved_bytes_per_image: int
+    batch: BatchConfig
+    optimizer: OptimizerConfig
+
+
 class Backend(Protocol):
     """One process's view of the devices.
 
     Attributes:
-        name: "cpu", "cuda:0", ...
+        name: "cpu", "cuda:0", "ipu", ...
         reason: why this device was chosen, for people.
-        replicas: copies of the model over all processes.
+        precision: of the computation, for people.
+        replicas: copies of the model over all processes; known once max_micro_batch_size has been asked.
         local_replicas: those of this process.
+        device_iterations: weight updates in one call of the device.
         is_primary: whether this process writes files and prints.
         can_share_statistics: whether replicas can share batch-norm statistics.
+        runs_hooks: whether the network runs as Python code, so that hooks on its modules see what passes.
     """
 
     name: str
     reason: str
+    precision: str
     replicas: int
     local_replicas: int
+    device_iterations: int
     is_primary: bool
     can_share_statistics: bool
+    runs_hooks: bool
 
-    def max_micro_batch_size(self, saved_bytes_per_image: int) -> int:
-        """Images whose forward and backward fit the memory that is free now."""
+    def max_micro_batch_size(self, workload: Workload) -> int:
+        """Images whose forward and backward fit the memory. Asked once, first: on devices with pipelines it settles the
+        stages, and with them the number of replicas."""
+
+    def details(self) -> Dict[str, str]:
+        """What else people should know before the first step, by aspect; after `setup`."""
 
     def norm_group(self, plan: BatchPlan) -> Any:
         """The process group over which batch norm shares its statistics; None for none."""
@@ -58,6 +92,8 @@ class Backend(Protocol):
     def train_step(self, batch: Batch, step: int, learning_rate: float) -> StepSums:
         """Forward, backward and weight update number `step`; the sums are this process's.
 
+        What is random in it comes from `classifier.draws`, see training.draws: any way of executing it draws the same.
+
         Raises:
             NonFiniteLossError: a gradient is not finite; no weight was changed.
         """
@@ -65,8 +101,19 @@ class Backend(Protocol):
     def eval_step(self, batch: Batch) -> StepSums:
         """Forward with the evaluation form of the norms; the sums are this process's."""
 
+    def weights(self) -> Dict[str, torch.Tensor]:
+        """The network's state by name as it is now, wherever it lives; not to be changed, and valid until the next
+        train_step. Averages of the weights are made from it (training.averaging)."""
+
+    def evaluating_with(self, weights: Mapping[str, torch.Tensor]) -> ContextManager[None]:
+        """Inside, eval_step computes with this state of the network; afterwards the trained one is back to the bit.
+        Every process must enter it with equal weights."""
+
     def total(self, sums: StepSums) -> StepSums:
         """The sums over all processes, as Python numbers. Every process must call it."""
+
+    def gather(self, values: torch.Tensor) -> List[torch.Tensor]:
+        """`values`, of equal shape in every process, of all processes in order. Every process must call it."""
 
     def agree(self, flag: int) -> int:
         """The largest `flag` of any process. Every process must call it."""

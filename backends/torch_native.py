@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any, ContextManager, Dict, Iterable, Iterator, List, Optional, Set, Tuple
+from typing import Any, ContextManager, Dict, Iterable, Iterator, List, Mapping, Optional, Set, Tuple
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
-from backends.base import Batch
+from backends.base import Batch, Workload
 from backends.errors import DeviceError
 from backends.host_memory import available_bytes, keep_freed_memory
+from backends.image_loader import build_loader
 from configs.batch import BatchPlan
 from configs.device_section import DeviceConfig
 from configs.learning_sections import OptimizerConfig
 from training.classifier import Classifier
 from training.metrics import StepSums
 from training.nonfinite import NonFiniteLossError
-from training.optimizer import build_optimizer, set_learning_rate
-from training.order import EvaluationBatches, TrainingBatches, step_key
+from training.optimizer import build_optimizer, load_optimizer_state, set_learning_rate
+from training.order import EvaluationBatches, TrainingBatches
 from training.weights import load_model_state
 
 _MEMORY_SHARE = 0.7  # of what is free: the rest is for weights, gradients, temporaries and other programs
@@ -32,12 +33,15 @@ class TorchBackend:
     """A CPU or CUDA device. See `Backend` for the meaning of the methods."""
 
     local_replicas = 1
+    device_iterations = 1
     can_share_statistics = True
 
     def __init__(self, config: DeviceConfig) -> None:
         self._config = config
+        self.runs_hooks = not config.compile
         self.device, self.reason = _choose_device(config.name)
         self.name = str(self.device)
+        self.precision: str = config.precision
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         if self.device.type == "cpu":
@@ -49,13 +53,16 @@ class TorchBackend:
         self._process = dist.get_rank() if self._joined else 0
         self.is_primary = self._process == 0
 
-    def max_micro_batch_size(self, saved_bytes_per_image: int) -> int:
+    def max_micro_batch_size(self, workload: Workload) -> int:
         if self.device.type == "cuda":
             free, sharing = torch.cuda.mem_get_info(self.device)[0], 1
         else:
             free, sharing = available_bytes(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        fits = int(free * _MEMORY_SHARE / sharing / (saved_bytes_per_image * _PEAK_OVER_SAVED))
+        fits = int(free * _MEMORY_SHARE / sharing / (workload.saved_bytes_per_image * _PEAK_OVER_SAVED))
         return max(1, _smallest_over_processes(fits, self.device) if self._joined else fits)
+
+    def details(self) -> Dict[str, str]:
+        return {}
 
     def norm_group(self, plan: BatchPlan) -> Optional[dist.ProcessGroup]:
         if plan.norm_replicas == 1:
@@ -79,7 +86,8 @@ class TorchBackend:
             self._parallel = DistributedDataParallel(classifier, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def training_batches(self, dataset: Any, epoch: int, first_step: int, workers: int) -> Iterable[Batch]:
-        batches = TrainingBatches(len(dataset), self._plan, self._process, self._seed, epoch, first_step)
+        partners = self._classifier.draws.partners
+        batches = TrainingBatches(len(dataset), self._plan, self._process, self._seed, epoch, first_step, partners)
         return self._loader(dataset, batches, workers)
 
     def evaluation_batches(self, dataset: Any, workers: int) -> Iterable[Batch]:
@@ -90,14 +98,11 @@ class TorchBackend:
         self._classifier.train()
         model = self._parallel or self._classifier
         images_per_replica = self._plan.micro_batch_size * self._plan.gradient_accumulation
-        torch.manual_seed(
-            step_key(self._seed, step, self._process)
-        )  # dropout; makes resuming exact without saved states
         total = StepSums()
-        for images, labels, is_last in self._micro_batches(batch):
+        for images, labels, drawn, is_last in self._micro_batches(batch, step):
             with self._gradients_reduced(is_last):
                 with self._autocast():
-                    outputs = model(images, labels)
+                    outputs = model(images, labels, drawn)
                 # The mean over the global batch: DistributedDataParallel averages over the replicas.
                 (outputs[0] / images_per_replica).backward()
             total = total + StepSums.from_step(outputs)
@@ -115,11 +120,32 @@ class TorchBackend:
         with self._autocast():
             return StepSums.from_step(self._classifier(images, labels))
 
+    def weights(self) -> Dict[str, torch.Tensor]:
+        return self._classifier.network.state_dict()
+
+    @contextlib.contextmanager
+    def evaluating_with(self, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        own = self.weights()
+        kept = {name: tensor.clone() for name, tensor in own.items()}
+        try:
+            _copy_all(weights, own)
+            yield
+        finally:
+            _copy_all(kept, own)
+
     def total(self, sums: StepSums) -> StepSums:
         stacked = sums.stacked().to(self.device)
         if self._joined:
             dist.all_reduce(stacked)
         return StepSums.from_stacked(stacked)
+
+    def gather(self, values: torch.Tensor) -> List[torch.Tensor]:
+        if not self._joined:
+            return [values]
+        local = values.to(self.device)
+        gathered = [torch.empty_like(local) for _ in range(self.replicas)]
+        dist.all_gather(gathered, local)
+        return gathered
 
     def agree(self, flag: int) -> int:
         if not self._joined:
@@ -136,28 +162,31 @@ class TorchBackend:
 
     def load_state(self, state: Dict[str, Any]) -> None:
         load_model_state(self._classifier.network, state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        load_optimizer_state(self._optimizer, state["optimizer"])
 
     def close(self) -> None:
         if self._joined:
             dist.destroy_process_group()
 
     def _loader(self, dataset: Dataset, batches: Any, workers: int) -> DataLoader:
-        return DataLoader(
-            dataset,
-            batch_sampler=batches,
-            num_workers=workers,
-            collate_fn=_collate,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # its own: starting workers draws no number from torch's global generator
-        )
+        return build_loader(dataset, batches, workers, pin_memory=self.device.type == "cuda")
 
-    def _micro_batches(self, batch: Batch) -> Iterator[Tuple[torch.Tensor, torch.Tensor, bool]]:
+    def _micro_batches(
+        self, batch: Batch, step: int
+    ) -> Iterator[Tuple[torch.Tensor, torch.Tensor, Optional[torch.Tensor], bool]]:
+        """Images and labels with those that they are mixed with in front, what is drawn for them, and is_last."""
         images, labels = self._place(*batch)
-        size = self._plan.micro_batch_size
-        starts = range(0, len(labels), size)
-        for start in starts:
-            yield images[start : start + size], labels[start : start + size], start == starts[-1]
+        draws, plan = self._classifier.draws, self._plan
+        drawn: Optional[torch.Tensor] = None
+        if draws.columns:
+            first = self._process * plan.local_batch_size
+            drawn = draws.rows(self._seed, step, plan.global_batch_size, first, first + plan.local_batch_size)
+            drawn = drawn.to(self.device, non_blocking=True)
+        for start in range(0, plan.local_batch_size, plan.micro_batch_size):
+            stop = start + plan.micro_batch_size
+            part = slice(start, stop + draws.partners)
+            rows = None if drawn is None else drawn[start:stop]
+            yield images[part], labels[part], rows, stop == plan.local_batch_size
 
     def _place(self, images: torch.Tensor, labels: torch.Tensor) -> Batch:
         layout = torch.channels_last if self._config.channels_last else torch.contiguous_format
@@ -226,8 +255,10 @@ def _smallest_over_processes(value: int, device: torch.device) -> int:
     return int(tensor)
 
 
-def _collate(samples: List[Tuple[torch.Tensor, int]]) -> Batch:
-    return torch.stack([image for image, _ in samples]), torch.tensor([label for _, label in samples])
+@torch.no_grad()
+def _copy_all(source: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor]) -> None:
+    for name, tensor in target.items():
+        tensor.copy_(source[name])
 
 
 def _to_cpu(value: Any) -> Any:

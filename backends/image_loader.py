@@ -1,0 +1,30 @@
+"""Loads the images that a sampler names, as uint8 batches, in this process or in workers."""
+
+from __future__ import annotations
+
+from typing import Any, List, Tuple
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from backends.base import Batch
+
+# Loading processes that give no batch for so long hang: a disk or network that holds the images is gone.
+TIMEOUT_SECONDS = 300
+
+
+def build_loader(dataset: Dataset, batches: Any, workers: int, pin_memory: bool = False) -> DataLoader:
+    """One batch for each list of indices that `batches` gives."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=pin_memory,
+        timeout=TIMEOUT_SECONDS if workers else 0,
+        generator=torch.Generator(),  # its own: starting workers draws no number from torch's global generator
+    )
+
+
+def _collate(samples: List[Tuple[torch.Tensor, int]]) -> Batch:
+    return torch.stack([image for image, _ in samples]), torch.tensor([label for _, label in samples])

@@ -1,0 +1,171 @@
+"""IPUs before anything is compiled: how many replicas of how many stages, which micro-batch, and will it fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Dict, Optional, Set, Tuple
+
+from backends.base import Workload
+from backends.ipu_placement import find_module
+from backends.ipu_step import use_plain_operations
+from backends.plan import Execution, IpuPlan, OptimizerState, largest_micro_batch, plan_ipu
+from backends.plan.hardware import find_system
+from backends.plan.propose import propose_plan
+from backends.plan.trace import Trace, trace_network
+from configs import BatchPlan, ConfigError
+from configs.device_section import IpuConfig
+from configs.learning_sections import OptimizerConfig
+from training.classifier import Classifier
+
+
+class PlannedIpus:
+    """What is known of a run on IPUs without PopTorch: enough for `--dry-run`, and the first half of IpuBackend.
+
+    Args:
+        name, reason: as of a Backend.
+        config: section `ipu`.
+        processes: that share the IPUs.
+    """
+
+    is_primary = True
+    can_share_statistics = False  # PopTorch has no batch norm over replicas
+    runs_hooks = False
+
+    def __init__(self, name: str, reason: str, config: IpuConfig, processes: int = 1) -> None:
+        self.name, self.reason = name, reason
+        self.precision: str = config.precision
+        self.replicas = self.local_replicas = 0  # max_micro_batch_size settles them
+        self._ipu, self._processes = config, processes
+        self.device_iterations = config.device_iterations
+        self._splits: Tuple[str, ...] = ()
+        self._checkpoints: Tuple[str, ...] = ()
+        self._workload: Optional[Workload] = None
+        self._trace: Optional[Trace] = None
+        self._estimate: Optional[IpuPlan] = None
+
+    def max_micro_batch_size(self, workload: Workload) -> int:
+        """Images of the planner's proposal, or that are estimated to fit the given splits. Settles the replicas.
+
+        Raises:
+            ConfigError: stages that do not divide the IPUs, an unknown module, or nothing that fits.
+        """
+        for field in ("splits", "checkpoints"):
+            for path in getattr(self._ipu, field) or ():
+                find_module(workload.network, path, f"ipu.{field}")
+        use_plain_operations(workload.network)
+        self._workload = workload
+        self._trace = trace_network(workload.network, workload.image_size, workload.in_channels)
+        if self._ipu.splits is None:
+            micro = self._propose(workload)
+        else:
+            self._splits, self._checkpoints = self._ipu.splits, self._ipu.checkpoints or ()
+            micro = self._largest(workload)
+        self.local_replicas = self.replicas // self._processes
+        if self.local_replicas * self._processes != self.replicas:
+            raise ConfigError(
+                f"ipu.ipus {self._ipu.ipus} with {self._stages} stages are {self.replicas} replicas, which "
+                f"{self._processes} processes cannot share evenly; change ipu.ipus or the number of processes"
+            )
+        return micro
+
+    def details(self) -> Dict[str, str]:
+        """More lines for people: IPUs and options, and the planner's estimate."""
+        given = "proposed" if self._ipu.splits is None else "given"
+        text = f"{self._ipu.ipus} {self._ipu.system} = {self.replicas} replicas x {self._stages} stages"
+        text += f", {self._processes} processes" if self._processes > 1 else ""
+        text += f"; {given} splits: {', '.join(self._splits) or 'none'}"
+        if self.device_iterations > 1:
+            text += f"; {self.device_iterations} weight updates a call, at the learning rate of the first"
+        return {"ipus": text, "planner": f"an estimate\n{self._estimate}"}
+
+    @property
+    def _stages(self) -> int:
+        return len(self._splits) + 1
+
+    def _check_plan(self, plan: BatchPlan) -> None:
+        """Refuses what breaks a rule of PopTorch; whether it fits is an estimate, and only told.
+
+        Raises:
+            ConfigError: with each rule and a way out.
+        """
+        assert self._workload is not None and self._trace is not None, "max_micro_batch_size comes first"
+        execution = replace(
+            self._execution(self._workload),
+            micro_batch_size=plan.micro_batch_size,
+            gradient_accumulation=plan.gradient_accumulation,
+        )
+        broken = execution.broken_rules()
+        if broken:
+            raise ConfigError("; ".join(broken))
+        self._estimate = plan_ipu(self._trace, execution, system=self._ipu.system)
+
+    def _propose(self, workload: Workload) -> int:
+        """The fastest execution that is estimated to fit, else the smallest. Takes over its splits and checkpoints."""
+        batch = workload.batch
+        kept = batch.micro_batch_size or (batch.norm_batch_size if batch.norm_batch_size > 1 else None)
+        assert self._trace is not None
+        try:
+            proposal = propose_plan(
+                self._trace,
+                self._execution(workload),
+                ipus=self._ipu.ipus,
+                global_batch_size=batch.global_batch_size,
+                system=find_system(self._ipu.system),
+                micro_batch_size=kept,
+            )
+        except ValueError as error:
+            raise ConfigError(f"ipu.ipus {self._ipu.ipus}: {error}") from error
+        self._splits, self._checkpoints = proposal.execution.splits, proposal.execution.checkpoints
+        self.replicas = proposal.execution.replicas
+        return proposal.execution.micro_batch_size
+
+    def _largest(self, workload: Workload) -> int:
+        """Images that fit the given splits and fill their pipeline."""
+        if self._ipu.ipus % self._stages:
+            raise ConfigError(
+                f"ipu.ipus {self._ipu.ipus} is not an integer x {self._stages} stages; change ipu.splits, or use "
+                f"{self._ipu.ipus // self._stages * self._stages or self._stages} IPUs"
+            )
+        self.replicas = self._ipu.ipus // self._stages
+        assert self._trace is not None
+        fits = largest_micro_batch(self._trace, self._execution(workload), system=self._ipu.system)
+        least = 2 * self._stages - 1  # micro-batches of one weight update that the pipeline needs
+        return max(1, min(fits, workload.batch.global_batch_size // self.replicas // least))
+
+    def _execution(self, workload: Workload) -> Execution:
+        """The run in the planner's words, with one image in a micro-batch."""
+        stored, weights = self._ipu.precision.split(".")
+        proportion = self._ipu.available_memory_proportion
+        execution = Execution(
+            micro_batch_size=1,
+            gradient_accumulation=2 * self._stages - 1,
+            replicas=max(1, self.replicas),
+            splits=self._splits,
+            checkpoints=self._checkpoints,
+            recompute=self._stages > 1 or bool(self._checkpoints),
+            precision=f"{stored}.{16 if self._ipu.partials == 'half' else 32}",
+            weight_bits=int(weights),
+            num_io_tiles=self._ipu.io_tiles or 0,
+            optimizer=OptimizerState(
+                name=workload.optimizer.name,
+                momentum=bool(workload.optimizer.momentum),
+                sharded=self._ipu.optimizer_sharded,
+                off_chip=self._ipu.optimizer_off_chip,
+            ),
+        )
+        return execution if proportion is None else replace(execution, available_memory_proportion=(proportion,))
+
+
+class DryRunIpus(PlannedIpus):
+    """IPUs that are only planned for: train.py --dry-run needs no PopTorch."""
+
+    def norm_group(self, plan: BatchPlan) -> None:
+        return None
+
+    def setup(
+        self, classifier: Classifier, plan: BatchPlan, optimizer: OptimizerConfig, undecayed: Set[str], seed: int
+    ) -> None:
+        self._check_plan(plan)
+
+    def close(self) -> None:
+        pass
