@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from models import ImageClassifier, build_model
-from models.drop_path import DropPath
+from models.drop import Drop
 from models.efficientnet import InvertedResidual
 from proxynorm import NormAct, NormActFactory
 from proxynorm.weight_standardization import WeightStandardizedConv2d
@@ -69,7 +69,7 @@ def test_group_convolution_variant_has_groups_of_16_channels_and_expansion_4() -
 
 def test_drop_path_drops_the_stated_share_of_images_and_keeps_the_mean() -> None:
     torch.manual_seed(0)
-    layer = DropPath(0.2)
+    layer = Drop(0.2)
     x = torch.ones(20_000, 2, 1, 1)
     y = layer(x)
     assert torch.equal(y[:, 0], y[:, 1])  # one draw for each image
@@ -81,7 +81,7 @@ def test_drop_path_drops_the_stated_share_of_images_and_keeps_the_mean() -> None
 
 
 def test_drop_path_draws_anew_at_each_call_and_follows_the_seed() -> None:
-    layer, x = DropPath(0.5), torch.ones(64, 1, 1, 1)
+    layer, x = Drop(0.5), torch.ones(64, 1, 1, 1)
     torch.manual_seed(1)
     first, second = layer(x), layer(x)
     torch.manual_seed(1)
@@ -91,17 +91,17 @@ def test_drop_path_draws_anew_at_each_call_and_follows_the_seed() -> None:
 def test_drop_path_rate_is_linear_in_the_block_index_and_only_on_identity_skips() -> None:
     model = build_on_meta("efficientnet_b0", BATCH_NORM, drop_path_rate=0.2, drop_rate=0.3)
     blocks = blocks_of(model)
-    rates = [block.drop_path.rate if isinstance(block.drop_path, DropPath) else 0.0 for block in blocks]
+    rates = [block.drop_path.rate if isinstance(block.drop_path, Drop) else 0.0 for block in blocks]
     skips = [2, 4, 6, 7, 9, 10, 12, 13, 14]
     assert rates == pytest.approx([0.2 * index / 16 if index in skips else 0.0 for index in range(16)])
     assert [index for index, block in enumerate(blocks) if block.has_skip] == skips
-    assert isinstance(model.dropout, nn.Dropout) and model.dropout.p == 0.3
+    assert isinstance(model.dropout, Drop) and (model.dropout.rate, model.dropout.columns) == (0.3, 1280)
 
 
 def test_a_dropped_branch_leaves_the_identity() -> None:
     model = build_model("efficientnet_small", num_classes=5, norm_act=PROXY_NORM, drop_path_rate=0.9)
     block = blocks_of(model)[-1]
-    assert isinstance(block.drop_path, DropPath)
+    assert isinstance(block.drop_path, Drop)
     block.drop_path.rate = 1 - 1e-7  # no draw keeps the branch
     x = torch.randn(2, 48, 8, 8)
     torch.testing.assert_close(block(x), x, rtol=0, atol=0)

@@ -55,6 +55,21 @@ def test_several_updates_per_call_are_consecutive_global_batches() -> None:
     ]
 
 
+@pytest.mark.parametrize("replicas", [1, 2, 4])
+def test_partners_are_the_images_before_a_part_in_a_circle(replicas: int) -> None:
+    plan = BatchPlan(24, 1, 24 // replicas, 1, replicas, 1, 2)
+    whole = batches(100, 1)[0]
+    for process in range(replicas):
+        calls = list(TrainingBatches(100, plan, process, 1, 2, partners=2))
+        size = 24 // replicas
+        for call, images in enumerate(calls):
+            assert len(images) == 2 * (size + 2)
+            for update in range(2):
+                circle = whole[2 * call + update]
+                found = [index for _, index in images[update * (size + 2) : (update + 1) * (size + 2)]]
+                assert found == [circle[(process * size + place) % 24] for place in range(-2, size)]
+
+
 @given(st.integers(0, 200), st.integers(1, 17), st.integers(1, 5))
 def test_evaluation_sees_every_image_exactly_once(num_images: int, batch_size: int, processes: int) -> None:
     samplers = [EvaluationBatches(num_images, batch_size, process, processes) for process in range(processes)]
@@ -63,7 +78,7 @@ def test_evaluation_sees_every_image_exactly_once(num_images: int, batch_size: i
     assert all(len(list(sampler)) == len(sampler) for sampler in samplers)
 
 
-def test_draws_of_steps_and_processes_have_different_seeds() -> None:
-    keys = {step_key(seed, step, process) for seed in range(3) for step in range(50) for process in range(4)}
+def test_draws_of_steps_have_different_seeds() -> None:
+    keys = {step_key(seed, step) for seed in range(3) for step in range(200)}
     assert len(keys) == 600
     assert all(0 <= key < 2**63 for key in keys)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from configs import load_config
 from configs.learning_sections import ScheduleConfig
 from training.schedule import build_schedule
 
@@ -43,6 +44,37 @@ def test_exponential_schedule_is_a_staircase() -> None:
     schedule = ScheduleConfig(name="exponential", epochs=6, decay_factor=0.5, decay_epochs=1.5)
     rate = build_schedule(schedule, 1.0, 2)  # a drop every 3 updates
     assert [rate(step) for step in range(12)] == [1.0] * 3 + [0.5] * 3 + [0.25] * 3 + [0.125] * 3
+
+
+@pytest.mark.parametrize("epoch, expected", [(1, 0.00970), (5, 0.04563), (350, 5.345e-4)])
+@pytest.mark.parametrize("steps_per_epoch", [1, 7, 1668])
+def test_efficientnet_drops_from_the_start_equal_the_published_table(
+    steps_per_epoch: int, epoch: int, expected: float
+) -> None:
+    # ceil(.424 t) drops by t epochs: one every 1 / .424 epochs, the first at the first update.
+    schedule = ScheduleConfig(
+        name="exponential",
+        epochs=350,
+        warmup_epochs=5.0,
+        decay_factor=0.97,
+        decay_epochs=2.358490566,
+        first_drop="at_start",
+    )
+    # The table has four digits.
+    assert rate_at_end_of_epoch(schedule, 0.05, steps_per_epoch, epoch) == pytest.approx(expected, rel=2e-4)
+
+
+def test_the_authors_efficientnet_schedule_has_146_equally_spaced_drops() -> None:
+    config = load_config("en_b0_g16_gnpn")
+    steps_per_epoch = 100
+    rate = build_schedule(config.schedule, config.optimizer.learning_rate, steps_per_epoch)
+    rates = [rate(step) for step in range(350 * steps_per_epoch)]
+    assert max(rates) == pytest.approx(0.046875 * 0.97**2, rel=1e-12)  # warm-up ends after the drop at 4.79 epochs
+    drops = [step for step in range(5 * steps_per_epoch, len(rates)) if rates[step] < rates[step - 1]]
+    # 146 drops at multiples of 350/146; two fall into warm-up, and the last one on the end of training.
+    assert len(drops) == 146 - 2 - 1
+    assert {later - earlier for earlier, later in zip(drops, drops[1:])} == {239, 240}  # 350 / 146 x 100 = 239.7
+    assert rates[-1] == pytest.approx(0.046875 * 0.97**145, rel=1e-12)
 
 
 def test_exponential_drop_falls_on_the_written_decimal() -> None:

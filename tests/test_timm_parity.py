@@ -1,10 +1,11 @@
-"""The networks against timm's of the same architecture: equal outputs from equal weights, and refused state dicts."""
+"""The networks against timm's and torchvision's: equal outputs from equal weights, and refused state dicts."""
 
 from typing import Any, Dict, Optional, Tuple
 
 import pytest
 import timm
 import torch
+import torchvision
 from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from timm.models.efficientnet import EfficientNet as TimmEfficientNet
 from timm.models.resnetv2 import BatchNormAct2d, ResNetV2, create_conv2d
@@ -12,7 +13,7 @@ from torch import nn
 
 from models import build_model
 from models.efficientnet import EFFICIENTNET_SHAPES, EfficientNet
-from models.pretrained import load_timm_state_dict
+from models.pretrained import load_pretrained
 from models.resnet import ResNet, ResNetShape
 from proxynorm import NormActFactory
 
@@ -32,7 +33,7 @@ def draw_norms(model: nn.Module) -> None:
 
 def assert_equal_outputs(model: nn.Module, timm_model: nn.Module, size: int) -> None:
     draw_norms(timm_model)
-    load_timm_state_dict(model, timm_model.state_dict())
+    load_pretrained(model, timm_model.state_dict())
     x = torch.randn(2, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     model.double().eval()
     timm_model.double().eval()
@@ -135,7 +136,7 @@ def test_differences_are_listed_together_and_nothing_is_loaded(
     state_dict["classifier.bias"] = torch.zeros(12)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(ValueError) as error:
-        load_timm_state_dict(model, state_dict)
+        load_pretrained(model, state_dict)
     message = str(error.value)
     assert "1 missing: bn1.running_var" in message
     assert "1 unexpected: blocks.9.0.conv_pw.weight" in message
@@ -148,16 +149,16 @@ def test_only_counters_of_norms_that_exist_are_left_out(
 ) -> None:
     model, state_dict = small_pair
     assert "bn1.num_batches_tracked" in state_dict
-    load_timm_state_dict(model, state_dict)
+    load_pretrained(model, state_dict)
     state_dict["bn7.num_batches_tracked"] = torch.zeros(())
     with pytest.raises(ValueError, match=r"1 unexpected: bn7.num_batches_tracked"):
-        load_timm_state_dict(model, state_dict)
+        load_pretrained(model, state_dict)
 
 
 def test_long_lists_are_cut_and_counted(small_pair: Pair) -> None:
     model, _ = small_pair
-    with pytest.raises(ValueError, match=r"missing: conv_stem.weight, bn1.weight, .*, \.\.\.\. Use"):
-        load_timm_state_dict(model, {})
+    with pytest.raises(ValueError, match=r"missing: stem.conv.weight, stem.norm.weight, .*, \.\.\.\. Use"):
+        load_pretrained(model, {})
 
 
 def test_a_network_with_proxy_norm_does_not_take_batch_norm_weights(
@@ -166,18 +167,45 @@ def test_a_network_with_proxy_norm_does_not_take_batch_norm_weights(
     _, state_dict = small_pair
     model = build_model("efficientnet_small", num_classes=11, norm_act=NormActFactory(norm="batch", proxy=True))
     with pytest.raises(ValueError, match=r"missing: .*bn1.proxy_beta"):
-        load_timm_state_dict(model, state_dict)
+        load_pretrained(model, state_dict)
 
 
 def test_deep_stem_variant_is_refused() -> None:
-    shape = ResNetShape((3, 4, 6, 3), width=64, bottleneck=True, group_width=64)
+    shape = ResNetShape((3, 4, 6, 3), width=64, bottleneck=True, large_images=True, group_width=64)
     with torch.device("meta"):
         model = ResNet(shape, num_classes=1000, norm_act=BATCH_NORM, in_channels=3)
         timm_model = timm.create_model("resnetv2_50d")
     with pytest.raises(ValueError, match=r"missing: stem.conv.weight.*unexpected: stem.conv1.weight"):
-        load_timm_state_dict(model, timm_model.state_dict())
+        load_pretrained(model, timm_model.state_dict())
 
 
-def test_a_module_without_a_timm_counterpart_is_refused() -> None:
-    with pytest.raises(TypeError, match="not a Linear"):
-        load_timm_state_dict(nn.Linear(2, 2), {})
+def test_a_classifier_of_other_classes_is_refused_unless_it_is_reset(small_pair: Pair) -> None:
+    _, state_dict = small_pair
+    model = build_model("efficientnet_small", num_classes=7, norm_act=BATCH_NORM)
+    with pytest.raises(ValueError, match=r"2 of another shape: classifier\.weight.* set reset_classifier"):
+        load_pretrained(model, state_dict)
+    drawn = model.classifier.weight.clone()
+    load_pretrained(model, state_dict, reset_classifier=True)
+    assert torch.equal(model.classifier.weight, drawn)
+    assert torch.equal(model.stem.conv.weight, state_dict["conv_stem.weight"])
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_b2"])
+def test_efficientnet_equals_torchvisions(name: str) -> None:
+    torchvision_model = getattr(torchvision.models, name)(num_classes=11)
+    assert_equal_outputs(build_model(name, num_classes=11, norm_act=BATCH_NORM), torchvision_model, 64)
+
+
+def test_weights_of_the_same_network_here_are_taken_by_their_own_names(small_pair: Pair) -> None:
+    model, _ = small_pair
+    other = build_model("efficientnet_small", num_classes=11, norm_act=BATCH_NORM)
+    load_pretrained(other, model.state_dict())
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in other.state_dict().items())
+
+
+def test_torchvisions_residual_network_in_v1_order_is_refused() -> None:
+    with torch.device("meta"):
+        model = build_model("resnet50", num_classes=1000, norm_act=BATCH_NORM)
+        state_dict = torchvision.models.resnet50().state_dict()
+    with pytest.raises(ValueError, match=r"nothing was loaded\. \d+ missing: .*unexpected: "):
+        load_pretrained(model, state_dict)
