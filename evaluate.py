@@ -76,6 +76,9 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
     """The report on all evaluation images, and the names of their classes."""
     if options.batch_size < 1:
         raise ConfigError(f"--batch-size {options.batch_size} must be 1 or more")
+    for option, path in (("--out", options.out), ("--picture", options.picture)):
+        if path is not None and not path.parent.is_dir():  # said now, and not after an hour of evaluation
+            raise ConfigError(f"{option} {path}: {path.parent} is no folder; make it, or name another")
     is_exported = options.model.suffix in EXPORTED
     saved = None if is_exported else read_weights(options.model)
     config = choose_config(options, saved)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import math
-import os
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Set
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set
 
 import popdist
 import popdist.poptorch
@@ -20,16 +20,18 @@ from backends.base import Batch
 from backends.errors import DeviceError
 from backends.image_loader import build_loader
 from backends.ipu_batches import combined_batch, padded_batches
+from backends.ipu_launch import be_an_instance, check_replicas, connect, instance_options, started_by_horovod
 from backends.ipu_optimizer import IpuOptimizer
 from backends.ipu_options import set_device_options, set_evaluation_options, set_training_options
 from backends.ipu_placement import begin_stages, keep_outputs
 from backends.ipu_planned import PlannedIpus
-from backends.ipu_processes import HorovodProcesses, OneProcess, Processes, TorchProcesses
+from backends.ipu_processes import OneProcess, Processes
 from backends.ipu_step import DeviceStep, set_precision, use_device_grouping
 from configs import BatchPlan, ConfigError
 from configs.device_section import IpuConfig
 from configs.learning_sections import OptimizerConfig
 from training.classifier import Classifier
+from training.loss import IGNORED
 from training.metrics import StepSums
 from training.nonfinite import NonFiniteLossError
 from training.optimizer import build_optimizer
@@ -59,7 +61,9 @@ class IpuBackend(PlannedIpus):
     def __init__(self, name: str, reason: str, config: IpuConfig) -> None:
         if name == "ipu":
             _require_hardware(config.system)
-        self._horovod = _started_by_horovod(name)
+        # PopTorch prints its log; the root logger's handler would print it again.
+        logging.getLogger("poptorch::python").propagate = False
+        self._horovod = started_by_horovod(name, popdist, _import_horovod)
         popdist_count = popdist.getNumInstances() if popdist.isPopdistEnvSet() else 1
         processes = self._horovod.size() if self._horovod is not None else popdist_count
         super().__init__(name, reason, config, processes)
@@ -105,7 +109,7 @@ class IpuBackend(PlannedIpus):
         self._optimizer.set_learning_rate(learning_rate)
         self._train_on_device(inputs)
         loss, top1, top5, images = self._training(*inputs)
-        sums = StepSums.from_step((loss * self._plan.micro_batch_size, top1, top5, images))
+        sums = self._sums((loss * self._plan.micro_batch_size, top1, top5, images), batch[1])
         self._last_step = step + self._plan.device_iterations - 1
         if not math.isfinite(float(sums.loss_sum)):
             mean = float(sums.loss_sum) / float(sums.images)
@@ -114,7 +118,7 @@ class IpuBackend(PlannedIpus):
 
     def eval_step(self, batch: Batch) -> StepSums:
         self._evaluate_on_device()
-        return StepSums.from_step(self._inference(*batch))
+        return self._sums(self._inference(*batch), batch[1])
 
     def weights(self) -> Dict[str, torch.Tensor]:
         self._fetch()
@@ -166,24 +170,15 @@ class IpuBackend(PlannedIpus):
         if self._processes == 1 and not popdist.isPopdistEnvSet():
             return
         if self._horovod is not None:
-            _be_an_instance(self._horovod, self.local_replicas, self._stages)
-        elif popdist.getNumTotalReplicas() != self.replicas:
-            raise ConfigError(
-                f"{popdist.getNumTotalReplicas()} replicas were started, but ipu.ipus {self._ipu.ipus} with "
-                f"{self._stages} stages are {self.replicas}; set --num-replicas {self.replicas} and "
-                f"--ipus-per-replica {self._stages}, or ipu.ipus "
-                f"{popdist.getNumTotalReplicas() * (self._stages)}"
-            )
+            be_an_instance(self._horovod, self.local_replicas, self._stages)
+        else:
+            check_replicas(popdist.getNumTotalReplicas(), self.replicas, self._stages)
         popdist.init()
-        horovod = self._horovod or _import_horovod()
-        if self._processes == 1:
-            return
-        is_connected = horovod is not None and horovod.size() == self._processes
-        self._host = HorovodProcesses(horovod) if is_connected else TorchProcesses(self._process, self._processes)
+        self._host = connect(self._horovod or _import_horovod(), self._process, self._processes)
 
     def _options(self) -> Any:
         if popdist.isPopdistEnvSet():
-            options = _instance_options(self._stages)
+            options = instance_options(popdist, self._stages)
         else:
             options = poptorch.Options()
             options.replicationFactor(self.local_replicas)
@@ -243,6 +238,12 @@ class IpuBackend(PlannedIpus):
         if _is_attached(self._inference):
             self._inference.copyWeightsToDevice()
 
+    def _sums(self, outputs: Sequence[torch.Tensor], labels: torch.Tensor) -> StepSums:
+        """What a call returned; with synthetic data, which return nothing, only the number of images."""
+        if self._ipu.synthetic_data:
+            return StepSums(images=int((labels != IGNORED).sum()))
+        return StepSums.from_step(outputs)
+
     def _check_whole_calls(self, steps_per_epoch: int, first_step: int) -> None:
         updates, left = self._plan.device_iterations, steps_per_epoch - first_step
         if left % updates:
@@ -282,14 +283,6 @@ def _overlapped(value: torch.Tensor, is_input: bool, is_training: bool) -> torch
     return (poptorch.set_overlap_for_input if is_input else poptorch.set_overlap_for_output)(value, loop)
 
 
-def _instance_options(stages: int) -> Any:
-    try:
-        return popdist.poptorch.Options(ipus_per_replica=stages)
-    except RuntimeError as error:
-        advice = f"the pipeline has {stages} stages: start with --ipus-per-replica {stages}"
-        raise ConfigError(f"{error}; {advice}") from error
-
-
 def _import_horovod() -> Optional[Any]:
     """horovod.torch, initialized, where it is installed."""
     try:
@@ -298,38 +291,3 @@ def _import_horovod() -> Optional[Any]:
         return None
     horovod.init()
     return horovod
-
-
-def _started_by_horovod(name: str) -> Optional[Any]:
-    """horovod.torch if `horovodrun` started several processes and poprun did not.
-
-    Raises:
-        DeviceError: on other devices than the emulator, whose IPUs only poprun connects.
-    """
-    if popdist.isPopdistEnvSet() or int(os.environ.get("HOROVOD_SIZE", "1")) == 1:
-        return None
-    horovod = _import_horovod()
-    if name != "ipu_emulator" or horovod is None:
-        raise DeviceError(
-            f"device.name {name} under horovodrun: IPUs of several processes are connected by poprun; start with "
-            "poprun --num-instances ... --num-replicas ..."
-        )
-    return horovod
-
-
-def _be_an_instance(horovod: Any, local_replicas: int, stages: int) -> None:
-    """Tells popdist what poprun would have: horovodrun's processes are the instances."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        meeting = (os.environ.get("HOROVOD_HOSTNAME", socket.gethostname()), probe.getsockname()[1])
-    host, port = horovod.broadcast_object(meeting, root_rank=0)
-    os.environ.update(
-        POPDIST_NUM_TOTAL_REPLICAS=str(local_replicas * horovod.size()),
-        POPDIST_NUM_LOCAL_REPLICAS=str(local_replicas),
-        POPDIST_NUM_IPUS_PER_REPLICA=str(stages),
-        POPDIST_REPLICA_INDEX_OFFSET=str(local_replicas * horovod.rank()),
-        MASTER_ADDR=host,
-        MASTER_PORT=str(port),
-    )

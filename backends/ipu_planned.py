@@ -134,7 +134,6 @@ class PlannedIpus:
 
     def _execution(self, workload: Workload) -> Execution:
         """The run in the planner's words, with one image in a micro-batch."""
-        stored, weights = self._ipu.precision.split(".")
         proportion = self._ipu.available_memory_proportion
         execution = Execution(
             micro_batch_size=1,
@@ -143,8 +142,8 @@ class PlannedIpus:
             splits=self._splits,
             checkpoints=self._checkpoints,
             recompute=self._stages > 1 or bool(self._checkpoints),
-            precision=f"{stored}.{16 if self._ipu.partials == 'half' else 32}",
-            weight_bits=int(weights),
+            precision=self._ipu.precision,
+            partials=self._ipu.partials,
             num_io_tiles=self._ipu.io_tiles or 0,
             optimizer=OptimizerState(
                 name=workload.optimizer.name,

@@ -1,10 +1,10 @@
 """Time of one norm+activation layer, forward plus backward, as a ratio to eager nn.BatchNorm2d + activation.
 
-    python -m benchmarks.layer                 the whole table, with peers
-    python -m benchmarks.layer --quick         ours and the baseline alone
+    python -m benchmarks.layer                 the whole table
     python -m benchmarks.layer --out layer.json
 
-Shapes are those of ResNet-50 at 224 px with 16 images, and of ResNet-20 at 32 px with 128.
+Shapes are those of ResNet-50 at 224 px with 16 images, and of ResNet-20 at 32 px with 128. Other layers are compared in
+benchmarks/peers.py.
 """
 
 from __future__ import annotations
@@ -94,40 +94,9 @@ def own_layers(case: Case) -> Dict[str, nn.Module]:
     }
 
 
-def peer_layers(case: Case) -> Dict[str, nn.Module]:
-    """Other ways to do it: torch's group norm without PN, our reference with PN, torch.compile, and timm's layers."""
-    act = ACTIVATION_MODULES[case.activation]
-    sampled = NormActFactory(
-        norm="group", num_groups=NUM_GROUPS, proxy_method="sampled", num_samples=256, kernel="reference"
-    )
-    reference = NormActFactory(norm="group", num_groups=NUM_GROUPS, kernel="reference")
-    plain = NormActFactory(norm="group", num_groups=NUM_GROUPS, proxy=False, kernel="fused")
-    peers = {
-        "ours without PN": plain(case.channels, case.activation),
-        "torch group norm": nn.Sequential(nn.GroupNorm(NUM_GROUPS, case.channels), act()),
-        "reference, closed form": reference(case.channels, case.activation),
-        "reference, 256 samples": sampled(case.channels, case.activation),
-    }
-    try:
-        from timm.layers import EvoNorm2dS0, FilterResponseNormAct2d, GroupNormAct
-    except ImportError:
-        return peers
-    peers["timm group norm + act"] = GroupNormAct(case.channels, NUM_GROUPS, act_layer=act)
-    peers["timm EvoNorm-S0"] = EvoNorm2dS0(case.channels, groups=NUM_GROUPS)
-    peers["timm FRN"] = FilterResponseNormAct2d(case.channels, act_layer=act)
-    return peers
-
-
-def time_case(case: Case, *, peers: bool, compiled: bool, repetitions: int) -> Dict[str, Timing]:
-    """All layers of one case, interleaved."""
+def time_case(case: Case, repetitions: int) -> Dict[str, Timing]:
+    """Both layers of one case, interleaved."""
     layers = own_layers(case)
-    if peers:
-        layers.update(peer_layers(case))
-    if compiled:
-        reference = NormActFactory(norm="group", num_groups=NUM_GROUPS, kernel="reference")
-        compiled_reference = reference(case.channels, case.activation)
-        compiled_reference.compile()
-        layers["reference, torch.compile"] = compiled_reference
     x, gradient = case.tensor(), case.tensor()
     if case.dtype == torch.bfloat16:
         layers = {name: Bfloat16Input(layer) for name, layer in layers.items()}
@@ -171,12 +140,12 @@ def geometric_mean(values: Sequence[float]) -> float:
     return math.exp(sum(math.log(v) for v in values) / len(values))
 
 
-def time_setting(setting: Setting, *, peers: bool, compiled: bool, repetitions: int) -> Dict[str, object]:
+def time_setting(setting: Setting, repetitions: int) -> Dict[str, object]:
     """All shapes of one setting: ratios, and the bandwidth share of our layer where the tensor is large."""
     rows: List[Dict[str, object]] = []
     for images, channels, size in setting.shapes:
         case = Case(images, channels, size, setting.dtype, setting.memory_format, setting.activation)
-        timings = time_case(case, peers=peers, compiled=compiled, repetitions=repetitions)
+        timings = time_case(case, repetitions)
         num_bytes = images * channels * size * size * (2 if setting.dtype == torch.bfloat16 else 4)
         share: Optional[float] = None
         if num_bytes >= BANDWIDTH_BYTES:
@@ -205,8 +174,6 @@ def _line(name: str, channels: int, size: int, timings: Dict[str, Timing], share
 
 def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="ours and batch norm alone")
-    parser.add_argument("--compiled", action="store_true", help="torch.compile of the reference too (slow to start)")
     parser.add_argument("--only", default="", help="settings whose name contains this")
     parser.add_argument("--repetitions", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -215,11 +182,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     keep_freed_memory()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    results = [
-        time_setting(s, peers=not options.quick, compiled=options.compiled, repetitions=options.repetitions)
-        for s in SETTINGS
-        if options.only in s.name
-    ]
+    results = [time_setting(s, options.repetitions) for s in SETTINGS if options.only in s.name]
     statistics = time_proxy_statistics() if options.only in "proxy statistics" else {}
     for name, microseconds in statistics.items():
         print(f"proxy statistics of 2048 channels, {name}: {microseconds:.0f} us")

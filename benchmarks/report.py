@@ -42,19 +42,20 @@ def load_results(folder: Path) -> Results:
     return results
 
 
-def tables(results: Results) -> str:
-    """The Markdown between the markers.
+def tables(results: Results, command: str) -> str:
+    """The Markdown between the markers, made by `command`.
 
     Raises:
         MissingResultError: a file lacks a field.
     """
     sections: Sequence[Callable[[Results], List[str]]] = (
-        _introduction, _layer_table, _step_table, _memory_table, _inference_table, _peer_table, _gpu_table, _plots,
+        _layer_table, _step_table, _memory_table, _inference_table, _peer_table, _gpu_table, _plots,
     )  # fmt: skip
     try:
-        return "\n".join(line for section in sections for line in section(results))
+        lines = _introduction(results, command) + [line for section in sections for line in section(results)]
     except KeyError as error:
         raise MissingResultError(f"a result file has no field {error}; run ./run_benchmarks.sh again") from error
+    return "\n".join(lines)
 
 
 def between_markers(text: str, content: str) -> str:
@@ -69,7 +70,7 @@ def between_markers(text: str, content: str) -> str:
     return f"{head}{BEGIN}\n{content}\n{END}{rest.split(END)[1]}"
 
 
-def _introduction(results: Results) -> List[str]:
+def _introduction(results: Results, command: str) -> List[str]:
     machine, settings = results["step"]["machine"], results["step"]["settings"]
     commits = sorted({row["commit"] for name, result in results.items() if name != "layer" for row in result["rows"]})
     return [
@@ -77,7 +78,7 @@ def _introduction(results: Results) -> List[str]:
         f"{', '.join(commits)}. All numbers are ratios to",
         "eager batch norm + activation in the same process: below 1 is faster or smaller. Medians of at least "
         f"{settings['repetitions']} interleaved repetitions;",
-        "written by `./run_benchmarks.sh`. How to read and improve them: [benchmarks/NOTES.md](benchmarks/NOTES.md).",
+        f"written by `{command}`. How to read and improve them: [benchmarks/NOTES.md](benchmarks/NOTES.md).",
         "",
     ]
 
@@ -162,10 +163,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     parser.add_argument("--plots", type=Path, default=PLOTS, help="folder of the plots")
+    parser.add_argument("--quick", action="store_true", help="the results are those of run_benchmarks.sh --quick")
     parser.add_argument("--write", action="store_true", help="change the README and draw the plots")
     options = parser.parse_args(arguments)
     results = load_results(options.results)
-    content = tables(results)
+    content = tables(results, "./run_benchmarks.sh --quick" if options.quick else "./run_benchmarks.sh")
     if not options.write:
         print(content)
         return

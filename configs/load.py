@@ -47,12 +47,12 @@ def config_names() -> List[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def find_config(name_or_path: str) -> Path:
-    """The YAML file of a shipped name or of a path."""
+def find_config(name_or_path: str, source: str = "--config") -> Path:
+    """The YAML file of a shipped name or of a path. Errors begin with `source`, where it was named."""
     if name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path:
         path = Path(name_or_path)
         if not path.is_file():
-            raise ConfigError(f"--config {name_or_path}: no such file")
+            raise ConfigError(f"{source} {name_or_path}: no such file")
         return path
     path = FOLDER / f"{name_or_path}.yaml"
     if not path.is_file():
@@ -60,7 +60,7 @@ def find_config(name_or_path: str) -> Path:
         near = difflib.get_close_matches(name_or_path, names, n=_NEAREST_SHOWN)
         hint = f"; the nearest are {', '.join(near)}" if near else ""
         raise ConfigError(
-            f"--config {name_or_path}: no such experiment{hint}. `ls {FOLDER}` lists all "
+            f"{source} {name_or_path}: no such experiment{hint}. `ls {FOLDER}` lists all "
             f"{len(names)}; the path of a YAML file will do as well"
         )
     return path
@@ -79,7 +79,7 @@ def _on_its_base(values: Dict[str, Any], path: Path, sources: Dict[KeyPath, str]
     name = values.pop("base", None)
     if name is None:
         return values
-    base_path = find_config(str(name))
+    base_path = find_config(str(name), f"{path}: base")
     base, base_lines = read_yaml(base_path)
     if "base" in base:
         raise ConfigError(f"{path}: its base {name} has a base itself; name {base['base']} or write the values out")

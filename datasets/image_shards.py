@@ -34,6 +34,7 @@ from datasets.shard_store import FolderStore, RemoteStore, ShardStore
 
 REQUESTS_AT_ONCE = 16  # a distant place takes its time to answer each
 CLASSES_FILE = "classes.txt"
+UNFINISHED = "unfinished"  # there as long as packing goes on: some shards would be taken for all of them
 LAYOUT = "train-*.tar and val-*.tar, as `python -m datasets.pack SRC DST` writes them"
 WORDS = {"train": {"train", "training"}, "val": {"val", "valid", "validation"}}
 
@@ -148,6 +149,11 @@ def load_index(store: ShardStore, shard: str, size: int, indexed: bool) -> Shard
 def load_halves(store: ShardStore) -> Tuple[Dict[str, List[ShardIndex]], Tuple[str, ...]]:
     """Return each half's indices and the names of the classes; see the top of this file for the layout."""
     files = store.files()
+    if UNFINISHED in files:
+        raise DataError(
+            f"{store.path(UNFINISHED)}: these shards are being packed, or packing was ended before its end; wait, or "
+            "pack again into a new folder"
+        )
     halves = find_shards(store, files)
     missing = [shard for shards in halves.values() for shard in shards if shard + SUFFIX not in files]
     if missing:

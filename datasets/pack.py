@@ -21,7 +21,7 @@ from typing import Iterator, List, Optional, Sequence, Tuple
 
 from datasets.errors import DataError
 from datasets.image_folder import FolderImages, open_folder
-from datasets.image_shards import CLASSES_FILE
+from datasets.image_shards import CLASSES_FILE, UNFINISHED
 from datasets.keyed_random import KeyedRandom
 from datasets.shard_index import SUFFIX, make_index
 from datasets.shard_store import replace_file
@@ -130,11 +130,12 @@ def pack(source: Path, target: Path, shard_bytes: int, seed: int) -> None:
     target.mkdir(parents=True, exist_ok=True)
     if any(target.iterdir()):
         raise DataError(f"{target} is not empty; pack into a new folder")
+    replace_file(target / UNFINISHED, b"")
     for half, images in halves.items():
         for shard in pack_half(images, target, half, shard_bytes, seed):
             print(f"{shard.path}: {len(shard.rows):,} images, {shard.size / MIB:,.1f} MiB", flush=True)
-    # last: without it, labels would have no names, so a half-packed folder is seen for what it is
     replace_file(target / CLASSES_FILE, os.fsencode("".join(f"{name}\n" for name in halves["train"].class_names)))
+    (target / UNFINISHED).unlink()
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:

@@ -234,4 +234,4 @@ def test_a_missing_file_or_marker_is_named(complete: Tuple[Path, Path], tmp_path
     incomplete = report.load_results(complete[0])
     incomplete["step"]["machine"].pop("torch")
     with pytest.raises(report.MissingResultError, match="'torch'"):
-        report.tables(incomplete)
+        report.tables(incomplete, "./run_benchmarks.sh")

@@ -47,7 +47,12 @@ def measure_at_native_size(name: str) -> int:
     return measure_cost(model, size).multiply_adds
 
 
-@pytest.mark.parametrize("name", EFFICIENTNETS)
+SLOWER = [f"efficientnet_{size}{form}" for size in ("b1", "b3", "b4") for form in ("", "_g16")]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOWER else []) for name in EFFICIENTNETS]
+)
 def test_multiply_adds_of_efficientnets_agree_with_the_published_ones_within_one_percent(name: str) -> None:
     assert measure_at_native_size(name) / 1e9 == pytest.approx(EFFICIENTNETS[name], rel=0.01)
 

@@ -160,6 +160,9 @@ def test_a_file_that_cannot_be_read_leaves_no_half_shard(source, tmp_path):
     left = sorted(path.name for path in (tmp_path / "new").iterdir() if path.name.startswith("val"))
     assert all((tmp_path / "new" / f"{name}.index").exists() for name in left if name.endswith(".tar"))
     assert not list((tmp_path / "new").glob(".part-*")) and not (tmp_path / "new" / "classes.txt").exists()
+    # The shards that are whole would make a smaller data set: nobody is to train on it by mistake.
+    with pytest.raises(DataError, match="unfinished: these shards are being packed"):
+        build_datasets(DataConfig(name="image_shards", dir=str(tmp_path / "new")), 0)
 
 
 # Like any data set

@@ -111,6 +111,7 @@ def test_an_onnx_model_of_one_batch_size_gives_the_same_accuracy(run_folder: Pat
         (["{folder}", "--set", "data.num_classes=7"], 4, "do not fit this model"),
         (["{folder}", "--set", "norm.num_groups=2"], 4, "trained with another norm"),
         (["{folder}", "--batch-size", "0"], 2, "--batch-size 0 must be 1 or more"),
+        (["{folder}", "--out", "{folder}/none/report.json"], 2, "none is no folder; make it"),
         (["{folder}/nothing"], 4, "cannot be read"),
         (["{folder}/model.pt2"], 2, "add --config NAME"),
         (["{folder}/config.pt2", "--config", "generated_smoke"], 4, "cannot be read as an exported program"),

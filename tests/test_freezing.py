@@ -66,7 +66,12 @@ def test_frozen_parts_stay_in_evaluation_mode_and_trained_ones_do_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "part"), [("topp", "no module of the network; there are stem, stages"), ("dropout", "has no parameter")]
+    ("path", "part"),
+    [
+        ("topp", "no module of the network; there are stem, stages, norm, classifier, and their parts"),
+        ("stages.1.7", "no module of the network; did you mean stages.1.0?"),
+        ("dropout", "has no parameter"),
+    ],
 )
 def test_a_name_without_parameters_is_refused(path: str, part: str) -> None:
     network = build_model("resnet8", num_classes=3, norm_act=NormActFactory(norm="layer"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Dict, List
 
 import numpy as np
@@ -184,7 +185,10 @@ def test_each_kind_of_regularization_changes_the_training(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_handed_over_factors_do_not_compile_the_network_again_at_each_step() -> None:
+def test_handed_over_factors_do_not_compile_the_network_again_at_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Whether to compile again is decided before code is generated, which takes minutes and is left out here.
+    traced = functools.partialmethod(torch.nn.Module.compile, backend="aot_eager")
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
     torch._dynamo.reset()
     plain = weights_after_updates(EVERYTHING, 4)
     with torch._dynamo.config.patch(error_on_recompile=True):

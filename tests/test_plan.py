@@ -130,10 +130,10 @@ def test_one_ipu_saves_everything_unless_told_to_recompute() -> None:
 
 
 def test_float32_weights_beside_half_activations_and_partials_are_counted_as_such() -> None:
-    mixed = plan_ipu(tiny_trace(), replace(PIPELINE, weight_bits=32, precision="16.32")).stages[0].memory
+    mixed = plan_ipu(tiny_trace(), replace(PIPELINE, precision="16.32", partials="float")).stages[0].memory
     assert mixed.weights == 216 * 4
     assert mixed.temporaries == 2 * 176 * 2 + 216 * (2 + 4) + 2 * 176 * 4
-    single = plan_ipu(tiny_trace(), replace(PIPELINE, precision="32.32")).stages[0].memory
+    single = plan_ipu(tiny_trace(), replace(PIPELINE, precision="32.32", partials="float")).stages[0].memory
     assert (single.weights, single.stash) == (216 * 4, 3 * (2 * 48 + 2 * 128 * 4))
 
 
@@ -192,7 +192,8 @@ def test_small_groups_leave_the_product_unit_idle_and_float32_halves_its_width()
     def seconds(groups: int, precision: str) -> float:
         conv = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1, groups=groups, bias=False))
         stage = cut_stages(trace_network(conv, 8, in_channels=64))[0]
-        return stage_seconds(stage, Execution(1, 1, precision=precision), MK2, Rates()).products
+        execution = Execution(1, 1, precision=precision, partials="float")
+        return stage_seconds(stage, execution, MK2, Rates()).products
 
     dense = seconds(1, "16.16")
     assert seconds(4, "16.16") == pytest.approx(dense / 4)  # 16 channels in a group fill it: only fewer products
@@ -266,6 +267,7 @@ def pipelines(draw: Any) -> Tuple[Trace, Execution]:
         splits=tuple(places[i] for i in chosen),
         recompute=draw(st.sampled_from([None, True, False])),
         precision=draw(st.sampled_from(["16.16", "16.32", "32.32"])),
+        partials="float",
         optimizer=draw(st.sampled_from([OptimizerState("sgd"), OptimizerState("rmsprop", sharded=True)])),
     )
     return trace, execution
@@ -431,7 +433,8 @@ def test_sizes_that_cannot_be_honoured_are_errors(arguments: Any, words: str) ->
     [
         {"micro_batch_size": 0},
         {"precision": "8.8"},
-        {"weight_bits": 8},
+        {"partials": "double"},
+        {"partials": "half", "precision": "32.32"},
         {"available_memory_proportion": (0.1, 0.1, 0.1)},
         {"available_memory_proportion": (1.5,)},
     ],

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends import DeviceError, choose_backend
+from backends import DeviceError, Workload, choose_backend
 from backends.torch_native import TorchBackend
 from configs import plan_batch
 from configs.device_section import DeviceConfig, IpuConfig
@@ -164,11 +164,26 @@ def test_continuing_from_a_state_is_bit_identical() -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_more_saved_bytes_mean_a_smaller_micro_batch() -> None:
-    backend = TorchBackend(DeviceConfig(name="cpu"))
-    small, large = backend.max_micro_batch_size(10**6), backend.max_micro_batch_size(10**8)
-    assert small > 50 * large
-    assert backend.max_micro_batch_size(10**15) == 1
+@pytest.mark.parametrize(
+    ("saved_bytes", "processes", "images"),
+    [(10**6, "1", 4666), (10**8, "1", 46), (10**8, "4", 11), (10**15, "1", 1)],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the memory of a CUDA device is its own")
+def test_the_largest_micro_batch_takes_seven_tenths_of_what_is_free(
+    monkeypatch: pytest.MonkeyPatch, saved_bytes: int, processes: str, images: int
+) -> None:
+    monkeypatch.setattr("backends.torch_native.available_bytes", lambda: 10**10)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    workload = Workload(
+        network=torch.nn.Identity(),
+        image_size=8,
+        in_channels=3,
+        saved_bytes_per_image=saved_bytes,
+        batch=BatchConfig(global_batch_size=GLOBAL_BATCH, norm_batch_size=1),
+        optimizer=OPTIMIZER,
+    )
+    # .7 of 10^10 bytes, shared by the processes, over 1.5 of what an image leaves; never less than one image.
+    assert TorchBackend(DeviceConfig(name="cpu")).max_micro_batch_size(workload) == images
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")

@@ -254,7 +254,9 @@ def test_a_run_killed_while_writing_a_checkpoint_continues_bit_identically(
     assert_same_result(whole, folder)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 75), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_stops_and_the_run_continues_bit_identically(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:

@@ -64,7 +64,9 @@ class WeightAverage:
         """Continue from `state()`, on the devices and in the memory layouts of `like`, the network's state."""
         average = cls(decay)
         average.updates = state["updates"]
-        average.weights = {name: torch.empty_like(like[name]).copy_(tensor) for name, tensor in state["weights"].items()}
+        average.weights = {
+            name: torch.empty_like(like[name]).copy_(tensor) for name, tensor in state["weights"].items()
+        }
         return average
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import List, Sequence
 
 from torch import nn
@@ -23,7 +24,9 @@ def freeze_all_but(network: nn.Module, paths: Sequence[str]) -> List[nn.Module]:
     for path in paths:
         if path not in modules or path == "":
             top = ", ".join(name for name, child in network.named_children() if any(True for _ in child.parameters()))
-            raise ValueError(f"model.train_only names {path!r}, which is no module of the network; there are {top}")
+            nearest = difflib.get_close_matches(path, modules, n=1)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"there are {top}, and their parts"
+            raise ValueError(f"model.train_only names {path!r}, which is no module of the network; {hint}")
         if not any(True for _ in modules[path].parameters()):
             raise ValueError(f"model.train_only names {path!r}, which has no parameter to train; remove it")
     for name, parameter in network.named_parameters():

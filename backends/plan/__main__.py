@@ -108,13 +108,12 @@ def _norm_arguments(config: Optional[Config], options: argparse.Namespace) -> Di
 def _choose(options: argparse.Namespace, trace: Trace, config: Optional[Config]) -> IpuPlan:
     """The plan of the given splits, or a proposal."""
     ipu = _ipu_section(options, config)
-    stored, weights = ipu.precision.split(".")
     momentum = config.optimizer.momentum if config else 0.9
     like = Execution(
         micro_batch_size=1,
         gradient_accumulation=1,
-        precision=f"{stored}.{16 if ipu.partials == 'half' else 32}",
-        weight_bits=int(weights),
+        precision=ipu.precision,
+        partials=ipu.partials,
         available_memory_proportion=(ipu.available_memory_proportion or _DEFAULT_PROPORTION,),
         num_io_tiles=ipu.io_tiles or 0,
         optimizer=OptimizerState(

@@ -8,7 +8,8 @@ from typing import List, Optional, Tuple
 # Tensors of optimizer state per weight, without gradient accumulators. Source: PopART's optimizers (sgd.hpp, adam.hpp,
 # adaptive.hpp). The step counters of Adam and LAMB are scalars.
 _STATES = {"sgd": 0, "adam": 2, "adamw": 2, "lamb": 2, "rmsprop": 1}
-_STORED_BITS = {"16.16": 16, "16.32": 16, "32.32": 32}
+_PRECISIONS = ("16.16", "16.32", "32.32")
+_PARTIAL_BYTES = {"half": 2, "float": 4}
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ class Execution:
         splits: module paths such as "stages.2.0"; a new pipeline stage, on the next IPU, begins at each.
         checkpoints: module paths whose outputs are kept where the rest is recomputed.
         recompute: whether activations are rebuilt in the backward pass. None: PopTorch's rule, only when pipelined.
-        precision: what tensors are stored in, and what products are summed in: "16.16", "16.32" or "32.32".
-        weight_bits: 32 keeps float32 weights beside 16-bit activations. None: as the activations.
+        precision: bits of activations and of weights: "16.16", "16.32" or "32.32".
+        partials: what products are summed in: "half" or "float".
         available_memory_proportion: share of the tile memory that a convolution may use for temporaries; one for all
             stages, or one for each.
         num_io_tiles: tiles taken from computing to overlap host transfers with it; 0 for none.
@@ -78,7 +79,7 @@ class Execution:
     checkpoints: Tuple[str, ...] = ()
     recompute: Optional[bool] = None
     precision: str = "16.16"
-    weight_bits: Optional[int] = None
+    partials: str = "half"
     available_memory_proportion: Tuple[float, ...] = (0.6,)
     num_io_tiles: int = 0
     optimizer: OptimizerState = OptimizerState()
@@ -87,10 +88,12 @@ class Execution:
         for name in ("micro_batch_size", "gradient_accumulation", "replicas"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be 1 or more")
-        if self.precision not in _STORED_BITS:
-            raise ValueError(f"precision {self.precision!r} is unknown; use one of {', '.join(_STORED_BITS)}")
-        if self.weight_bits not in (None, 16, 32):
-            raise ValueError(f"weight_bits {self.weight_bits} must be 16, 32 or left out")
+        if self.precision not in _PRECISIONS:
+            raise ValueError(f"precision {self.precision!r} is unknown; use one of {', '.join(_PRECISIONS)}")
+        if self.partials not in _PARTIAL_BYTES:
+            raise ValueError(f"partials {self.partials!r} are unknown; use one of {', '.join(_PARTIAL_BYTES)}")
+        if self.precision == "32.32" and self.partials == "half":
+            raise ValueError("partials half belong to float16; with precision 32.32 they are float")
         proportions = self.available_memory_proportion
         if len(proportions) not in (1, self.ipus_per_replica) or not all(0 < share < 1 for share in proportions):
             raise ValueError(
@@ -121,17 +124,17 @@ class Execution:
     @property
     def stored_bytes(self) -> int:
         """Bytes of one stored activation."""
-        return _STORED_BITS[self.precision] // 8
+        return int(self.precision.split(".")[0]) // 8
 
     @property
     def partial_bytes(self) -> int:
         """Bytes of one partial sum."""
-        return int(self.precision.split(".")[1]) // 8
+        return _PARTIAL_BYTES[self.partials]
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of one stored weight."""
-        return self.stored_bytes if self.weight_bits is None else self.weight_bits // 8
+        return int(self.precision.split(".")[1]) // 8
 
     def proportion_of(self, stage: int) -> float:
         """available_memory_proportion of one stage."""

@@ -144,7 +144,7 @@ PUBLISHED: Tuple[Published, ...] = (
             "EfficientNet-B4 G16, PyTorch, Bow Pod16",
             "b4_g16",
             380,
-            replace(_B4_PYTORCH, gradient_accumulation=32, weight_bits=32),
+            replace(_B4_PYTORCH, gradient_accumulation=32, precision="16.32"),
         ),
         8263,
         "the public configuration has a batch of 2,048; batch 1,024 is taken as half its gradient accumulation, and "

@@ -24,8 +24,9 @@ class TwoStages(torch.nn.Module):
 
 
 @pytest.fixture
-def log(caplog):
+def log(caplog, monkeypatch):
     logger = logging.getLogger("poptorch::python")
+    monkeypatch.setattr(logger, "propagate", True)  # caplog listens to the root logger
     level = logger.level
     logger.setLevel(logging.DEBUG)
     yield lambda: [record.getMessage() for record in caplog.records]
