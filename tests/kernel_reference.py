@@ -17,6 +17,7 @@ EPS, PROXY_EPS = 1e-5, 0.03
 FLOAT32_TOLERANCE = 1e-5
 # One bfloat16 rounding of the result is half of 2^-7.
 BFLOAT16_TOLERANCE = 2.0**-8
+SHORT_EXPONENTIAL_TOLERANCE = 5e-4  # where bfloat16 is stored: two functions of 2^-13 each, in sums that partly cancel
 
 
 def group_norm_in_float64(x: Tensor, num_groups: int, grouping: str) -> Tensor:
@@ -143,6 +144,7 @@ def check_against_float64(
             continue
         got = tensors[name].grad
         assert got is not None and got.dtype == tensors[name].dtype, name
-        # A parameter's gradient sums what x's rounding left: float32 whatever the type of x.
-        limit = tolerance if name == "x" else FLOAT32_TOLERANCE
+        # A parameter's gradient sums what x's rounding left: float32 whatever the type of x, but for the exponential.
+        is_short = dtype == torch.bfloat16 and activation in ("silu", "gelu")
+        limit = tolerance if name == "x" else SHORT_EXPONENTIAL_TOLERANCE if is_short else FLOAT32_TOLERANCE
         assert scaled_difference(got, leaves[name].grad) <= limit, name

@@ -30,7 +30,7 @@ struct ForwardVectors {
   Vec center, scale, offset, gain, shift;
 };
 
-template <Activation kind>
+template <Activation kind, typename T>
 PROXYNORM_INLINE Vec mapped(Vec x, const ForwardVectors& map) {
   const Vec z = map.scale * (x - map.center) + map.offset;
   if constexpr (kind == Activation::identity) {
@@ -38,7 +38,7 @@ PROXYNORM_INLINE Vec mapped(Vec x, const ForwardVectors& map) {
   } else if constexpr (kind == Activation::relu) {
     return at_least(z, map.shift);   // max(scale t + offset, 0) + shift, with shift already in the offset
   } else {
-    return activate<kind>(z) * map.gain + map.shift;
+    return activate<kind, T>(z) * map.gain + map.shift;
   }
 }
 
@@ -62,10 +62,10 @@ struct LaneSums {
 };
 
 // Returns d.
-template <Activation kind>
+template <Activation kind, typename T>
 PROXYNORM_INLINE Vec accumulate(LaneSums& sums, Vec x, Vec g, const BackwardVectors& constants) {
   const Vec t = x - constants.center;
-  const ValueAndSlope phi = value_and_slope<kind>(constants.scale * t + constants.offset);
+  const ValueAndSlope phi = value_and_slope<kind, T>(constants.scale * t + constants.offset);
   const Vec d = g * phi.slope;
   sums.g += g;
   sums.d += d;
@@ -115,9 +115,9 @@ struct InputGradientVectors {
   Vec slope, tilt, level;
 };
 
-template <Activation kind>
+template <Activation kind, typename T>
 PROXYNORM_INLINE Vec gradient_of_z(Vec x, Vec g, const BackwardVectors& map) {
-  return g * value_and_slope<kind>(map.scale * (x - map.center) + map.offset).slope;
+  return g * value_and_slope<kind, T>(map.scale * (x - map.center) + map.offset).slope;
 }
 
 PROXYNORM_INLINE Vec input_gradient(Vec x, Vec d, const InputGradientVectors& constants) {

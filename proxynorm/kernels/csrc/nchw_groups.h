@@ -36,7 +36,7 @@ PROXYNORM_INLINE void map_row(const T* x, T* out, int64_t n, float center, const
   for_each_pair(n, [&](int64_t i, int live) __attribute__((always_inline)) {
     prefetch_for_writing(out + i);
     const Pair v = load_pair(x + i, live);
-    store_pair(out + i, {mapped<kind>(v.a, map), mapped<kind>(v.b, map)}, live);
+    store_pair(out + i, {mapped<kind, T>(v.a, map), mapped<kind, T>(v.b, map)}, live);
   });
 }
 
@@ -61,7 +61,7 @@ PROXYNORM_INLINE ChannelTotals sum_row(const T* x, const T* grad, int64_t n, con
       prefetch_for_reading(grad + begin + i);
       prefetch_for_reading(x + begin + i);
       const Pair g = load_pair(grad + begin + i, live), v = load_pair(x + begin + i, live);
-      const Pair d = {accumulate<kind>(a, v.a, g.a, map), accumulate<kind>(b, v.b, g.b, map)};
+      const Pair d = {accumulate<kind, T>(a, v.a, g.a, map), accumulate<kind, T>(b, v.b, g.b, map)};
       if (kept) store_pair(kept + begin + i, d);
     });
     sums.g += sum_lanes(a.g + b.g);
@@ -86,7 +86,7 @@ PROXYNORM_INLINE void input_gradient_row(const T* x, const T* grad, T* dx, int64
   } else {
     for_each_pair(n, [&](int64_t i, int live) __attribute__((always_inline)) {
       const Pair v = load_pair(x + i, live), g = load_pair(grad + i, live);
-      write(i, live, v, {gradient_of_z<kind>(v.a, g.a, constants.map), gradient_of_z<kind>(v.b, g.b, constants.map)});
+      write(i, live, v, {gradient_of_z<kind, T>(v.a, g.a, constants.map), gradient_of_z<kind, T>(v.b, g.b, constants.map)});
     });
   }
 }

@@ -55,7 +55,7 @@ void gradient_sums_nhwc(const T* x, const T* grad, int64_t pixels, int64_t strid
             prefetch_for_reading(grad + at);
             prefetch_for_reading(x + at);
             const Pair gradient = load_pair(grad + at, live), v = load_pair(x + at, live);
-            const Pair d = {accumulate<kind>(a, v.a, gradient.a, map_a), accumulate<kind>(b, v.b, gradient.b, map_b)};
+            const Pair d = {accumulate<kind, T>(a, v.a, gradient.a, map_a), accumulate<kind, T>(b, v.b, gradient.b, map_b)};
             if (kept) store_pair(kept + p * padded + i, d);
           }
           store_sums<kind>(a, rows, i);
@@ -122,7 +122,7 @@ void input_gradient_nhwc(const T* x, const T* grad, T* dx, int64_t pixels, int64
         } else {
           if (is_large) prefetch_for_reading(grad + at, next);
           const Pair g = load_pair(grad + at, live);
-          d = {gradient_of_z<kind>(v.a, g.a, a.map), gradient_of_z<kind>(v.b, g.b, b.map)};
+          d = {gradient_of_z<kind, T>(v.a, g.a, a.map), gradient_of_z<kind, T>(v.b, g.b, b.map)};
         }
         store_pair(dx + at, {input_gradient(v.a, d.a, a), input_gradient(v.b, d.b, b)}, live);
       }

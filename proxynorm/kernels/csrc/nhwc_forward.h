@@ -120,7 +120,7 @@ void map_block_nhwc(const Shape& shape, const Channels& channels, const T* x, T*
           prefetch_for_writing(out + at, next);
         }
         const Pair v = load_pair(x + at, live);
-        store_pair(out + at, {mapped<kind>(v.a, a), mapped<kind>(v.b, b)}, live);
+        store_pair(out + at, {mapped<kind, T>(v.a, a), mapped<kind, T>(v.b, b)}, live);
       }
     }
   });

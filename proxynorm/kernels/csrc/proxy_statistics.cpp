@@ -56,7 +56,7 @@ Statistics quadrature_statistics(Vec m, Vec s) {
   Vec value[MOST_NODES], slope[MOST_NODES];
   Statistics result = {};
   for (int k = 0; k < rule.nodes; ++k) {
-    const ValueAndSlope phi = value_and_slope<kind>(m + s * rule.node[k]);
+    const ValueAndSlope phi = value_and_slope<kind, float>(m + s * rule.node[k]);
     value[k] = phi.value;
     slope[k] = phi.slope * rule.weight[k];
     result.mean += phi.value * rule.weight[k];
@@ -78,7 +78,7 @@ Statistics quadrature_statistics(Vec m, Vec s) {
 // Beyond |a| = 30 both tails are 0 or 1 in float32; the bound keeps a^2 finite.
 Statistics relu_statistics(Vec m, Vec s) {
   const Vec a = at_most(at_least(m / s, broadcast(-30.0f)), broadcast(30.0f));
-  const Normal normal = normal_distribution(a);
+  const Normal normal = normal_distribution<float>(a);
   const Vec p = normal.density, P = normal.lower, Q = normal.upper;
   const Vec mean = m * P + s * p;
   const Vec spread = P + a * a * P * Q + a * p * (Q - P) - p * p;
