@@ -96,7 +96,9 @@ class IpuBackend(PlannedIpus):
     def training_batches(self, dataset: Any, epoch: int, first_step: int, workers: int) -> Iterable[Batch]:
         self._check_whole_calls(len(dataset) // self._plan.global_batch_size, first_step)
         partners = self._classifier.draws.partners
-        batches = TrainingBatches(len(dataset), self._plan, self._process, self._seed, epoch, first_step, partners)
+        batches = TrainingBatches(
+            len(dataset), self._plan, self._process, self._seed, epoch, first_step, partners, dataset.parts
+        )
         return build_loader(dataset, batches, workers)
 
     def evaluation_batches(self, dataset: Any, workers: int) -> Iterable[Batch]:

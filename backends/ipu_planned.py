@@ -76,7 +76,10 @@ class PlannedIpus:
         text += f"; {given} splits: {', '.join(self._splits) or 'none'}"
         if self.device_iterations > 1:
             text += f"; {self.device_iterations} weight updates a call, at the learning rate of the first"
-        return {"ipus": text, "planner": f"an estimate\n{self._estimate}"}
+        lines = {"ipus": text}
+        if self.name == "ipu":
+            lines["poprun"] = f"--num-replicas {self.replicas} --ipus-per-replica {self._stages}"
+        return {**lines, "planner": f"an estimate\n{self._estimate}"}
 
     @property
     def _stages(self) -> int:

@@ -87,7 +87,9 @@ class TorchBackend:
 
     def training_batches(self, dataset: Any, epoch: int, first_step: int, workers: int) -> Iterable[Batch]:
         partners = self._classifier.draws.partners
-        batches = TrainingBatches(len(dataset), self._plan, self._process, self._seed, epoch, first_step, partners)
+        batches = TrainingBatches(
+            len(dataset), self._plan, self._process, self._seed, epoch, first_step, partners, dataset.parts
+        )
         return self._loader(dataset, batches, workers)
 
     def evaluation_batches(self, dataset: Any, workers: int) -> Iterable[Batch]:

@@ -1,5 +1,6 @@
 """The IPU backend on the emulator: the weights of the CPU backend, whatever the batch arithmetic and the options."""
 
+import logging
 from typing import Any, Dict, List, NamedTuple
 
 import pytest
@@ -109,6 +110,12 @@ def test_how_it_is_executed_does_not_change_the_weights(options: List[str]) -> N
     assert_same_weights(trained("cpu", *shape).model, trained("ipu_emulator", *shape, *options).model)
 
 
+def test_each_weight_update_of_a_call_mixes_images_with_its_own_draws() -> None:
+    shape = ["ipu.ipus=2", "ipu.splits=[]", "batch.micro_batch_size=8", "data.num_train_images=64"]
+    shape += ["regularization.mixup_alpha=0.2", "regularization.cutmix_alpha=1.0"]
+    assert_same_weights(trained("cpu", *shape).model, trained("ipu_emulator", *shape, "ipu.device_iterations=2").model)
+
+
 @pytest.mark.parametrize(("precision", "bound"), [("16.32", 0.005), ("16.16", 0.02)])
 def test_float16_trains_close_to_float32_and_saves_float32(precision: str, bound: float) -> None:
     exact = trained("cpu")
@@ -151,7 +158,7 @@ def test_a_run_moves_from_cpu_to_ipu_and_back_without_changing_its_weights(meani
     unmoved = trained("cpu", *meaning, steps=3)
     state = trained("cpu", *meaning, steps=1).state
     for step, device in ((1, "ipu_emulator"), (2, "cpu")):
-        run = prepared(device, *(PIPELINE if device != "cpu" else []), *meaning)
+        run = prepared(device, *([*PIPELINE, "ipu.loss_scaling=64.0"] if device != "cpu" else []), *meaning)
         run.backend.load_state(state)
         update(run, step, step + 1)
         state = run.backend.state()
@@ -256,6 +263,25 @@ def test_the_learning_rate_changes_without_compiling_again() -> None:
     backend.train_step(next(batches), 1, 0.0)
     assert backend._training._program is program
     assert all(torch.equal(tensor, before[name]) for name, tensor in backend.state()["model"].items())
+
+
+class Recorder(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: List[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+def test_what_poptorch_prints_is_not_printed_again_by_the_program(request: pytest.FixtureRequest) -> None:
+    root, program = logging.getLogger(), Recorder()
+    root.addHandler(program)
+    request.addfinalizer(lambda: root.removeHandler(program))
+    prepared("ipu_emulator", *PIPELINE)
+    logging.getLogger("poptorch::python").warning("PopTorch has a handler of its own")
+    root.warning("a message of the program")
+    assert program.messages == ["a message of the program"]
 
 
 def test_a_dry_run_plans_stages_without_poptorch() -> None:

@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Set
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from backends.ipu_step import DeviceStep, use_device_grouping, use_plain_operations
@@ -22,14 +23,18 @@ from training.mixing import Mixing
 # Views, copies and changes of type; the dispatcher follows them itself.
 VIEWS = "_to_copy _unsafe_view alias clone detach expand select slice squeeze t unsqueeze view"
 # Made from constants, or computed from the inputs.
-CREATION = "arange empty full_like zeros_like"
+CREATION = "arange empty"
 POINTWISE = """
-abs add addcmul bitwise_and bitwise_or clamp div eq erf exp ge gt isnan lt maximum mul ne neg relu rsqrt rsub sigmoid
-silu sub where
+abs add addcmul bitwise_and bitwise_or clamp div eq erf exp ge gt isnan lt masked_fill maximum mul ne neg relu rsqrt
+rsub sigmoid silu sub where
 """
 REDUCTIONS = "mean std_mean sum var"
 LAYERS = """
 _log_softmax addmm convolution gather max_pool2d_with_indices native_batch_norm native_group_norm stack
+"""
+# Without a device named, PopTorch warns and takes the IPU.
+FACTORIES = """
+arange empty full full_like linspace logspace normal ones rand randint randn randperm range tensor zeros zeros_like
 """
 SUPPORTED = {name for names in (VIEWS, CREATION, POINTWISE, REDUCTIONS, LAYERS) for name in names.split()}
 
@@ -54,6 +59,7 @@ class Recorder(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.names: Set[str] = set()
+        self.unplaced: Set[str] = set()
         self.refused: List[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -62,6 +68,21 @@ class Recorder(TorchDispatchMode):
         if name in ("native_group_norm", "native_batch_norm") and (args[1] is None) != (args[2] is None):
             self.refused.append(f"{name} with a weight and no bias, or the reverse")
         return func(*args, **(kwargs or {}))
+
+
+class Makers(TorchFunctionMode):
+    """Notes the functions that make a tensor and do not say on which device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unplaced: Set[str] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in FACTORIES.split() and "device" not in kwargs:
+            self.unplaced.add(name)
+        return func(*args, **kwargs)
 
 
 def operators_of(network: Dict[str, Any], norm: Dict[str, Any], training: bool) -> Recorder:
@@ -79,8 +100,9 @@ def operators_of(network: Dict[str, Any], norm: Dict[str, Any], training: bool) 
     inputs = [torch.zeros((images, 3, network["image_size"], network["image_size"]), dtype=torch.uint8)]
     inputs += [torch.zeros(images, dtype=torch.int64)]
     inputs += [draws.rows(0, 0, 2, 0, 2)] if training else []
-    with Recorder() as recorder, torch.no_grad():
+    with Recorder() as recorder, Makers() as makers, torch.no_grad():
         step(*inputs)
+    recorder.unplaced = makers.unplaced
     return recorder
 
 
@@ -92,6 +114,7 @@ def test_a_step_uses_only_operators_that_poptorch_has(
     recorder = operators_of(network, norm, training)
     assert sorted(recorder.names - SUPPORTED) == []
     assert not recorder.refused
+    assert not recorder.unplaced
     assert {"convolution", "addmm", "_log_softmax"} <= recorder.names
 
 

@@ -1,5 +1,6 @@
 """train.py on emulated IPUs in real processes: instances, Horovod, moving a run between devices, missing PopTorch."""
 
+import copy
 import importlib.util
 import json
 import os
@@ -12,7 +13,9 @@ import pytest
 import torch
 
 import train
+from backends import choose_backend
 from configs import config_names, load_config
+from experiment import prepare
 from training.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,6 +100,32 @@ def test_two_instances_of_the_launcher_give_the_run_of_one(on_cpu: Path, tmp_pat
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("2 processes") == 1  # one instance speaks
     assert_same_run(on_cpu, tmp_path / "two")
+
+
+def test_running_statistics_are_the_mean_of_the_two_instances(tmp_path: Path) -> None:
+    words = ["norm.name=batch", "norm.proxy=false", "norm.num_groups=null", "batch.norm_batch_size=8"]
+    words += ["data.num_train_images=64", "data.num_eval_images=37", "batch.global_batch_size=32"]
+    launcher = [sys.executable, "-m", "popdist.run", "--num-instances", "2", "--num-replicas", "2"]
+    arguments = [part for word in [*words, "ipu.ipus=2", "ipu.splits=[]"] for part in ("--set", word)]
+    done = started(
+        launcher, tmp_path / "two", "--device", "ipu_emulator", *arguments, PYTHONPATH=str(ROOT / "emulator")
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = load_checkpoint(tmp_path / "two" / "checkpoints" / "step_00000001.pt")["model"]
+
+    config = load_config("generated_smoke", words, [("--device", "device.name", "cpu")])
+    cpu = prepare("test", config, choose_backend(config.device, config.ipu))
+    backend: Any = cpu.backend
+    images, labels = next(iter(cpu.backend.training_batches(cpu.data.train, 0, 0, 0)))
+    of_instance = []
+    for instance in (0, 1):  # each runs two micro-batches of 8 with the first weights
+        classifier = copy.deepcopy(backend._classifier).train()
+        for start in (16 * instance, 16 * instance + 8):
+            classifier(images[start : start + 8], labels[start : start + 8])
+        of_instance.append(dict(classifier.network.named_buffers()))
+    for name, value in of_instance[0].items():
+        mean = (value + of_instance[1][name]) / 2
+        torch.testing.assert_close(found[name], mean, rtol=1e-4, atol=1e-6, check_dtype=False)
 
 
 @pytest.mark.slow

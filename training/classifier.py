@@ -134,5 +134,5 @@ def true_class_rank(logits: Tensor, labels: Tensor) -> Tensor:
     true_logits = true_class_values(logits, labels).unsqueeze(1)
     before = (logits > true_logits) | ((logits == true_logits) & (classes < labels.unsqueeze(1)))
     rank = before.long().sum(dim=1)
-    is_ranked = (torch.isnan(logits).long().sum(dim=1) == 0) & (labels != IGNORED)
-    return torch.where(is_ranked, rank, torch.full_like(rank, num_classes + 5))
+    is_unranked = (torch.isnan(logits).long().sum(dim=1) > 0) | (labels == IGNORED)
+    return rank.masked_fill(is_unranked, num_classes + 5)

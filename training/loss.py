@@ -52,12 +52,12 @@ def cross_entropy_sum(
         # The branch also keeps 0 x inf = NaN away when a logit of -inf excludes a class and nothing is smoothed.
         losses = (1.0 - label_smoothing) * losses - label_smoothing * log_probabilities.mean(dim=1)
     if weights is None:
-        losses = torch.where(labels != IGNORED, losses, torch.zeros_like(losses))
+        losses = losses.masked_fill(labels == IGNORED, 0.0)
     return losses.sum()
 
 
 def true_class_values(values: Tensor, labels: Tensor) -> Tensor:
     """values[i, labels[i]] for each image; padding reads class 0, so mask the result. Shape: (N, K), (N,) -> (N,)."""
     # Only IGNORED is replaced: any other label outside the classes still fails in gather instead of passing as class 0.
-    classes = torch.where(labels == IGNORED, torch.zeros_like(labels), labels)
+    classes = labels.masked_fill(labels == IGNORED, 0)
     return torch.gather(values, 1, classes.long().unsqueeze(1)).squeeze(1)

@@ -18,6 +18,7 @@ from backends.plan.compare import format_norm_comparison
 from backends.plan.execution import Execution, OptimizerState
 from backends.plan.hardware import SYSTEMS, find_system
 from backends.plan.ipu_plan import IpuPlan, plan_ipu
+from backends.plan.pods import plan_pods
 from backends.plan.propose import largest_micro_batch, propose_plan
 from backends.plan.published import KNOWN_GOOD, PUBLISHED, Configuration
 from backends.plan.trace import Trace, trace_network
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--micro-batch-size", type=int, metavar="N", help="default: the largest that fits")
     add("--compare-norms", type=int, metavar="N", help="also: batch norm with norm_batch_size N beside this norm")
+    add("--pods", action="store_true", help="instead: a table of Pod4, Pod16 and Pod64 of MK1 and of MK2")
     add("--plot", metavar="PNG", help="also draw the stages as bars of memory")
     add("--published", action="store_true", help="instead: published throughputs against predicted ones")
     add("--calibrate", action="store_true", help="instead: fit the constants anew")
@@ -86,6 +88,8 @@ def _plan(options: argparse.Namespace) -> int:
     channels = _CHANNELS.get(config.data.name, 3) if config else 3
     width = config.model.width if config else None
     trace = _trace(name, image_size, channels, width, **norm)
+    if options.pods:
+        return _plan_pods(options, trace, config)
     plan = _choose(options, trace, config)
     print(f"{name}, norm {norm['norm']}, images of {image_size} x {image_size}\n\n{plan}")
     if options.compare_norms:
@@ -96,6 +100,15 @@ def _plan(options: argparse.Namespace) -> int:
 
         plot_plan(plan, options.plot, name)
     return 0 if plan.fits else 2
+
+
+def _plan_pods(options: argparse.Namespace, trace: Trace, config: Optional[Config]) -> int:
+    def plan_of(system: str, ipus: int) -> IpuPlan:
+        return _choose(argparse.Namespace(**{**vars(options), "system": system, "ipus": ipus}), trace, config)
+
+    table, fit = plan_pods(options.config or options.model, plan_of)
+    print(table)
+    return 0 if fit else 2
 
 
 def _norm_arguments(config: Optional[Config], options: argparse.Namespace) -> Dict[str, Any]:

@@ -62,9 +62,9 @@ def compile_graph(
         strided_group_norm(options),
         names=naming,
         mode=options._execution_strategy.shown_mode,
+        is_training=training,
     )
     naming.add_inputs(inputs)
-    run.is_training = training
     if limited_kind() is not None:
         run.memory = MemoryMeter([tensor.values[0] for tensor in weights.parameters + weights.buffers], inputs)
     versions = [buffer.values[0]._version for buffer in weights.buffers]

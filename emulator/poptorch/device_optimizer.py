@@ -8,9 +8,11 @@ import torch
 
 from . import optimizer_update as formulas
 from ._logging import logger
+from .device_numbers import check_constants, device_settings
 from .device_weights import DeviceTensor
 from .errors import backend_error
 from .loss_scaling import FACTOR_NAME, AutomaticLossScaling
+from .optimizer_log import log_settings
 from .optimizer_settings import OptimizerKind, OptimizerSettings, Setting
 
 Gradients = Dict[Tuple[int, int], torch.Tensor]  # (position of the weight, replica group) -> gradient
@@ -92,12 +94,7 @@ class DeviceOptimizer:
                 f"The model was compiled for {self.settings.kind.name} with {len(self.settings.groups)} groups: "
                 f"it cannot be updated to {settings.kind.name} with {len(settings.groups)}; call destroy() first"
             )
-        _check_constants("loss_scaling", self.settings.loss_scaling, settings.loss_scaling)
-        before = [self.settings.defaults, *self.settings.groups]
-        for old, new in zip(before, [settings.defaults, *settings.groups]):
-            for name, setting in new.items():
-                if name != "velocity_scaling" or settings.kind == OptimizerKind.SGD1:  # else tied to the loss's
-                    _check_constants(name, old[name], setting)
+        check_constants(self.settings, settings)
         self.settings = settings
         self._write_numbers()
 
@@ -200,14 +197,11 @@ class DeviceOptimizer:
             for name, setting in self._device_settings(position).items():
                 if not setting.is_constant:
                     self.numbers[f"{name}___specific___{target.weight.name}"] = torch.tensor(float(setting.value))
-        _log_settings(self.settings)
+        log_settings(self.settings)
 
     def _device_settings(self, position: int) -> Dict[str, Setting]:
         """The numbers of the weight's group in the device's own combinations."""
-        group = self._group(position)
-        if self.settings.kind not in (OptimizerKind.SGD1, OptimizerKind.SGD2):
-            return {_DEVICE_NAMES[name]: setting for name, setting in group.items()}
-        return _sgd_settings(self.settings, group, self.has_momentum[position])
+        return device_settings(self.settings, self._group(position), self.has_momentum[position])
 
     def _numbers_of(self, position: int, scaling: float) -> Dict[str, Any]:
         """Constants from the settings, variables from the device's tensors."""
@@ -229,90 +223,3 @@ class DeviceOptimizer:
             return 1.0
         norm = torch.stack([gradient.float().norm() for gradient in gradients.values()]).norm() / scaling
         return float(limit / norm.clamp(min=limit))
-
-
-_DEVICE_NAMES = {
-    "lr": "learningRate",
-    "weight_decay": "weightDecay",
-    "momentum": "momentum",
-    "alpha": "alpha",
-    "eps": "eps",
-    "beta1": "beta1",
-    "beta2": "beta2",
-    "max_weight_norm": "maxWeightNorm",
-}
-
-
-def _sgd_settings(settings: OptimizerSettings, group: Dict[str, Setting], has_momentum: bool) -> Dict[str, Setting]:
-    scaling, rate, decay = settings.loss_scaling, group["lr"], group["weight_decay"]
-    if not has_momentum:
-        return {
-            "scaledLearningRate0": _combined(rate.value / scaling.value, rate, scaling),
-            "weightDecayScaleFactor0": _combined(1 - rate.value * decay.value, rate, decay),
-        }
-    variant = "1" if settings.kind == OptimizerKind.SGD1 else "2"
-    # Kept apart from the accumulator, the velocity is scaled as the loss is.
-    velocity = group["velocity_scaling"] if settings.kind == OptimizerKind.SGD1 else scaling
-    damped = 1 - group["dampening"].value
-    return {
-        f"scaledLearningRate{variant}": _combined(rate.value / velocity.value, rate, velocity),
-        f"weightDecayScaleFactor{variant}": _combined(
-            damped * decay.value * velocity.value, decay, velocity, group["dampening"]
-        ),
-        f"dampeningScaleFactor{variant}": _combined(
-            damped * velocity.value / scaling.value, velocity, scaling, group["dampening"]
-        ),
-        f"scaledMomentum{variant}": group["momentum"],
-    }
-
-
-def _combined(value: float, *parts: Setting) -> Setting:
-    return Setting(value, all(part.is_constant for part in parts))
-
-
-def _check_constants(name: str, old: Setting, new: Setting) -> None:
-    if old.is_constant != new.is_constant:
-        was, now = ("a constant", "variable") if old.is_constant else ("variable", "a constant")
-        raise backend_error(f"{name} was {was} when the model was compiled and cannot become {now}")
-    if old.is_constant and old.value != new.value:
-        raise backend_error(
-            f"{name} is a constant of the compiled model ({old.value}) and cannot become {new.value}; "
-            "mark it as variable before compiling, or call destroy() first"
-        )
-
-
-def _log_settings(settings: OptimizerSettings) -> None:
-    """At log level DEBUG, what the device was told."""
-    kind = settings.kind.name.rstrip("12")
-    scale = settings.loss_scaling
-    types = {
-        "accumType": settings.accum_type,
-        "firstOrderMomentumAccumType": settings.first_order_type,
-        "secondOrderMomentumAccumType": settings.second_order_type,
-    }
-    shown = ", ".join(f"{name}={str(dtype).split('.')[1]}" for name, dtype in types.items())
-    logger.debug(
-        "Updating graph optimizer with %s: %s lossScaling=%g%s, %s",
-        kind,
-        _shown(settings, settings.defaults, "default_"),
-        scale.value,
-        _constant(scale),
-        shown,
-    )
-    for index, group in enumerate(settings.groups):
-        logger.debug("Updating group %d optimizer with %s: %s", index, kind, _shown(settings, group, ""))
-
-
-def _shown(settings: OptimizerSettings, group: Dict[str, Setting], prefix: str) -> str:
-    texts = []
-    for name, setting in group.items():
-        is_tied = name == "velocity_scaling" and settings.kind == OptimizerKind.SGD2
-        shown = settings.loss_scaling if is_tied else setting
-        words = (prefix + ("learning_rate" if name == "lr" else name)).split("_")
-        label = words[0] + "".join(word.capitalize() for word in words[1:])
-        texts.append(f"{label}={shown.value:g}{_constant(shown)},")
-    return " ".join(texts)
-
-
-def _constant(setting: Setting) -> str:
-    return " (const)" if setting.is_constant else ""

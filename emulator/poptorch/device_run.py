@@ -26,6 +26,7 @@ class DeviceRun:
         is_folded: several micro steps run at once, under torch.func.vmap.
         names: names what is computed, where somebody wants to know.
         mode: the execution strategy's word for the log.
+        is_training: of a training model, whatever the mode of its modules.
     """
 
     def __init__(
@@ -35,13 +36,14 @@ class DeviceRun:
         is_folded: bool = False,
         names: Optional[OperationNames] = None,
         mode: str = "",
+        is_training: bool = False,
     ) -> None:
         self.stages = stages
         self.strided_group_norm = strided_group_norm
         self.is_folded = is_folded
         self.names = names
         self.mode = mode
-        self.is_training = False
+        self.is_training = is_training
         self.checks_finite = False  # stop at a result that is not a number or overflows
         self.memory: Optional[MemoryMeter] = None  # measures it
         self.auto_scaling: Optional[AutomaticLossScaling] = None  # watches the gradients

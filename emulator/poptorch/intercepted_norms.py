@@ -50,27 +50,36 @@ def _with_parameters(names: Tuple[str, ...], norm: Callable[..., Any]) -> Callab
     """A handler of a norm whose arguments have these names.
 
     Raises:
-        Error: when called with only one of weight and bias.
+        Error: when called with only one of weight and bias, or of running mean and variance.
     """
 
     def handle(run: DeviceRun, func: Callable[..., Any], args: Arguments, kwargs: Keywords) -> Any:
         given = {**dict(zip(names, args)), **kwargs}
-        if (given.get("weight") is None) != (given.get("bias") is None):
-            present, missing = ("bias", "weight") if given.get("weight") is None else ("weight", "bias")
-            raise backend_error(
-                f"{func.__name__} has a {present} and no {missing}: the device's norms take both or neither. Pass "
-                f"{'ones' if missing == 'weight' else 'zeros'} as {missing}, or apply the {present} after the norm"
-            )
+        for pair in (("weight", "bias"), ("running_mean", "running_var")):
+            missing = [name for name in pair if given.get(name) is None]
+            if len(missing) == 1:
+                present = pair[1 - pair.index(missing[0])]
+                neutral = "ones" if missing[0] in ("weight", "running_var") else "zeros"
+                raise backend_error(
+                    f"{func.__name__} has a {present} and no {missing[0]}: the device's norms take both or neither; "
+                    f"pass {neutral} as {missing[0]}"
+                )
         return norm(run, func, given)
 
     return handle
 
 
 def _with_running_statistics(run: DeviceRun, func: Callable[..., Any], given: Keywords) -> Any:
-    """A norm that may update its running mean and variance."""
+    """A norm that may update its running mean and variance.
+
+    The device updates them with the weights, so in training alone: a model that is left in training mode is normalized
+    by its batch in inference too, and its running statistics stay as they are.
+    """
     uses_batch = given.get("training", given.get("use_input_stats", False))
     if run.is_folded and not uses_batch:
         return _with_fixed_statistics(run, func, given)
+    if uses_batch and not run.is_training:
+        return func(**{**given, "running_mean": None, "running_var": None})
     buffers = [given[name] for name in ("running_mean", "running_var") if given.get(name) is not None]
     run.updates_statistics = run.updates_statistics or bool(uses_batch and buffers)
     before = [buffer._version for buffer in buffers]

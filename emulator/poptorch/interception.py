@@ -77,7 +77,7 @@ class DeviceMode(TorchFunctionMode):
             args = _on_this_machine(args)
         if "device" in kwargs:
             kwargs = _devices_on_this_machine(kwargs)
-        elif self._run.is_tracing and func in FACTORIES:
+        elif self._run.is_tracing and (func in FACTORIES or (func is torch.normal and not _any_tensor(args, kwargs))):
             logger.warning("No device set in torch.%s(): forcing to IPU", func.__name__)
         handler = HANDLERS.get(func)
         call = func if handler is None else functools.partial(_handled, handler, self._run, func)
@@ -144,6 +144,10 @@ def _is_computed_on_device(args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> boo
                     return True
                 any_tensor = True
     return not any_tensor
+
+
+def _any_tensor(args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> bool:
+    return any(isinstance(value, torch.Tensor) for value in (*args, *kwargs.values()))
 
 
 def _on_this_machine(args: Sequence[Any]) -> Tuple[Any, ...]:

@@ -126,13 +126,13 @@ class Program:
     ) -> Tuple[List[torch.Tensor], Gradients]:
         """One micro step of one replica."""
         names = self.anchors.names_of_step()
-        run = DeviceRun(strided_group_norm=self._strided_group_norm, names=names)
+        is_training = self.optimizer is not None
+        run = DeviceRun(strided_group_norm=self._strided_group_norm, names=names, is_training=is_training)
         run.checks_finite = self._checks_finite
         if self._checks_finite:
             require_finite(micro)
         run.auto_scaling = None if self.optimizer is None else self.optimizer.auto_scaling
         args, kwargs = compiled.with_tensors(micro)
-        is_training = self.optimizer is not None
         with self._weights.in_place(replica), contextlib.ExitStack() as naming:
             if names is not None:
                 names.add_inputs(micro)
@@ -151,7 +151,7 @@ class Program:
         is_training = self.optimizer is not None
 
         def one_step(*tensors: torch.Tensor) -> Tuple[torch.Tensor, ...]:
-            run = DeviceRun(strided_group_norm=self._strided_group_norm, is_folded=True)
+            run = DeviceRun(strided_group_norm=self._strided_group_norm, is_folded=True, is_training=is_training)
             args, kwargs = compiled.with_tensors([mark_on_device(tensor) for tensor in tensors])
             with DeviceMode(run):
                 outputs = self._model(*args, **kwargs)

@@ -56,6 +56,28 @@ def test_running_statistics_without_a_counter_are_updated_once_by_each_micro_ste
     assert (model.mean.item(), model.var.item()) == (1 - 0.5**3, 2 - 0.5**3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_inference_in_training_mode_normalizes_by_the_batch_and_leaves_the_running_statistics(dtype):
+    model = Normalized()
+    model.norm.running_mean += 5.0
+    x = batch(8).to(dtype)
+    model.norm.weight.data, model.norm.bias.data = model.norm.weight.to(dtype), model.norm.bias.to(dtype)
+    y, _ = poptorch.inferenceModel(model, poptorch.Options().deviceIterations(2))(x)
+    expected = [(part - part.mean(0)) / part.std(0, unbiased=False) for part in x.float().split(4)]
+    torch.testing.assert_close(y.float(), torch.cat(expected), rtol=1e-2, atol=1e-2)  # float16 has 11 bits
+    assert model.norm.running_mean.tolist() == [5.0] * 3
+    assert model.norm.running_var.tolist() == [1.0] * 3
+
+
+def test_a_running_mean_without_a_variance_is_refused():
+    class Half(torch.nn.Module):
+        def forward(self, x):
+            return torch.nn.functional.batch_norm(x, torch.zeros(3), None, training=True)
+
+    with pytest.raises(poptorch.Error, match=r"batch_norm has a running_mean and no running_var: .* pass ones"):
+        poptorch.inferenceModel(Half())(torch.randn(4, 3))
+
+
 NORMS = {
     "batch_norm": lambda x, **given: torch.nn.functional.batch_norm(x, None, None, training=True, **given),
     "group_norm": lambda x, **given: torch.nn.functional.group_norm(x, 1, **given),

@@ -6,6 +6,7 @@ import poptorch
 import pytest
 import torch
 import torch.nn.functional as F
+from poptorch.loss_scaling import AutomaticLossScaling
 
 
 class TwoStages(torch.nn.Module):
@@ -45,6 +46,39 @@ def test_every_operation_is_logged_with_its_name_and_place(log):
         "Operation Mul:0/1 mode(Pipelined), ipu(1), stage(1)",
         "Operation loss/MseLoss:0 mode(Pipelined), ipu(1), stage(1)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda x, **place: torch.ones(2, **place), "ones"),
+        (lambda x, **place: torch.full_like(x, 2.0, **place), "full_like"),
+        (lambda x, **place: torch.normal(0.0, 1.0, (2,), **place), "normal"),
+    ],
+)
+def test_a_tensor_made_without_a_device_goes_to_the_ipu_with_one_warning(make, name, log):
+    class Sum(torch.nn.Module):
+        def __init__(self, **place):
+            super().__init__()
+            self.place = place
+
+        def forward(self, x):
+            return x + make(x, **self.place)
+
+    poptorch.inferenceModel(Sum())(torch.ones(2))
+    warning = f"No device set in torch.{name}(): forcing to IPU"
+    assert log().count(warning) == 1
+    poptorch.inferenceModel(Sum(device="ipu"))(torch.ones(2))
+    assert log().count(warning) == 1
+
+
+def test_a_random_tensor_around_another_needs_no_device(log):
+    class Noise(torch.nn.Module):
+        def forward(self, x):
+            return torch.normal(x, 1.0)
+
+    poptorch.inferenceModel(Noise())(torch.ones(2))
+    assert not [line for line in log() if "No device set" in line]
 
 
 def test_modules_give_no_names_where_the_option_says_so():
@@ -219,3 +253,14 @@ def test_automatic_loss_scaling_needs_gradients_in_half_precision():
     executor, _ = automatic(torch.float32)
     with pytest.raises(poptorch.Error, match="No tracked gradient tensors of type fp16"):
         executor(torch.ones(2, 4))
+
+
+def test_the_share_of_large_gradients_is_that_of_the_last_period_alone():
+    scaling = AutomaticLossScaling(edge=0.5, threshold=0.5, period=2)
+    calm, loud = torch.zeros(4).half(), torch.full((4,), 60000.0).half()  # above 0.5 x 65504
+    factors = []
+    for gradient in (calm, calm, calm, calm, loud, loud, calm, loud):
+        scaling.watch(gradient)
+        scaling.update()
+        factors.append(float(scaling.factor))
+    assert factors == [1, 2, 2, 4, 4, 2, 2, 4]  # exactly half of the last four values are large: not more than 0.5

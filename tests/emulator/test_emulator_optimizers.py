@@ -85,6 +85,11 @@ FORMULAS = [
     # torch's first velocity is the gradient itself; the device's starts at 0
     ("dampening", lambda p: P.SGD(p, lr=0.1, momentum=0.9, dampening=0.4), sgd(0.1, mm=0.9, dm=0.4)),
     (
+        "dampened decay",
+        lambda p: P.SGD(p, lr=0.1, momentum=0.9, dampening=0.4, weight_decay=0.3),
+        sgd(0.1, mm=0.9, dm=0.4, wd=0.3),
+    ),
+    (
         "combined",
         lambda p: P.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.3, use_combined_accum=True, velocity_scaling=4.0),
         sgd(0.1, mm=0.9, wd=0.3),
@@ -159,6 +164,14 @@ def test_an_argument_left_out_is_a_constant_that_cannot_change_after_compilation
     optimizer.param_groups[0][name] = value
     with pytest.raises(poptorch.Error, match=f"{name} is a constant"):
         executor.setOptimizer(optimizer)
+
+
+def test_a_constant_cannot_become_variable_after_compilation_though_its_value_stays():
+    model = Linear()
+    executor = poptorch.trainingModel(model, optimizer=P.SGD(model.parameters(), lr=1.0))
+    executor(torch.ones(3))
+    with pytest.raises(poptorch.Error, match=r"weight_decay was a constant .* cannot become variable"):
+        executor.setOptimizer(P.SGD(model.parameters(), lr=1.0, weight_decay=0.0))
 
 
 def test_constness_can_be_chosen():
