@@ -2,6 +2,7 @@
 
     python evaluate.py runs/fashion_rn20_gnpn                      the newest checkpoint of a run, on its own data set
     python evaluate.py step_00001404.pt --set data.dir=DIR         one checkpoint; --set changes its configuration
+    python evaluate.py resnetv2_50.safetensors --config rn50_bn    a state dict of this program, timm or torchvision
     python evaluate.py model.pt2 --config fashion_rn20_gnpn        a program of torch.export
     python evaluate.py model.onnx --config fashion_rn20_gnpn       with onnxruntime
 
@@ -28,12 +29,11 @@ from analysis.confusion import plot_confusion
 from configs import Config, ConfigError, load_config
 from datasets import DataSets, build_datasets
 from datasets.loading import explained_loading
-from experiment import build_network, norm_record
+from experiment import build_network, place_weights
 from train import EXIT_CODES, exit_code_of
 from training.atomic_file import replace_file
-from training.checkpoint import CheckpointError, check_norm
+from training.checkpoint import CheckpointError
 from training.evaluation import Evaluation
-from training.weights import load_model_state
 from training.weights_file import SavedWeights, read_weights
 
 Model = Callable[[Tensor], Tensor]
@@ -45,7 +45,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     options = parse_arguments(arguments)
     try:
         report, class_names = evaluate(options)
-        text = json.dumps(report, indent=2) + "\n"
+        text = as_json(report)
         if options.out is None:
             print(text, end="")
         else:
@@ -60,10 +60,21 @@ def main(arguments: Optional[List[str]] = None) -> int:
         return exit_code_of(error)
 
 
+def as_json(report: Dict[str, Any]) -> str:
+    """The report as one JSON object, one line for each entry of a list: a class, or a row of the confusion matrix."""
+    lines = []
+    for key, value in report.items():
+        text = json.dumps(value)
+        if isinstance(value, list):
+            text = "[\n    " + ",\n    ".join(json.dumps(entry) for entry in value) + "\n  ]"
+        lines.append(f"  {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
 def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
-    add("model", type=Path, help="a run folder, a checkpoint, a state dict, or an exported model (.pt2, .onnx)")
+    add("model", type=Path, help="a run folder, a checkpoint, a state dict (also timm's, torchvision's), .pt2 or .onnx")
     add("--config", metavar="NAME|PATH", help="network and data; default: those in the checkpoint")
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; repeatable")
     add("--batch-size", type=int, default=100, help="images in one forward pass")
@@ -122,9 +133,7 @@ def choose_config(options: argparse.Namespace, saved: Optional[SavedWeights]) ->
 def network_with(saved: SavedWeights, config: Config, data: DataSets) -> Model:
     """The network of a configuration with saved weights, on a GPU if there is one."""
     factory, network = build_network(config, data)
-    if saved.norm is not None:
-        check_norm(saved.norm, norm_record(factory))
-    load_model_state(network, saved.tensors)
+    place_weights(network, factory, saved)
     device = torch.device("cuda" if torch.cuda.is_available() and config.device.name != "cpu" else "cpu")
     network.to(device).eval()
 

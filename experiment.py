@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 import torch
@@ -17,7 +18,7 @@ from torch.utils.data import Subset
 from analysis.power import PowerMeter
 from backends import Backend, Workload
 from configs import BatchPlan, Config, ConfigError, plan_batch
-from configs.schema import DataConfig
+from configs.schema import DataConfig, ModelConfig
 from datasets import DataError, DataSets, build_datasets
 from models import ImageClassifier, build_model
 from models.cost import Cost, measure_cost
@@ -36,7 +37,7 @@ from training.draws import StepDraws
 from training.freezing import freeze_all_but
 from training.mixing import PARTNERS, Mixing
 from training.resume import execution_facts
-from training.weights_file import read_weights
+from training.weights_file import SavedWeights, read_weights
 
 DEFAULT_POWER_IMAGES = 1000
 IMAGENET_FORMATS = ("image_folder", "image_shards")
@@ -80,8 +81,13 @@ class Run:
         return execution_facts(self.plan, self.backend.name, self.config, has_fused_kernels())
 
 
-def prepare(name: str, config: Config, backend: Backend, dry_run: bool = False) -> Run:
-    """Data, network and batch plan, placed on the device. A dry run needs no ImageNet: see `stand_in`."""
+def prepare(name: str, config: Config, backend: Backend, *, dry_run: bool = False, weights_follow: bool = False) -> Run:
+    """Data, network and batch plan, placed on the device.
+
+    Args:
+        dry_run: ImageNet (see `stand_in`) and model.pretrained need not be there.
+        weights_follow: those of a checkpoint will be loaded, so model.pretrained is not read.
+    """
     try:
         data = build_datasets(config.data, config.run.seed)
     except DataError as error:
@@ -129,7 +135,12 @@ def prepare(name: str, config: Config, backend: Backend, dry_run: bool = False) 
         rebuild_activations(network)
     draws = StepDraws(Mixing.of(config.regularization, data.image_size), network.drops())
     check_learning(config, plan)
-    frozen = start_weights(config, factory, network)
+    pretrained = config.model.pretrained
+    if pretrained is not None and dry_run and not Path(pretrained).exists():
+        LOGGER.info("model.pretrained %s is not there. Planned with newly drawn weights", pretrained)
+    elif pretrained is not None and not weights_follow:
+        place_weights(network, factory, read_weights(pretrained), reset_classifier=config.model.reset_classifier)
+    frozen = freeze(config.model, network)
     smoothing = config.regularization.label_smoothing
     classifier = Classifier(network, data.mean, data.std, smoothing, draws, frozen)
     backend.setup(classifier, plan, config.optimizer, affine_parameter_names(network), config.run.seed)
@@ -175,25 +186,32 @@ def build_network(config: Config, data: DataSets) -> Tuple[NormActFactory, Image
     return factory, network
 
 
-def start_weights(config: Config, factory: NormActFactory, network: ImageClassifier) -> List[nn.Module]:
-    """Takes over the weights of model.pretrained and freezes all but model.train_only; returns the frozen modules.
+def place_weights(
+    network: ImageClassifier, factory: NormActFactory, saved: SavedWeights, *, reset_classifier: bool = False
+) -> None:
+    """Copies saved weights into a network: of a checkpoint, or of any state dict that models.pretrained knows.
 
     Raises:
-        CheckpointError: weights that cannot be read or do not fit.
+        CheckpointError: they do not fit.
+    """
+    if saved.norm is not None:
+        check_norm(saved.norm, norm_record(factory))
+    try:
+        load_pretrained(network, saved.tensors, reset_classifier=reset_classifier)
+    except ValueError as error:
+        raise CheckpointError(f"{saved.path}: {error}") from error
+
+
+def freeze(config: ModelConfig, network: ImageClassifier) -> List[nn.Module]:
+    """Freezes all but model.train_only, and returns the frozen modules.
+
+    Raises:
         ConfigError: a name that is no module.
     """
-    if config.model.pretrained is not None:
-        saved = read_weights(config.model.pretrained)
-        if saved.norm is not None:
-            check_norm(saved.norm, norm_record(factory))
-        try:
-            load_pretrained(network, saved.tensors, reset_classifier=config.model.reset_classifier)
-        except ValueError as error:
-            raise CheckpointError(f"model.pretrained {config.model.pretrained}: {error}") from error
-    if config.model.train_only is None:
+    if config.train_only is None:
         return []
     try:
-        return freeze_all_but(network, config.model.train_only)
+        return freeze_all_but(network, config.train_only)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

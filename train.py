@@ -21,8 +21,16 @@ from configs import Config, ConfigError, dump_config, find_config, load_config
 from datasets import DataError
 from datasets.loading import explained_loading
 from experiment import Run, describe, describe_norms, measure_power_of_run, prepare
+from lockstep import Lockstep
 from training.averaging import WeightAverage, build_average
-from training.checkpoint import CheckpointError, check_norm, load_checkpoint, newest_checkpoint, save_checkpoint
+from training.checkpoint import (
+    CheckpointError,
+    check_norm,
+    has_checkpoint,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
 from training.metrics import StepSums
 from training.nonfinite import NonFiniteLossError
 from training.progress import Progress, Stopwatch, is_due
@@ -91,10 +99,12 @@ def run_experiment(name: str, config: Config, options: argparse.Namespace) -> in
         folder = RunFolder(Path(config.run.output_dir or f"runs/{name}"))
         with StopSignals() as signals, RunOutput(folder, backend.is_primary, options.resume) as output:
             try:
-                run = prepare(name, config, backend)
+                # A checkpoint holds all weights: what the run started from need not be there any more.
+                goes_on = options.resume and has_checkpoint(folder.checkpoints)
+                run = prepare(name, config, backend, weights_follow=goes_on)
                 output.say(describe(run))
                 with explained_loading():
-                    return train(run, output, signals, options.resume)
+                    return train(run, output, Lockstep(backend, signals), options.resume)
             except Exception as error:
                 output.ended("failed", f"{type(error).__name__}: {error}", exit_code_of(error))
                 raise
@@ -102,7 +112,7 @@ def run_experiment(name: str, config: Config, options: argparse.Namespace) -> in
         backend.close()
 
 
-def train(run: Run, output: RunOutput, signals: StopSignals, resume: bool) -> int:
+def train(run: Run, output: RunOutput, lockstep: Lockstep, resume: bool) -> int:
     """From the first or the restored step to the report. Returns the exit code."""
     progress = restore(run, output) if resume else Progress(average=build_average(run.config.averaging))
     check_same_step(run.backend, progress.step, output.folder.path)
@@ -117,73 +127,77 @@ def train(run: Run, output: RunOutput, signals: StopSignals, resume: bool) -> in
         steps=run.steps,
         images_per_step=run.plan.global_batch_size,
     )
-    signal_number = train_epochs(run, output, signals, progress)
-    if signal_number:
-        save(run, output, progress)
-        output.say(f"stopped by signal {signal_number} at step {progress.step:,}; continue with --resume")
-        output.ended("preempted", f"signal {signal_number}, saved", EXIT_CODES_OF_SIGNALS[signal_number])
-        return EXIT_CODES_OF_SIGNALS[signal_number]
+    train_epochs(run, output, lockstep, progress)
+    if lockstep.is_stopped:
+        if not progress.is_saved:
+            save(run, output, progress)
+        saved = f"saved at step {progress.step:,}; continue with --resume" if progress.step else "before the first step"
+        if lockstep.failure is not None:
+            output.say(f"images cannot be loaded: {saved}")
+            raise lockstep.failure
+        reason, exit_code = f"signal {lockstep.signal_number}", EXIT_CODES_OF_SIGNALS[lockstep.signal_number]
+        output.say(f"stopped by {reason}, {saved}")
+        output.ended("preempted", f"{reason}, {saved}", exit_code)
+        return exit_code
     report(run, output, progress)
     return 0
 
 
-def train_epochs(run: Run, output: RunOutput, signals: StopSignals, progress: Progress) -> int:
-    """The loop: epochs of weight updates, each followed by its evaluation. Returns the signal that stopped it, or 0."""
+def train_epochs(run: Run, output: RunOutput, lockstep: Lockstep, progress: Progress) -> None:
+    """The loop: epochs of weight updates, each followed by its evaluation; to the end, or until it is stopped."""
     learning_rate = build_schedule(run.config.schedule, run.config.optimizer.learning_rate, run.steps_per_epoch)
     if progress.step == 0:
         log_power(run, output, epoch=0)
-    while progress.evaluated_step < run.steps:
+    while progress.evaluated_step < run.steps and not lockstep.is_stopped:
         if progress.step % run.steps_per_epoch == 0 and progress.evaluated_step < progress.step:
-            finish_epoch(run, output, progress)
+            finish_epoch(run, output, lockstep, progress)
         else:
-            train_epoch(run, output, signals, progress, learning_rate)
-        signal_number = run.backend.agree(signals.received)
-        if signal_number and progress.evaluated_step < run.steps:
-            return signal_number
-    return 0
+            train_epoch(run, output, lockstep, progress, learning_rate)
 
 
 def train_epoch(
-    run: Run, output: RunOutput, signals: StopSignals, progress: Progress, learning_rate: Callable[[int], float]
+    run: Run, output: RunOutput, lockstep: Lockstep, progress: Progress, learning_rate: Callable[[int], float]
 ) -> None:
-    """Weight updates to the end of the epoch, or until a signal asks to stop."""
+    """Weight updates to the end of the epoch, or until the loop is stopped."""
     config, backend, updates = run.config, run.backend, run.plan.device_iterations
     epoch, first_step = divmod(progress.step, run.steps_per_epoch)
     clock = Stopwatch()
-    for batch in backend.training_batches(run.data.train, epoch, first_step, config.data.workers):
+    for batch in lockstep.batches(backend.training_batches(run.data.train, epoch, first_step, config.data.workers)):
         rate = learning_rate(progress.step)
         progress.count(backend.train_step(batch, progress.step, rate), updates)
         update_average(run, progress, "step")
         output.advance(progress.step)
         at_end = progress.step % run.steps_per_epoch == 0
+        if at_end:
+            update_average(run, progress, "epoch")
         if at_end or is_due(config.run.log_every_steps, progress.step, updates):
             progress.add_training_seconds(clock.lap())
             sums = backend.total(progress.interval)
             speed = int(sums.images) / progress.interval_seconds
             output.record("train", progress.step / run.steps_per_epoch, sums, speed, rate)
             progress.interval, progress.interval_seconds = StepSums(), 0.0
-        if at_end or backend.agree(signals.received):
-            break
-        if config.run.checkpoint_every_steps and is_due(config.run.checkpoint_every_steps, progress.step, updates):
+        every = config.run.checkpoint_every_steps
+        if every and is_due(every, progress.step, updates) and not at_end:
             progress.add_training_seconds(clock.lap())
             save(run, output, progress)
             clock.lap()  # writing a checkpoint is not training
     progress.add_training_seconds(clock.lap())
 
 
-def finish_epoch(run: Run, output: RunOutput, progress: Progress) -> None:
-    """Evaluation if it is due, the epoch's line, and its checkpoint."""
+def finish_epoch(run: Run, output: RunOutput, lockstep: Lockstep, progress: Progress) -> None:
+    """Evaluation if it is due, the epoch's line, and its checkpoint. Stopped in its evaluation, it is still to do."""
     config, epoch = run.config, progress.step // run.steps_per_epoch
     clock = Stopwatch()
     trained = run.backend.total(progress.epoch)
     line = (
         f"epoch {epoch}/{config.schedule.epochs}  train loss {trained.means().loss:.4f} top1 {trained.means().top1:.4f}"
     )
-    update_average(run, progress, "epoch")
     if epoch % config.run.eval_every_epochs == 0 or progress.step == run.steps:
-        sums = evaluate(run, progress.average)
+        sums = evaluate(run, lockstep, progress.average)
         seconds = clock.lap()
         progress.seconds += seconds
+        if lockstep.is_stopped:
+            return
         progress.evaluation = sums.means()
         progress.best_top1 = max(progress.best_top1, progress.evaluation.top1)
         output.record("eval", epoch, sums, int(sums.images) / seconds)
@@ -193,8 +207,7 @@ def finish_epoch(run: Run, output: RunOutput, progress: Progress) -> None:
     images_per_second = progress.step * run.plan.global_batch_size / progress.training_seconds
     left = progress.seconds / progress.step * (run.steps - progress.step)
     output.say(f"{line} | {images_per_second:,.0f} images/s | {left / 60:.1f} min left")
-    progress.evaluated_step = progress.step
-    progress.epoch = StepSums()
+    progress.end_epoch()
     save(run, output, progress)
 
 
@@ -204,11 +217,12 @@ def update_average(run: Run, progress: Progress, moment: str) -> None:
         progress.average.update(run.backend.weights())
 
 
-def evaluate(run: Run, average: Optional[WeightAverage]) -> StepSums:
-    """Sums over exactly all evaluation images, of all processes; of the averaged weights, if there are any."""
+def evaluate(run: Run, lockstep: Lockstep, average: Optional[WeightAverage]) -> StepSums:
+    """Sums over exactly all evaluation images, of all processes; of the averaged weights, if there are any. Where the
+    loop is stopped, over some of them."""
     sums = StepSums()
     with contextlib.nullcontext() if average is None else run.backend.evaluating_with(average.weights):
-        for batch in run.backend.evaluation_batches(run.data.evaluation, run.config.data.workers):
+        for batch in lockstep.batches(run.backend.evaluation_batches(run.data.evaluation, run.config.data.workers)):
             sums = sums + run.backend.eval_step(batch)
     return run.backend.total(sums)
 
@@ -224,6 +238,7 @@ def save(run: Run, output: RunOutput, progress: Progress) -> None:
     """A checkpoint of everything that an exact continuation needs. Every process takes part."""
     backend = run.backend
     state = backend.state()
+    progress.is_saved = True
     for name in ("interval", "epoch"):  # the primary process takes over what the others have summed
         total = backend.total(getattr(progress, name))
         setattr(progress, name, total if backend.is_primary else StepSums())

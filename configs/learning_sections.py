@@ -1,6 +1,6 @@
 """How an experiment learns: sections `regularization`, `optimizer`, `schedule` and `averaging` of the configuration."""
 
-from typing import Dict, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 from pydantic import Field, model_validator
 from typing_extensions import Literal
@@ -58,6 +58,10 @@ _REQUIRED_OPTIMIZER_FIELDS: Dict[str, Tuple[str, ...]] = {
 }
 
 
+def _it_or_them(names: List[str]) -> str:
+    return "it" if len(names) == 1 else "them"
+
+
 class OptimizerConfig(Section):
     """How a gradient becomes a weight update. The formulas are in training/optimizer.py."""
 
@@ -79,9 +83,9 @@ class OptimizerConfig(Section):
     @model_validator(mode="after")
     def check(self) -> "OptimizerConfig":
         own = _OPTIMIZER_FIELDS[self.name]
-        for field in _REQUIRED_OPTIMIZER_FIELDS[self.name]:
-            if getattr(self, field) is None:
-                raise ValueError(f"optimizer {self.name} needs {field}; add it")
+        missing = [field for field in _REQUIRED_OPTIMIZER_FIELDS[self.name] if getattr(self, field) is None]
+        if missing:
+            raise ValueError(f"optimizer {self.name} needs {' and '.join(missing)}; add {_it_or_them(missing)}")
         others = {field for fields in _OPTIMIZER_FIELDS.values() for field in fields} - set(own)
         self.refuse_unused(f"optimizer {self.name}", tuple(sorted(others)))
         if self.nesterov and not self.momentum:
@@ -109,9 +113,9 @@ class ScheduleConfig(Section):
         needs = {"step": ("milestones", "decay_factor"), "exponential": ("decay_factor", "decay_epochs")}.get(
             self.name, ()
         )
-        for field in needs:
-            if getattr(self, field) is None:
-                raise ValueError(f"schedule {self.name} needs {field}; add it")
+        missing = [field for field in needs if getattr(self, field) is None]
+        if missing:
+            raise ValueError(f"schedule {self.name} needs {' and '.join(missing)}; add {_it_or_them(missing)}")
         uses = (*needs, "first_drop") if self.name == "exponential" else needs
         optional = ("milestones", "decay_factor", "decay_epochs", "first_drop")
         self.refuse_unused(f"schedule {self.name}", tuple(field for field in optional if field not in uses))

@@ -61,6 +61,9 @@ class DataConfig(Section):
         None, description="folder of the data; default: $DATA_DIR, else data/; image_shards also: URL"
     )
     cache_dir: Optional[str] = Field(None, description="image_shards at a URL: folder for copies of the shards read")
+    shuffle_shards: Optional[int] = Field(
+        None, gt=0, description="image_shards: images are shuffled within so many shards at a time; default: within all"
+    )
     image_size: Optional[int] = Field(None, gt=0, description="pixels per side; default: the data set's own")
     crop_padding: Optional[int] = Field(None, gt=0, description="pixels of zero padding before a random crop")
     min_crop_area: Optional[float] = Field(

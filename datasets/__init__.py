@@ -55,14 +55,15 @@ def build_datasets(config: DataConfig, seed: int) -> DataSets:
 
         plain = data_sets.train
         augmentation = AutoAugmented(plain.augmentation, config.auto_augment)
-        return replace(data_sets, train=TrainingImages(plain.source, augmentation, plain.seed, plain.max_corrupt))
+        train = TrainingImages(plain.source, augmentation, plain.seed, plain.max_corrupt, plain.parts)
+        return replace(data_sets, train=train)
     return data_sets
 
 
 def check_options(config: DataConfig) -> None:
     """Raise ConfigError for options that have no effect on, or no meaning for, the data set."""
     unused = ("dir",) if config.name == "generated" else GENERATED_ONLY
-    unused += () if config.name == "image_shards" else ("cache_dir",)
+    unused += () if config.name == "image_shards" else ("cache_dir", "shuffle_shards")
     unused += () if config.name in ANY_SIZE else ("max_corrupt",)
     for option in unused:
         value = getattr(config, option)

@@ -27,10 +27,10 @@ from configs import ConfigError, load_config
 from configs.schema import DataConfig
 from datasets import build_datasets
 from datasets.data_sets import DataSets
-from datasets.encoded_image import EncodedImage
+from datasets.encoded_image import EncodedImage, unusable
 from datasets.errors import DataError
 from datasets.folder import data_folder
-from datasets.image_folder import HALVES, has_image_name
+from datasets.image_folder import HALVES, has_image_name, read_image_file
 from datasets.image_shards import ShardImages
 from datasets.shard_index import NOT_COMPUTED
 from datasets.shard_store import file_sum
@@ -146,6 +146,24 @@ def check_sums(report: Report, half: str, source: ShardImages) -> None:
     report.complain(f"{half}: shards that have changed", wrong)
 
 
+class AnyImages:
+    """The image files of a folder by their names, whatever else is there: those of a layout that is refused."""
+
+    def __init__(self, folder: Path) -> None:
+        files = sorted(path for half in HALVES for path in folder.glob(f"{half}/*/*"))
+        self.files = [path for path in files if has_image_name(os.fsencode(path.name)) and path.is_file()]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def load(self, index: int) -> Tuple[EncodedImage, int]:
+        path = self.files[index]
+        try:
+            return EncodedImage(read_image_file(path), str(path)), 0
+        except OSError as error:
+            raise unusable(str(path), error.strerror or str(error)) from error
+
+
 def folder_problems(folder: Path) -> Iterator[str]:
     """Give everything in a folder that is not as image_folder needs it."""
     classes: Dict[str, Set[str]] = {}
@@ -180,6 +198,9 @@ def check(config: DataConfig, workers: int) -> Report:
         report.lines.append(f"{len(digests[0] & digests[1]):,} images are in both halves")
     except (DataError, OSError) as error:
         report.complain("the data set cannot be used", [str(error)])
+        if config.name == "image_folder":
+            findings = inspect_all(AnyImages(data_folder(config.dir)), workers)
+            report.complain("unreadable images", [finding.problem for finding in findings if finding.problem])
     return report
 
 
@@ -192,6 +213,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that read images")
     options = parser.parse_args(arguments)
+    if options.workers < 0:
+        parser.error(f"--workers {options.workers} must be 0 or more")
     try:
         report = check(load_config(options.config, options.set).data, options.workers)
     except ConfigError as error:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import operator
 from dataclasses import dataclass
-from typing import Callable, Iterable, Tuple, Union
+from typing import Callable, Iterable, Optional, Tuple, Union
 
 import numpy as np
 import torch
@@ -61,6 +61,19 @@ class EvaluationImages:
         return self.transform(image), label
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Consecutive parts of a data set, files that hold many images, which are read a few at a time.
+
+    Attributes:
+        sizes: images of each part.
+        together: parts whose images are shuffled among each other.
+    """
+
+    sizes: Tuple[int, ...]
+    together: int
+
+
 class TrainingImages:
     """The images to train on, augmented anew in each epoch.
 
@@ -75,18 +88,25 @@ class TrainingImages:
         augmentation: (stored image, its random numbers) -> tensor.
         seed: a whole number in [0, 2^64).
         max_corrupt: 0: the first unreadable image is an error.
+        parts: for an order that reads a few files at a time; None for one over all images.
 
     Attributes:
         corrupt: the number of unreadable images met so far.
     """
 
     def __init__(
-        self, source: ImageSource, augmentation: Callable[..., torch.Tensor], seed: int, max_corrupt: int = 0
+        self,
+        source: ImageSource,
+        augmentation: Callable[..., torch.Tensor],
+        seed: int,
+        max_corrupt: int = 0,
+        parts: Optional[Parts] = None,
     ) -> None:
         self.source = source
         self.augmentation = augmentation
         self.seed = seed
         self.max_corrupt = max_corrupt
+        self.parts = parts
         # one byte an image, seen by all loading processes
         self._is_corrupt = torch.zeros(len(source) if max_corrupt else 0, dtype=torch.uint8).share_memory_()
         KeyedRandom(seed)  # an unusable seed is refused here, not in a loading process

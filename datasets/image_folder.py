@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from typing import Dict, Iterator, List, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 from typing_extensions import Protocol
 
 from configs.schema import DataConfig
-from datasets.data_sets import DataSets, EvaluationImages, ImageSource, TrainingImages, hash_parts
+from datasets.data_sets import DataSets, EvaluationImages, ImageSource, Parts, TrainingImages, hash_parts
 from datasets.decode import EXTENSIONS, MAX_BYTES
 from datasets.encoded_image import EncodedImage, say_decoder, unusable
 from datasets.errors import DataError
@@ -174,12 +174,14 @@ class EncodedSource(ImageSource, Protocol):
     fingerprint: str
 
 
-def encoded_data_sets(config: DataConfig, seed: int, train: EncodedSource, evaluation: EncodedSource) -> DataSets:
-    """Return the DataSets of encoded images of any size."""
+def encoded_data_sets(
+    config: DataConfig, seed: int, train: EncodedSource, evaluation: EncodedSource, parts: Optional[Parts] = None
+) -> DataSets:
+    """Return the DataSets of encoded images of any size; `parts` of those to train on."""
     image_size = config.image_size or IMAGE_SIZE
     augmentation = Augmentation(image_size, None, config.min_crop_area, config.horizontal_flip, same_size=False)
     return DataSets(
-        train=TrainingImages(train, augmentation, seed, config.max_corrupt or 0),
+        train=TrainingImages(train, augmentation, seed, config.max_corrupt or 0, parts),
         evaluation=EvaluationImages(evaluation, CentreCrop(image_size)),
         num_classes=len(train.class_names),
         channels=3,

@@ -6,6 +6,9 @@ An index makes every image one access of known place, so shards are a data set l
 the order decided elsewhere (training/order.py), exact continuation and splitting over processes for nothing. Shards of
 other origin get their index when they are first used, by reading their headers and labels once.
 
+An order over all images reads from all shards at once. Where that is slow (a distant place, whose shards are copied
+when first needed; a disk that turns), data.shuffle_shards makes it go through a few shards at a time, in random order.
+
 Layout: DIR holds *.tar, also in its folders train/ and val/. The word train or training in a name or its folder, or
 else val, valid or validation, says which half a shard belongs to. DIR/classes.txt, where there is one, names the
 classes, one a line.
@@ -24,7 +27,7 @@ import numpy as np
 
 from configs.errors import ConfigError
 from configs.schema import DataConfig
-from datasets.data_sets import DataSets, hash_parts
+from datasets.data_sets import DataSets, Parts, hash_parts
 from datasets.encoded_image import EncodedImage, say_decoder, unusable
 from datasets.errors import DataError
 from datasets.folder import data_folder, missing_data
@@ -195,4 +198,7 @@ def build(config: DataConfig, seed: int) -> DataSets:
         ShardImages(store, [index for index in indices[half] if len(index.labels)], class_names)
         for half in ("train", "val")
     )
-    return encoded_data_sets(config, seed, train, evaluation)
+    parts = None
+    if config.shuffle_shards is not None:
+        parts = Parts(tuple(np.bincount(train.shard_of).tolist()), config.shuffle_shards)
+    return encoded_data_sets(config, seed, train, evaluation, parts)

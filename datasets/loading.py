@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 import time
-from typing import Iterator, Optional
+from types import FrameType, TracebackType
+from typing import Any, Iterable, Iterator, Optional, Type
 
 from datasets.errors import DataError
 
@@ -26,6 +28,59 @@ EXITED = re.compile(r"DataLoader worker \(pid (\d+)\) exited unexpectedly with e
 ENDED = re.compile(r"DataLoader worker \(pid\(s\) ([\d, ]+)\) exited unexpectedly")
 TIMED_OUT = re.compile(r"DataLoader timed out after ([\d.]+) seconds")
 IN_WORKER = re.compile(r"^Caught DataError in DataLoader worker process (\d+)")
+
+
+class GuardedLoading:
+    """Takes batches from a loader so that the death of a loading process is heard of in `next` alone.
+
+    PyTorch raises it from the handler of SIGCHLD, wherever the main process is: possibly with half of the weights
+    updated, and other processes waiting for this one. Here the signal waits until the next batch is asked for.
+
+    Used as a context, by the main thread.
+
+    Args:
+        batches: a DataLoader, or anything that iterates.
+    """
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self._batches = batches
+        self._is_held = False
+
+    def __enter__(self) -> GuardedLoading:
+        self._iterator = iter(self._batches)  # starts the processes, and PyTorch's handler
+        self._handler = signal.getsignal(signal.SIGCHLD)
+        self._hold()
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        if callable(self._handler):
+            signal.signal(signal.SIGCHLD, self._handler)
+
+    def next(self) -> Any:
+        """Return the next batch, or None after the last.
+
+        Raises:
+            DataError: an image cannot be used, or a loading process failed; see explained_loading.
+        """
+        try:
+            with explained_loading():
+                if callable(self._handler):
+                    signal.signal(signal.SIGCHLD, self._handler)
+                    if self._is_held:
+                        self._is_held = False
+                        self._handler(signal.SIGCHLD, None)
+                return next(self._iterator, None)
+        finally:
+            self._hold()
+
+    def _hold(self) -> None:
+        if callable(self._handler):
+            signal.signal(signal.SIGCHLD, self._keep)
+
+    def _keep(self, number: int, frame: Optional[FrameType]) -> None:
+        self._is_held = True
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from models import NETWORKS
 from models.norm_costs import NORM_SETTINGS, measure_norm_costs
 
@@ -30,4 +32,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader that has seen enough, such as `head`, ends it silently
     main()

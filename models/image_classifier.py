@@ -55,12 +55,21 @@ class ImageClassifier(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.forward_head(self.forward_features(x))
 
+    def get_classifier(self) -> nn.Module:
+        """The linear layer; nn.Identity where num_classes is 0. Under the name that timm's networks give it."""
+        return self.classifier
+
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the classifier by a newly drawn one, of the device and type of the network's parameters.
 
         Args:
             num_classes: size of the output; 0 leaves the pooled features, (N, num_features), as the output.
+
+        Raises:
+            ValueError: a negative number of classes.
         """
+        if num_classes < 0:
+            raise ValueError(f"num_classes {num_classes} is too small; it must be 0 or more")
         self.num_classes = num_classes
         if num_classes == 0:
             self.classifier = nn.Identity()

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "backends": {"configs", "proxynorm", "training"},
     "analysis": {"configs", "proxynorm", "models"},
 }
-ROOMS = set(MAY_IMPORT) | {"benchmarks", "emulator", "tests", "train", "experiment", "analyze", "evaluate"}
+ROOMS = set(MAY_IMPORT) | {"benchmarks", "emulator", "tests", "train", "experiment", "lockstep", "analyze", "evaluate"}
 COMMANDS = {"backends/plan/__main__.py"}  # like train.py, it builds the network that it is asked about
 DEVICE_PACKAGES = {"poptorch", "popdist", "horovod"}
 

@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import growth, inference, layer, layer_cuda, memory, networks, peers, protocol, report, step
+from benchmarks import data, growth, inference, layer, layer_cuda, memory, networks, peers, protocol, report, step
 from benchmarks.networks import BATCH_NORM, CHANNELS_LAST_BFLOAT16, GNPN, GNPN_RECOMPUTE, NCHW_FLOAT32, NO_NORM
 from benchmarks.protocol import Timing, measure
 from benchmarks.results import write_results
+from datasets import pack
 from proxynorm import kernels
 
 TINY = (
@@ -191,6 +192,10 @@ def complete(results: Path, tmp_path: Path) -> Tuple[Path, Path]:
     layers = [{"setting": "nchw float32 relu", "geometric_mean": {"ours": 0.387}, "shapes": shapes}]
     content = {"machine": {}, "layers": layers, "proxy_statistics_us": {"relu": 21.7}}
     (results / "layer.json").write_text(json.dumps(content))
+    timed = {"images_per_second": 601.4, "speed_ratio": 1.816, "first_quartile": 1.7, "third_quartile": 1.9}
+    loaded = {"name": "loading processes: 1", "loader_alone": 480.2, "network_alone": 273.0, "together": 246.4}
+    settings = {"width": 500, "height": 400, "quality": 90}
+    write_results("data", settings, [{"name": "224 px, folder", **timed}, loaded], folder=results)
     readme = tmp_path / "README.md"
     readme.write_text(f"# before\n\n{report.BEGIN}\nold\n{report.END}\n\nafter\n")
     return results, readme
@@ -215,6 +220,8 @@ def test_the_tables_hold_the_numbers_of_the_files(complete: Tuple[Path, Path], t
     text = write_report(complete, tmp_path)
     assert "| nchw float32 relu | 0.39 | 75-75 % |" in text
     assert "relu 22 us" in text and "GPU: not measured." in text
+    assert "| 224 px, folder | 601 | 1.82 | 1.70-1.90 |" in text
+    assert "loading processes: 1: 480 images/s alone, 246 while a network trains that could take 273." in text
     ratio = read(complete[0], "step")["rows"][0]["timings"][GNPN]["ratio"]
     assert f"| {TINY[0].name} | {GNPN} | {ratio:.2f} |" in text
     path = complete[0] / "step.json"
@@ -235,3 +242,23 @@ def test_a_missing_file_or_marker_is_named(complete: Tuple[Path, Path], tmp_path
     incomplete["step"]["machine"].pop("torch")
     with pytest.raises(report.MissingResultError, match="'torch'"):
         report.tables(incomplete, "./run_benchmarks.sh")
+
+
+# ---- images ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_way_of_loading_images_is_timed_beside_torchvisions(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(protocol, "COPY_GUARD", math.inf)
+    monkeypatch.setattr(data, "BATCH", 4)
+    folder, shards = tmp_path / "folder", tmp_path / "shards"
+    assert 20_000 < data.write_photos(folder, 8, quality=90) < 200_000
+    pack.pack(folder, shards, shard_bytes=200_000, seed=0)
+    rows = {row["name"]: row for row in data.time_one_core(folder, shards, 32, repetitions=2)}
+    assert set(rows) == {f"32 px, {name}" for name in ("torchvision", "folder", "shards", "folder, Pillow")}
+    assert rows["32 px, torchvision"]["speed_ratio"] == 1.0
+    # at 32 of 400 pixels most of the work is left out, in both decoders
+    assert rows["32 px, folder"]["speed_ratio"] > 1.2
+    training = data.time_training(shards, 32, workers=1)
+    assert min(training[name] for name in ("loader_alone", "network_alone", "together")) > 0

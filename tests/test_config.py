@@ -92,7 +92,7 @@ def test_every_float_that_is_written_reads_back_equal(value: float) -> None:
         ("  momentum: 0.9", "  momentum: !!float 0.9", 29, ["tags"]),
         ("  momentum: 0.9", "\tmomentum: 0.9", 29, ["not valid YAML"]),
         ("  warmup_epochs: 0.5", "  warmup_epochs: 5", 31, ["warmup_epochs 5", "epochs 4"]),
-        ("  name: cosine", "  name: step", 31, ["needs milestones"]),
+        ("  name: cosine", "  name: step", 31, ["needs milestones and decay_factor; add them"]),
         ("  warmup_epochs: 0.5", "  decay_epochs: 2.0", 31, ["decay_epochs", "no effect with schedule cosine"]),
         ("  momentum: 0.9", "  nesterov: true", 26, ["nesterov", "momentum 0"]),
     ],

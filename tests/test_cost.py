@@ -1,5 +1,8 @@
 """Parameters, multiply-adds and saved activations, against hand-computed and published numbers."""
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any, Dict
 
 import pytest
@@ -191,3 +194,12 @@ def test_the_table_lists_every_network(capsys: pytest.CaptureFixture[str], monke
     rows = {line.split()[0]: line.split()[1:] for line in lines[-2:]}
     assert rows["resnet8"][:4] == ["32", "77,850", "78,330", "0.0125"]
     assert rows["efficientnet_small_g16"][:3] == ["32", "300,246", "303,174"]
+
+
+def test_the_table_ends_silently_when_its_reader_has_seen_enough() -> None:
+    command = f"{sys.executable} -u -m models | head -1"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=Path(table.__file__).parents[1], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("parameters") and len(done.stdout.splitlines()) == 1
+    assert done.stderr == ""

@@ -69,6 +69,17 @@ def test_unreadable_images_are_listed_with_their_reasons(folder, capsys):
     assert "BAD: val: classes without a readable image: 1\n  ant" in text
 
 
+def test_unreadable_images_of_a_layout_that_is_refused_are_listed_too(folder, capsys):
+    path = folder / "val" / "ant" / "0.jpg"
+    path.write_bytes(path.read_bytes()[:300])
+    (folder / "train" / "cat").mkdir()
+    code, lines = lines_of(capsys, "rn50_gnpn", f"data.dir={folder}")
+    text = "\n".join(lines)
+    assert (code, lines[-1]) == (3, "BAD")
+    assert "train/cat: a class without images" in text
+    assert f"BAD: unreadable images: 1\n  {path}: cannot be used: " in text
+
+
 def test_shards_are_compared_with_their_sums(folder, tmp_path, capsys):
     shards = tmp_path / "shards"
     pack.pack(folder, shards, 6000, 0)

@@ -189,8 +189,10 @@ def test_two_processes_have_every_image_once_between_them(shards):
     assert seen == [content for content, _ in contents(data_sets.evaluation)]
 
 
-def test_a_run_continues_at_the_image_where_it_stopped(shards, tmp_path):
+@pytest.mark.parametrize("shuffle_shards", ["null", "1"])
+def test_a_run_continues_at_the_image_where_it_stopped(shards, tmp_path, shuffle_shards):
     arguments = ["--config", "generated_smoke", "--device", "cpu", "--set", f"data.dir={shards}"]
+    arguments += ["--set", f"data.shuffle_shards={shuffle_shards}"]
     for setting in (
         "data.name=image_shards", "data.num_classes=null", "data.num_train_images=null", "data.num_eval_images=null",
         "data.crop_padding=null", "data.min_crop_area=0.3", "batch.global_batch_size=2", "run.checkpoint_every_steps=1",
@@ -455,6 +457,16 @@ def test_loading_processes_read_urls(shards, method):
     )
     images = torch.cat([images for images, _ in loader])
     assert torch.equal(images, torch.stack([train[0, index][0] for index in range(NUM_TRAIN)]))
+
+
+def test_shards_shuffled_one_at_a_time_are_copied_one_at_a_time(shards, url, tmp_path):
+    train = build_datasets(shards_config(url, cache_dir=str(tmp_path / "cache"), shuffle_shards=1), 0).train
+    plan = BatchPlan(1, 1, 1, 1, 1, 1, 1)
+    copies = []
+    for (key,) in TrainingBatches(NUM_TRAIN, plan, 0, seed=0, epoch=0, parts=train.parts):
+        assert train[key][0].shape == (3, 16, 16)
+        copies.append(len(list((tmp_path / "cache").rglob("train*.tar"))))
+    assert copies == [1, 1, 2, 2, 3, 3]  # two images each
 
 
 def test_a_cached_shard_is_read_once_and_one_that_changed_is_read_again(shards, url, tmp_path):

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
 import evaluate
 import train
@@ -80,6 +82,15 @@ def test_a_run_folder_gives_the_accuracy_and_loss_that_its_run_found(run_folder:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_printed_report_has_a_line_for_each_class(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main([str(run_folder)]) == 0
+    text = capsys.readouterr().out
+    report = json.loads(text)
+    assert report["images"] == 130 and len(report["classes"]) == len(report["confusion"]) == 10
+    assert f"    {json.dumps(report['classes'][3])}," in text.splitlines()
+    assert f"    {json.dumps(report['confusion'][9])}" in text.splitlines()
+
+
 def assert_evaluates_as_the_run(exported: Path, run_folder: Path) -> None:
     out = exported.with_suffix(".json")
     expected = evaluated(out, str(run_folder))
@@ -105,10 +116,40 @@ def test_an_onnx_model_of_one_batch_size_gives_the_same_accuracy(run_folder: Pat
     assert_evaluates_as_the_run(tmp_path / "model.onnx", run_folder)
 
 
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_a_state_dict_of_timm_gives_the_accuracy_of_timms_network(tmp_path: Path, ending: str) -> None:
+    torch.manual_seed(0)
+    peer = timm.create_model("efficientnet_b0", num_classes=10).eval()
+    file = tmp_path / f"efficientnet_b0.{ending}"
+    torch.save(peer.state_dict(), file) if ending == "pth" else save_file(peer.state_dict(), file)
+    settings = ["data.num_train_images=10", "data.num_eval_images=60", "data.image_size=32", "data.crop_padding=null"]
+    settings += ["model.name=efficientnet_b0", "model.width=null", "norm.name=batch", "norm.proxy=false"]
+    settings += ["norm.num_groups=null"]
+    arguments = ["--config", "generated_smoke", *(part for setting in settings for part in ("--set", setting))]
+    report = evaluated(tmp_path / "report.json", str(file), *arguments)
+    data = build_datasets(load_config("generated_smoke", settings).data, 0)
+    images, labels = zip(*(data.evaluation[index] for index in range(60)))
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
+    with torch.no_grad():
+        taken_for = peer((torch.stack(images) / 255 - mean) / std).argmax(dim=1)
+    confusion = torch.zeros(10, 10, dtype=torch.long)
+    confusion.index_put_((torch.tensor(labels), taken_for), torch.ones(60, dtype=torch.long), accumulate=True)
+    assert report["images"] == 60
+    assert report["confusion"] == confusion.tolist()
+    assert evaluate.main([str(file), *arguments, "--set", "norm.name=layer"]) == 4  # it has no running statistics
+
+
+def test_a_checkpoint_is_evaluated_with_the_classifier_that_it_trained(run_folder: Path, tmp_path: Path) -> None:
+    expected = evaluated(tmp_path / "report.json", str(run_folder))
+    gone = ["--set", "model.pretrained=/not/there/any/more.pt", "--set", "model.reset_classifier=true"]
+    report = evaluated(tmp_path / "report.json", str(run_folder), *gone)
+    assert report["confusion"] == expected["confusion"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "part"),
     [
-        (["{folder}", "--set", "data.num_classes=7"], 4, "do not fit this model"),
+        (["{folder}", "--set", "data.num_classes=7"], 4, "does not fit this ResNet"),
         (["{folder}", "--set", "norm.num_groups=2"], 4, "trained with another norm"),
         (["{folder}", "--batch-size", "0"], 2, "--batch-size 0 must be 1 or more"),
         (["{folder}", "--out", "{folder}/none/report.json"], 2, "none is no folder; make it"),

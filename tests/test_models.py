@@ -166,6 +166,7 @@ def test_reset_classifier_changes_the_number_of_classes_and_keeps_type_and_featu
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     features = model.forward_features(x)
     model.reset_classifier(7)
+    assert model.get_classifier() is model.classifier
     assert model.num_classes == 7 and model(x).shape == (2, 7)
     assert model.classifier.weight.dtype == torch.float64
     torch.testing.assert_close(model.forward_features(x), features, rtol=0, atol=0)

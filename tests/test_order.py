@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.batch import BatchPlan
+from datasets.data_sets import Parts
 from training.order import EvaluationBatches, TrainingBatches, image_order, step_key
 
 
@@ -28,6 +29,33 @@ def test_an_order_is_a_permutation_that_changes_with_seed_and_epoch() -> None:
     assert all(sorted(order) == list(range(100)) for order in orders)
     assert len({tuple(order) for order in orders}) == 6
     assert image_order(1, 0, 100) == image_order(1, 0, 100)
+
+
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=9), together=st.integers(1, 10), epoch=st.integers(0, 5))
+def test_an_order_of_parts_goes_through_a_few_at_a_time(sizes: List[int], together: int, epoch: int) -> None:
+    order = image_order(3, epoch, sum(sizes), Parts(tuple(sizes), together))
+    assert sorted(order) == list(range(sum(sizes)))
+    part_of = [part for part, size in enumerate(sizes) for _ in range(size)]
+    seen = list(dict.fromkeys(part_of[index] for index in order))  # parts by their first image
+    for first in range(0, len(sizes), together):
+        group = seen[first : first + together]
+        count = sum(sizes[part] for part in group)
+        # all images of the group come before any of another
+        assert {part_of[index] for index in order[:count]} == set(group)
+        order = order[count:]
+
+
+def test_parts_and_their_images_are_shuffled_anew_in_each_epoch() -> None:
+    parts = Parts((20, 20, 20, 20), 2)
+    orders = [image_order(0, epoch, 80, parts) for epoch in range(20)]
+    assert image_order(0, 3, 80, parts) == orders[3]
+    assert len({tuple(order) for order in orders}) == 20
+    first_groups = {frozenset(index // 20 for index in order[:40]) for order in orders}
+    # six pairs of four parts: that 20 draws meet fewer than four of them has a probability below 1e-4
+    assert len(first_groups) >= 4
+    # 39 neighbours of 20 and 20 images in random order change the part 20 times on average, deviation 3.1
+    changes = [sum(a // 20 != b // 20 for a, b in zip(order[:40], order[1:40])) for order in orders]
+    assert 18 < sum(changes) / len(changes) < 22
 
 
 @pytest.mark.parametrize("replicas", [2, 3, 4])

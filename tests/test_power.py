@@ -234,6 +234,14 @@ def test_a_norm_that_runs_twice_has_an_entry_for_each_run() -> None:
     assert torch.allclose(meter.layers["0#2"].channel_power(), second, rtol=1e-5)
 
 
+def test_the_table_names_every_norm_and_what_was_not_measured() -> None:
+    model = nn.Sequential(nn.GroupNorm(1, 2), NormActFactory(norm="frn")(2, "relu"))
+    lines = measure_power(model, [torch.tensor([[[[1.0]], [[3.0]]]])]).table().splitlines()
+    assert lines[1].split() == ["0", "2", "1.000", "0.000", "0.000", "0.000", "1.000"]  # -1 and 1, less eps
+    assert lines[2].startswith("1     not measured: filter response norm does not centre")
+    assert len(lines) == 3
+
+
 def test_states_of_several_processes_merge_to_the_whole() -> None:
     model, images = network(norm="layer").eval(), random(9, 3, 9, 9)
     whole = measure_power(model, [images])
@@ -249,6 +257,17 @@ def test_states_of_several_processes_merge_to_the_whole() -> None:
 def test_an_unknown_form_is_refused() -> None:
     with pytest.raises(ValueError, match="evaluation, training"):
         measure_power(network(norm="layer"), [], "frozen")
+
+
+def test_what_is_no_batch_is_refused_with_the_way_to_give_one() -> None:
+    loader: Any = [(random(4, 3, 9, 9), torch.zeros(4))]
+    with pytest.raises(
+        TypeError, match=r"batch 1 is a tuple and no tensor; .* pass \(images for images, _ in loader\)"
+    ):
+        measure_power(network(norm="layer"), loader)
+    assert len(measure_power(network(norm="layer"), (images for images, _ in loader)).layers) == 3
+    with pytest.raises(ValueError, match="no batch was given"):
+        measure_power(network(norm="layer"), [])
 
 
 @pytest.mark.parametrize("convert", [False, True])

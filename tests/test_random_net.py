@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, Iterator, List, Tuple
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from PIL import Image
 
@@ -65,6 +66,7 @@ def test_seeds_and_layers_draw_different_weights_and_the_same_ones_again() -> No
     assert torch.equal(first[1].conv.weight, again[1].conv.weight)
     assert not torch.equal(first[1].conv.weight, other_seed[1].conv.weight)
     assert not torch.equal(first[1].conv.weight, first[2].conv.weight)
+    assert not torch.equal(first[2].conv.weight, other_seed[1].conv.weight)  # nor are they another seed's, one layer on
     with pytest.raises(ValueError, match=r"layer 0 is outside 1\.\.10000"):
         RandomLayer(SHAPE, exact_factory("layer"), 0, 0)
 
@@ -102,6 +104,59 @@ def test_residual_variance_of_a_gaussian_channel(activation: str, expected: floa
     )
     # 160,000 values: a standard error below 1e-3.
     assert measure_layer(values).residual_variance == pytest.approx(expected, abs=2e-3)
+
+
+def numpy_net(
+    norm: str, shape: RandomNetShape, images: np.ndarray, seed: int
+) -> Iterator[Tuple[np.ndarray, np.ndarray]]:
+    """y and y~ of each layer of Definition 1 as it is written, in float64; only the draws are the program's."""
+    z = images.astype(np.float64)
+    for number in range(1, shape.depth + 1):
+        layer = RandomLayer(shape, exact_factory("layer"), number, seed)
+        assert layer.norm_act.bias is not None
+        tensors = (layer.conv.weight, layer.norm_act.weight, layer.norm_act.bias)
+        w, gamma, beta = (tensor.detach().double().numpy() for tensor in tensors)
+        gamma, beta = gamma[:, None, None], beta[:, None, None]
+        x = sum(
+            np.einsum("nchw,oc->nohw", np.roll(z, (1 - i, 1 - j), (2, 3)), w[:, :, i, j])
+            for i in range(3)
+            for j in range(3)
+        )
+        groups = 4 if norm.startswith("group4") else 1
+        grouped = x.reshape(len(x), groups, -1)
+        if norm == "batch":
+            y = (x - x.mean((0, 2, 3), keepdims=True)) / x.std((0, 2, 3), keepdims=True)
+        else:
+            y = ((grouped - grouped.mean(2, keepdims=True)) / grouped.std(2, keepdims=True)).reshape(x.shape)
+        affine = gamma * y + beta
+        yield y, affine
+        z = np.maximum(affine, 0)
+        if norm.endswith("+pn"):
+            s, t = np.abs(gamma), beta / np.abs(gamma)
+            above, density = scipy.stats.norm.cdf(t), scipy.stats.norm.pdf(t)
+            mean = beta * above + s * density
+            z = (z - mean) / np.sqrt((beta**2 + s**2) * above + beta * s * density - mean**2)
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer", "group4", "layer+pn", "group4+pn"])
+def test_the_measures_are_those_of_definition_1_in_float64(norm: str) -> None:
+    images = one_over_f_images(9, 8, 3)
+    reference = numpy_net(norm, SHAPE, images.numpy(), 7)
+    for (y, affine), values in zip(reference, propagate(SHAPE, exact_factory(norm), images, 7)):
+        found = measure_layer(values)
+        mu, sigma = y.mean((2, 3)), y.std((2, 3))
+        parts = [mu.mean(0) ** 2, mu.var(0), sigma.mean(0) ** 2, sigma.var(0)]
+        # Float32 in the network; its statistics are off by some 1e-8.
+        assert found.power == pytest.approx([part.mean() for part in parts], abs=1e-6)
+        power = (y**2).mean((0, 2, 3))
+        assert found.effective_channels == pytest.approx(power.sum() ** 2 / (16 * (power**2).sum()), abs=1e-6)
+        residuals = []
+        for channel in range(16):
+            x = affine[:, channel].ravel()
+            lines = np.stack([x, np.ones_like(x)], axis=1)
+            line = np.linalg.lstsq(lines, np.maximum(x, 0), rcond=None)[0]
+            residuals.append(((np.maximum(x, 0) - lines @ line) ** 2).mean() / x.var())
+        assert found.residual_variance == pytest.approx(np.mean(residuals), abs=1e-6)
 
 
 SMALL_TABLE = RandomNetShape(width=128, depth=20)
@@ -168,6 +223,14 @@ def test_made_images_have_a_natural_spectrum_and_are_centred() -> None:
     assert slope == pytest.approx(-1, abs=0.05)
     assert torch.equal(images.float(), one_over_f_images(200, 32, seed=3))
     assert not torch.equal(images.float(), one_over_f_images(200, 32, seed=4))
+
+
+def test_made_images_differ_in_brightness_and_contrast() -> None:
+    images = one_over_f_images(400, 16, seed=0).double()
+    means, deviations = images.mean(dim=(1, 2, 3)), images.std(dim=(1, 2, 3))
+    # 0.55 beside textures of mean square exp(2 * 0.4^2): 0.55 / sqrt(0.55^2 + 1.377) = 0.42; 400 images know it to 4 %.
+    assert float(means.std()) == pytest.approx(0.42, rel=0.15)
+    assert float(deviations.log().std()) == pytest.approx(0.4, rel=0.15)
 
 
 def test_patches_come_from_all_photographs_of_a_folder(tmp_path: Path) -> None:
@@ -253,6 +316,20 @@ def test_results_of_other_settings_are_not_continued(tmp_path: Path) -> None:
         run(tmp_path / "power.json", 1)
 
 
+def test_results_without_their_lists_are_refused(tmp_path: Path) -> None:
+    results = run(tmp_path / "power.json", 1)
+    del results["residual_variance"]
+    write_results(tmp_path / "power.json", results)
+    with pytest.raises(ResultsError, match="lacks one of layers, effective_channels, residual_variance"):
+        run(tmp_path / "power.json", 2)
+
+
+def test_fewer_seeds_than_the_file_holds_are_its_first_ones(tmp_path: Path) -> None:
+    whole = run(tmp_path / "power.json", 3)
+    assert run(tmp_path / "power.json", 2)["layers"] == whole["layers"][:2]
+    assert len(read_results(tmp_path / "power.json")["layers"]) == 3
+
+
 def test_results_are_strict_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_results(tmp_path / "power.json", {"value": float("nan")})
@@ -276,6 +353,19 @@ def test_a_power_plot_shows_the_shares_in_their_colours(tmp_path: Path) -> None:
         np.argwhere(np.abs(picture - c).sum(axis=2) < 6)[:, 0].mean() for c in ((0xD5, 0x5E, 0), (0x56, 0xB4, 0xE9))
     )
     assert orange > blue  # below it in the picture
+
+
+def test_bands_show_how_much_the_samples_differ(tmp_path: Path) -> None:
+    same = np.tile([0.4, 0.0, 0.6, 0.0], (2, 5, 1))
+    different = np.stack([np.tile([p1, 0.0, 1 - p1, 0.0], (5, 1)) for p1 in (0.2, 0.6)])
+    colours = []
+    for name, powers in (("same", same), ("different", different)):
+        plot_power([PowerPanel(name, powers)], tmp_path / f"{name}.png")
+        picture = np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB")).astype(int)
+        # Orange under a black of 0.3, twice or three times, since boundaries lie on each other: (149, 66, 0) or darker.
+        dark = (picture[..., 0] > 60) & (picture[..., 0] < 160) & (picture[..., 2] < 10)
+        colours.append(int(dark.sum()))
+    assert colours[0] < 100 < 1000 < colours[1]
 
 
 def test_evenly_keeps_the_first_and_the_last() -> None:

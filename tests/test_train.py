@@ -182,6 +182,31 @@ def test_resuming_with_another_execution_says_that_it_is_not_exact(
     assert f"exactness not guaranteed because {name} was" in capsys.readouterr().out
 
 
+def test_rebuilding_activations_changes_no_bit_so_that_a_run_may_continue_with_it(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy_up_to(whole, tmp_path / "rebuilt", 3)
+    assert run(folder, "--resume", "--set", "norm.recompute=true") == 0
+    assert_same_result(whole, folder)
+    assert "exactness not guaranteed" not in capsys.readouterr().out
+
+
+def test_a_run_continues_when_the_weights_that_it_started_from_are_gone(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start_from = tmp_path / "start.pt"
+    start_from.write_bytes((whole / "checkpoints" / "step_00000003.pt").read_bytes())
+    arguments = ["--set", f"model.pretrained={start_from}"]
+    straight = tmp_path / "straight"
+    assert run(straight, *arguments) == 0
+    start_from.unlink()
+    resumed = copy_up_to(straight, tmp_path / "resumed", 6)
+    assert run(resumed, *arguments, "--resume") == 0
+    assert_same_result(straight, resumed)
+    assert run(tmp_path / "anew", *arguments, "--resume") == 4  # without a checkpoint it needs them
+    assert f"{start_from} cannot be read" in capsys.readouterr().err
+
+
 def test_a_run_killed_before_its_report_reports_when_it_is_resumed(whole: Path, tmp_path: Path) -> None:
     folder = copy_up_to(whole, tmp_path / "unreported", 8)
     assert run(folder, "--resume") == 0
@@ -348,6 +373,15 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(tmp_path: Path, capsys: pyt
     ):
         assert part in output
     assert not (tmp_path / "dry").exists()
+
+
+def test_a_dry_run_plans_without_the_weights_that_training_starts_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        assert run(tmp_path / "dry", "--dry-run", "--set", "model.pretrained=runs/none/such.pt") == 0
+    assert "model.pretrained runs/none/such.pt is not there. Planned with newly drawn weights" in caplog.text
+    assert "8 = 2 epochs x 4" in capsys.readouterr().out
 
 
 def test_print_config_prints_yaml_that_is_complete(capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,6 +86,11 @@ def save_checkpoint(folder: Union[str, Path], state: Mapping[str, Any], step: in
     return path
 
 
+def has_checkpoint(folder: Union[str, Path]) -> bool:
+    """Whether a checkpoint was ever finished in `folder`, intact or not; nothing is read."""
+    return bool(_known_steps(Path(folder)))
+
+
 def newest_checkpoint(folder: Union[str, Path], tell: Callable[[str], None] = LOGGER.warning) -> Optional[Path]:
     """Return the newest intact checkpoint of `folder`, or None if none was ever finished.
 

@@ -1,20 +1,47 @@
 """Which image goes where: a pure function of (seed, epoch, step), whatever the number of processes and workers."""
 
 import math
-from typing import Iterator, List, Tuple
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from torch.utils.data import Sampler
+from typing_extensions import Protocol
 
 from configs import BatchPlan
 
 TrainingIndex = Tuple[int, int]  # (epoch, index): both key the augmentation
 
 
-def image_order(seed: int, epoch: int, num_images: int) -> List[int]:
-    """A permutation of `num_images` images, keyed on (seed, epoch)."""
+class Parts(Protocol):
+    """Consecutive parts of a data set, files that hold many images, which are read a few at a time.
+
+    Attributes:
+        sizes: images of each part.
+        together: parts whose images are shuffled among each other.
+    """
+
+    @property
+    def sizes(self) -> Sequence[int]: ...
+
+    @property
+    def together(self) -> int: ...
+
+
+def image_order(seed: int, epoch: int, num_images: int, parts: Optional[Parts] = None) -> List[int]:
+    """A permutation of `num_images` images, keyed on (seed, epoch).
+
+    With `parts`, these are shuffled and then the images of each `parts.together` of them.
+    """
     generator = torch.Generator().manual_seed(_mixed(_mixed(seed) + epoch))
-    return torch.randperm(num_images, generator=generator).tolist()
+    if parts is None:
+        return torch.randperm(num_images, generator=generator).tolist()
+    images = torch.arange(num_images).split(list(parts.sizes))
+    shuffled = torch.randperm(len(images), generator=generator).tolist()
+    order: List[int] = []
+    for first in range(0, len(images), parts.together):
+        group = torch.cat([images[part] for part in shuffled[first : first + parts.together]])
+        order += group[torch.randperm(len(group), generator=generator)].tolist()
+    return order
 
 
 class TrainingBatches(Sampler):
@@ -26,6 +53,8 @@ class TrainingBatches(Sampler):
 
     With `partners`, the images before a process's part come with it, in front of it: the global batch is a circle, so
     before its first image comes its last (see training.mixing).
+
+    With `parts`, the order is one that reads few files at a time: see image_order.
     """
 
     def __init__(
@@ -37,16 +66,18 @@ class TrainingBatches(Sampler):
         epoch: int,
         first_step: int = 0,
         partners: int = 0,
+        parts: Optional[Parts] = None,
     ) -> None:
         self.num_images, self.plan, self.process = num_images, plan, process
         self.seed, self.epoch, self.first_step, self.partners = seed, epoch, first_step, partners
+        self.parts = parts
 
     def __len__(self) -> int:
         steps = self.num_images // self.plan.global_batch_size - self.first_step
         return max(0, steps // self.plan.device_iterations)
 
     def __iter__(self) -> Iterator[List[TrainingIndex]]:
-        order = image_order(self.seed, self.epoch, self.num_images)
+        order = image_order(self.seed, self.epoch, self.num_images, self.parts)
         size, local = self.plan.global_batch_size, self.plan.local_batch_size
         for call in range(len(self)):
             batch: List[TrainingIndex] = []

@@ -25,6 +25,7 @@ class Progress:
         seconds: since the run's start, without the time between a stop and its continuation.
         training_seconds: the part of it spent in weight updates and in waiting for their images.
         average: of the weights over time; None for none. It has an entry of its own in a checkpoint.
+        is_saved: whether a checkpoint holds all of this; true at the start, where nothing is to be held.
     """
 
     step: int = 0
@@ -37,12 +38,20 @@ class Progress:
     seconds: float = 0.0
     training_seconds: float = 0.0
     average: Optional[WeightAverage] = None
+    is_saved: bool = True
 
     def count(self, sums: StepSums, steps: int) -> None:
         """`steps` more weight updates with these sums."""
         self.step += steps
         self.interval = self.interval + sums
         self.epoch = self.epoch + sums
+        self.is_saved = False
+
+    def end_epoch(self) -> None:
+        """The epoch that ends with this step is finished, with its evaluation if one was due."""
+        self.evaluated_step = self.step
+        self.epoch = StepSums()
+        self.is_saved = False
 
     def add_training_seconds(self, seconds: float) -> None:
         """Time that went by in weight updates and in waiting for their images."""

@@ -19,12 +19,14 @@ class SavedWeights:
     """A network's weights as a file holds them.
 
     Attributes:
+        path: of the file.
         tensors: by name.
         norm: what decides how they are to be read (training.checkpoint.check_norm); None where the file does not say.
         is_average: whether they are an average over time.
         config: the configuration that they were trained with; None where the file does not say.
     """
 
+    path: Path
     tensors: Dict[str, Tensor]
     norm: Optional[Mapping[str, Any]] = None
     is_average: bool = False
@@ -47,14 +49,14 @@ def read_weights(path: Union[str, Path]) -> SavedWeights:
             raise CheckpointError(f"{path} is no folder of a run with a checkpoint; name a file, or train it first")
         path = newest
     if path.suffix == ".safetensors":
-        return SavedWeights(_plain_names(_read_safetensors(path)))
+        return SavedWeights(path, _plain_names(_read_safetensors(path)))
     saved = read_archive(path)
     if isinstance(saved, dict) and "format" in saved:
         check_checkpoint(saved, path)
         average = saved["average"]
         is_average = average is not None and average["updates"] > 0  # 0: averaged by epoch, stopped within the first
         tensors = average["weights"] if is_average else saved["model"]
-        return SavedWeights(_plain_names(tensors), saved["norm"], is_average, saved["config"])
+        return SavedWeights(path, _plain_names(tensors), saved["norm"], is_average, saved["config"])
     for key in ("state_dict", "model"):
         if isinstance(saved, dict) and isinstance(saved.get(key), dict):
             saved = saved[key]
@@ -63,7 +65,7 @@ def read_weights(path: Union[str, Path]) -> SavedWeights:
             f"{path} holds no weights: neither a checkpoint of this program nor a dictionary of tensors; "
             "save model.state_dict()"
         )
-    return SavedWeights(_plain_names(saved))
+    return SavedWeights(path, _plain_names(saved))
 
 
 def _plain_names(tensors: Mapping[str, Tensor]) -> Dict[str, Tensor]:

@@ -1,0 +1,276 @@
+"""What a run must survive, with real processes: it ends with a reason, or goes on to the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List
+
+import pytest
+import torch
+from test_train import PYTHON, TWO_PROCESSES, assert_same_result, final, flat, rows, run
+from test_train import start as start_run
+
+import train
+
+LONG = ["--set", "schedule.epochs=400", "--set", "run.checkpoint_every_steps=1000", "--set", "data.num_eval_images=10"]
+
+
+STARTED: List["subprocess.Popen[str]"] = []
+
+
+def start(folder: Path, *arguments: str, launcher: List[str]) -> "subprocess.Popen[str]":
+    STARTED.append(start_run(folder, *arguments, launcher=launcher))
+    return STARTED[-1]
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            process.terminate()  # torchrun then ends its own
+            try:
+                process.communicate(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+
+
+def wait_until(is_so: Callable[[], Any], seconds: float = 200) -> Any:
+    """What `is_so` gives once it is true."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = is_so()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"nothing happened in {seconds} seconds")
+
+
+def records(folder: Path, split: str) -> int:
+    path = folder / "metrics.jsonl"
+    return path.read_text().count(f'"split": "{split}"') if path.exists() else 0
+
+
+def children(process: int) -> List[int]:
+    path = Path(f"/proc/{process}/task/{process}/children")
+    return [int(word) for word in path.read_text().split()] if path.exists() else []
+
+
+def is_alive(process: int) -> bool:
+    """Whether it runs, and not merely waits for its end to be noticed."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def status(folder: Path) -> Dict[str, Any]:
+    content: Dict[str, Any] = json.loads((folder / "status.json").read_text())
+    return content
+
+
+def assert_equal_weights(left: Dict[str, Any], right: Dict[str, Any]) -> None:
+    for part in ("model", "optimizer", "average"):
+        for name, value in flat(left[part]).items():
+            other = flat(right[part])[name]
+            assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, f"{part}: {name}"
+
+
+# ---- signals ----
+
+# An evaluation of thousands of batches after four weight updates.
+EVALUATING = ["--set", "schedule.epochs=1", "--set", "data.num_eval_images=4001", "--set", "batch.micro_batch_size=1"]
+EVALUATING += ["--set", "averaging.every=epoch", "--set", "averaging.decay=0.9"]
+
+
+@pytest.mark.parametrize("launcher", [PYTHON, pytest.param(TWO_PROCESSES, marks=pytest.mark.slow)])
+def test_a_signal_during_evaluation_saves_at_once_and_evaluation_begins_anew(
+    tmp_path: Path, launcher: List[str]
+) -> None:
+    """With two processes the signal goes to one of them, which has one batch more than the other or one less."""
+    folder, straight = tmp_path / "stopped", tmp_path / "straight"
+    process = start(folder, *EVALUATING, launcher=launcher)
+    wait_until(lambda: records(folder, "train"))
+    time.sleep(0.2)  # into the evaluation
+    target = process.pid if launcher is PYTHON else children(process.pid)[-1]
+    os.kill(target, signal.SIGTERM)
+    begun = time.monotonic()
+    output, _ = process.communicate(timeout=60)
+    assert time.monotonic() - begun < 20
+    assert process.returncode == 75 or launcher is TWO_PROCESSES, output
+    assert (status(folder)["state"], status(folder)["exit_code"], status(folder)["step"]) == ("preempted", 75, 4)
+    assert records(folder, "eval") == 0
+    stopped = final(folder, 4)
+    assert stopped["average"]["updates"] == 1  # the epoch's weights are in: resuming must not take them in twice
+    for target_folder, arguments in ((folder, ["--resume"]), (straight, [])):
+        output, _ = start(target_folder, *EVALUATING, *arguments, launcher=launcher).communicate(timeout=600)
+        assert status(target_folder)["state"] == "done", output
+    assert rows(folder) == rows(straight)
+    assert_equal_weights(final(folder, 4), final(straight, 4))
+
+
+def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
+    process = start(tmp_path / "run", *LONG, launcher=PYTHON)
+    wait_until(lambda: records(tmp_path / "run", "eval"))
+    process.send_signal(signal.SIGSTOP)  # so that both arrive before the next weight update ends
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGCONT)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert status(tmp_path / "run")["state"] == "running"
+
+
+def test_a_signal_to_the_whole_group_of_processes_counts_as_one_to_the_run(tmp_path: Path) -> None:
+    """Batch systems signal the processes that load images too, and these end."""
+    folder = tmp_path / "run"
+    process = start(folder, *LONG, "--set", "data.workers=2", launcher=["setsid", *PYTHON])
+    wait_until(lambda: records(folder, "eval") and len(children(process.pid)) >= 2)
+    os.killpg(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    assert status(folder)["state"] == "preempted"
+    assert (folder / "checkpoints" / f"step_{status(folder)['step']:08d}.pt").exists()
+
+
+def test_a_stopped_and_continued_process_and_a_clock_that_jumps_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    day, before = 86400.0, time.time
+    monkeypatch.setattr(time, "time", lambda: before() - day * random.random())
+    assert run(straight) == 0
+    monkeypatch.undo()
+    process = start(stopped, launcher=PYTHON)
+    wait_until((stopped / "checkpoints").exists)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(1)
+    process.send_signal(signal.SIGCONT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert_same_result(straight, stopped)
+    for folder in (straight, stopped):
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert all(line["images_per_second"] > 0 for line in lines)
+        assert 0 < json.loads((folder / "summary.json").read_text())["seconds"] < 120
+
+
+# ---- processes that die ----
+
+
+def test_a_loading_process_that_is_killed_ends_the_run_saved_and_with_the_reason(tmp_path: Path) -> None:
+    folder, straight = tmp_path / "run", tmp_path / "straight"
+    settings = [*LONG, "--set", "schedule.epochs=40"]
+    process = start(folder, *settings, "--set", "data.workers=1", launcher=PYTHON)
+    wait_until(lambda: records(folder, "eval") >= 2)
+    os.kill(wait_until(lambda: children(process.pid))[-1], signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 3, output
+    assert "ended by the signal Killed: the system may have been out of memory" in output
+    assert "images cannot be loaded: saved at step" in output and "Traceback" not in output
+    assert status(folder)["state"] == "failed" and "Killed" in status(folder)["reason"]
+    step = status(folder)["step"]
+    assert 8 <= step < 160
+    assert run(straight, *settings, "--set", f"run.checkpoint_every_steps={step}") == 0
+    assert_equal_weights(final(folder, step), final(straight, step))
+
+
+def test_loading_processes_end_when_the_run_is_killed(tmp_path: Path) -> None:
+    process = start(tmp_path / "run", *LONG, "--set", "data.workers=2", launcher=PYTHON)
+    wait_until(lambda: records(tmp_path / "run", "eval"))
+    workers = wait_until(lambda: children(process.pid))
+    process.kill()
+    process.communicate()
+    wait_until(lambda: not any(is_alive(worker) for worker in workers), seconds=10)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """Twenty times and more, at random moments; a checkpoint is written after every update, so many fall into that."""
+    settings = [
+        "--set",
+        "run.checkpoint_every_steps=1",
+        "--set",
+        "schedule.epochs=60",
+        "--set",
+        "data.num_eval_images=9",
+    ]
+    settings += ["--set", "averaging.every=step", "--set", "averaging.decay=0.9"]
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    process = start(straight, *settings, launcher=PYTHON)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    steps, moments, kills, last = 240, random.Random(0), 0, -1
+    while True:
+        process = start(killed, *settings, "--resume", launcher=PYTHON)
+        first = newest_step(killed)
+        aim = first + moments.randrange(1, 1 + 2 * steps // 24)
+        while process.poll() is None and newest_step(killed) < aim:
+            time.sleep(0.002)
+        time.sleep(moments.random() * 0.05)
+        if process.poll() is not None or kills >= 24:
+            break
+        process.kill()
+        process.communicate()
+        kills += 1
+        assert newest_step(killed) >= last
+        last = newest_step(killed)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    assert kills >= 20
+    assert rows(killed) == rows(straight)
+    assert_equal_weights(final(killed, steps), final(straight, steps))
+
+
+def newest_step(folder: Path) -> int:
+    return max((int(path.stem[5:]) for path in (folder / "checkpoints").glob("step_*.json")), default=0)
+
+
+# ---- a machine with little of something ----
+
+
+def limited(kind: int, value: int) -> Callable[[], None]:
+    return lambda: resource.setrlimit(kind, (value, value))
+
+
+def run_with(folder: Path, limit: Callable[[], None], *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [*PYTHON, "train.py", "--config", "generated_smoke", "--device", "cpu", "--output-dir", str(folder)]
+    command += ["--set", "schedule.epochs=1", *arguments]
+    root = Path(train.__file__).parent
+    return subprocess.run(command, cwd=root, text=True, capture_output=True, preexec_fn=limit, timeout=120, check=False)
+
+
+def test_sixty_four_open_files_are_enough(tmp_path: Path) -> None:
+    done = run_with(tmp_path / "run", limited(resource.RLIMIT_NOFILE, 64), "--set", "data.workers=2")
+    assert done.returncode == 0, done.stderr
+    assert status(tmp_path / "run")["state"] == "done"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_long_run_keeps_its_memory_and_its_open_files(tmp_path: Path) -> None:
+    """500 epochs: what is in use after a fifth of them is in use at the end."""
+    folder = tmp_path / "run"
+    few = ["--set", "data.num_train_images=64", "--set", "data.num_eval_images=10", "--set", "schedule.epochs=500"]
+    few += ["--set", "run.checkpoint_every_steps=1000", "--set", "run.keep_checkpoints=2"]
+    process = start(folder, *few, launcher=PYTHON)
+    seen: List[Dict[str, int]] = []
+    for epochs in (100, 480):
+        wait_until(lambda epochs=epochs: records(folder, "eval") >= epochs, seconds=600)
+        text = Path(f"/proc/{process.pid}/status").read_text()
+        kib = int(text.partition("VmRSS:")[2].split()[0])
+        seen.append({"kib": kib, "files": len(list(Path(f"/proc/{process.pid}/fd").iterdir()))})
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert seen[1]["files"] <= seen[0]["files"] + 1  # one may be open for a moment
+    assert seen[1]["kib"] < seen[0]["kib"] + 20_000  # 380 epochs: a leak of one batch of images each would be 18 MB
