@@ -119,21 +119,33 @@ def measure_power(network: nn.Module, batches: Iterable[Tensor], form: str = "ev
     """Run batches of images through a network and measure the power decomposition at each of its norms.
 
     Args:
-        network: runs eagerly; its mode and its running statistics are as before at the end.
-        batches: what the network takes.
+        network: runs eagerly, on the device of the batches; its mode and running statistics are as before at the end.
+        batches: tensors, as the network takes them. Of a loader: (images for images, _ in loader).
         form: "evaluation": batch norm uses its running statistics, and how images are split into batches is of no
             consequence. "training": it uses those of each batch, which then should be its normalization batch.
 
-    Raises: ValueError for another form, or a network in which no norm ran.
+    Raises: ValueError for another form, no batch, or a network in which no norm ran; TypeError for a batch that is no
+        tensor.
     """
     if form not in FORMS:
         raise ValueError(f"form {form!r} is unknown; use one of {', '.join(FORMS)}")
+    count = 0
     with FORMS[form](network), PowerMeter(network) as meter:
-        for images in batches:
+        for count, images in enumerate(batches, start=1):
+            if not isinstance(images, Tensor):
+                raise TypeError(
+                    f"batch {count} is a {type(images).__name__} and no tensor; of a loader that gives images and "
+                    "labels, pass (images for images, _ in loader)"
+                )
             network(images)
+    if count == 0:
+        raise ValueError("no batch was given, so nothing was measured")
     if not meter.layers:
         reasons = "; ".join(f"{path}: {reason}" for path, reason in meter.not_measured.items())
-        raise ValueError(f"no norm of this network could be measured{f' ({reasons})' if reasons else ': it has none'}")
+        raise ValueError(
+            "no norm of this network could be measured: "
+            + (reasons or "it has none that is a module, or its forward reaches none of them")
+        )
     return meter
 
 
@@ -205,6 +217,16 @@ class PowerMeter:
             for statistics, part in zip(merged, state.split(sizes)):
                 statistics.merge(PowerStatistics.from_state(part))
         self.layers = OrderedDict(zip(self.layers, merged))
+
+    def table(self) -> str:
+        """P1 to P4 and the effective channels at each norm, and the norms that were not measured, for people."""
+        width = max(len(name) for name in [*self.layers, *self.not_measured, "norm"])
+        lines = [f"{'norm':<{width}}  channels     P1     P2     P3     P4  effective channels"]
+        for name, layer in self.layers.items():
+            powers = "  ".join(f"{power:.3f}" for power in layer.layer_power())
+            lines.append(f"{name:<{width}}  {layer.channels:>8}  {powers}  {layer.effective_channels():.3f}")
+        lines += [f"{name:<{width}}  not measured: {reason}" for name, reason in self.not_measured.items()]
+        return "\n".join(lines)
 
     def records(self) -> List[Dict[str, Any]]:
         """For each layer in order: name, channels, power [P1, P2, P3, P4], effective_channels."""

@@ -13,6 +13,8 @@ from analysis.random_power import LayerMeasures, measure_layer, propagate
 from analysis.results_file import ResultsError, read_results, write_results
 from models.random_net import RandomNetShape
 
+MEASURES = ("layers", "effective_channels", "residual_variance")  # lists with one entry for each seed
+
 
 def results_paths(folder: Path, norms: Sequence[str]) -> Dict[str, Path]:
     """Where each norm's results are: folder/power.json for one norm, folder/<norm>/power.json for several."""
@@ -32,7 +34,7 @@ def run_random_nets(
     """Measure random nets with seeds 0 to seeds - 1, each on the images of its seed, and write the results.
 
     Args:
-        path: the results file. One that holds seeds of the same settings is continued.
+        path: the results file. One that holds seeds of the same settings is continued; it keeps further seeds.
         norm: a short name, see analysis.norm_name.
         shape: of the nets.
         images_described: what the images are; part of the settings.
@@ -48,12 +50,14 @@ def run_random_nets(
     """
     factory = exact_factory(norm)
     settings = {"norm": norm, "images": images_described, "shape": asdict(shape), "rho": shape.rho}
-    results: Dict[str, Any] = {**settings, "layers": [], "effective_channels": [], "residual_variance": []}
+    results: Dict[str, Any] = {**settings, **{key: [] for key in MEASURES}}
     if path.exists():
         results = read_results(path)
         different = [f"{key} {results.get(key)!r}" for key, value in settings.items() if results.get(key) != value]
         if different:
             raise ResultsError(f"{path} holds results of other settings ({'; '.join(different)}); use another --out")
+        if not all(isinstance(results.get(key), list) for key in MEASURES):
+            raise ResultsError(f"{path} lacks one of {', '.join(MEASURES)}; remove it, or use another --out")
     for _ in range(min(seeds, len(results["layers"])) * shape.depth):
         advance()
     for seed in range(len(results["layers"]), seeds):
@@ -66,4 +70,4 @@ def run_random_nets(
         results["effective_channels"].append([each.effective_channels for each in measures])
         results["residual_variance"].append([each.residual_variance for each in measures])
         write_results(path, results)
-    return results
+    return {**results, **{key: results[key][:seeds] for key in MEASURES}}

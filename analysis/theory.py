@@ -5,8 +5,7 @@ Source: Labatie et al. 2021; the paragraph or theorem is named in each statement
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, List, Sequence
+from typing import Dict, List
 
 import numpy as np
 import torch
@@ -17,6 +16,8 @@ from analysis.norm_name import exact_factory, norm_label
 from analysis.power import PowerStatistics
 from analysis.properties import CLAIMED, PROPERTIES, measure_properties
 from analysis.random_power import propagate
+from analysis.statement import Statement, spread
+from analysis.theorem_1 import theorem_1
 from analysis.theory_nets import Nets
 from models.random_net import RandomNetShape
 from proxynorm.proxy import mid_quantiles
@@ -24,36 +25,17 @@ from proxynorm.proxy import mid_quantiles
 _QUANTILES = 2**13
 
 
-@dataclass(frozen=True)
-class Statement:
-    """One row of the verdict page.
-
-    Args:
-        name: where the paper says it.
-        claimed: what it says.
-        measured: what was measured, with the number.
-        bound: what the number was held against.
-        holds: the verdict.
-    """
-
-    name: str
-    claimed: str
-    measured: str
-    bound: str
-    holds: bool
-
-
 def judge(nets: Nets) -> List[Statement]:
     """All statements: those that random nets decide, of single layers, and Table 1."""
     from_nets, about_layers = judge_nets(nets), [_theorem_2(nets.shape), _theorem_3_step(nets.shape)]
-    return [*from_nets, *about_layers, *_table_1(nets.shape)]
+    return [*from_nets, *about_layers, *_table_1(nets)]
 
 
 def judge_nets(nets: Nets) -> List[Statement]:
     """The statements that the numbers of random nets decide."""
     return [
         _power_sums_to_one(nets),
-        *_theorem_1(nets),
+        *theorem_1(nets),
         _theorem_3_net(nets),
         _channel_imbalance(nets),
         _channel_wise_linearity(nets),
@@ -73,45 +55,14 @@ def _power_sums_to_one(nets: Nets) -> Statement:
     )
 
 
-def _theorem_1(nets: Nets) -> List[Statement]:
-    def ratios(layers: np.ndarray, shape: RandomNetShape) -> np.ndarray:
-        bound = np.array([shape.bound(layer) for layer in range(1, shape.depth + 1)])
-        return (1 - layers[:, :, 0].mean(axis=0)) / bound
-
-    relu, identity = (
-        ratios(nets.results["layer"]["layers"], nets.shape),
-        ratios(nets.identity["layers"], nets.identity_shape),
-    )
-    left, rho = 1 - nets.p1("layer")[-1], nets.shape.rho
-    off = float(np.abs(identity - 1).max())
-    return [
-        Statement(
-            "Theorem 1",
-            "LN, ReLU: P - P1 is at most about rho^(l-1) at every layer",
-            f"largest (P - P1) / rho^(l-1) over layers: {relu.max():.4f}; at layer {nets.shape.depth}: {left:.3f} of "
-            f"{nets.shape.bound(nets.shape.depth):.3f}",
-            f"1.001, with rho = {rho:.4f}",
-            bool(relu.max() <= 1.001),
-        ),
-        Statement(
-            "Theorem 1, identity [D.4]",
-            "LN, identity: the bound is an equality for large widths",
-            f"width {nets.identity_shape.width}, mean of {len(nets.identity['layers'])} seeds: largest deviation "
-            f"{100 * off:.1f} %",
-            "10 %",
-            off <= 0.1,
-        ),
-    ]
-
-
 def _channel_imbalance(nets: Nets) -> Statement:
-    layer, batch = (nets.mean(norm, "effective_channels")[-1] for norm in ("layer", "batch"))
+    layer, batch = (nets.results[norm]["effective_channels"][:, -1] for norm in ("layer", "batch"))
     return Statement(
         "Section 4, footnote 3",
         "LN's channels become imbalanced; BN's have equal power",
-        f"effective channels at layer {nets.shape.depth}, as a fraction: LN {layer:.3f}, BN {batch:.4f}",
-        "LN < 0.6; BN > 0.999",
-        bool(layer < 0.6 and batch > 0.999),
+        f"effective channels at layer {nets.shape.depth}, as a fraction: LN {spread(layer)}, BN {spread(batch, 4)}",
+        "LN < 0.6; BN > 0.999 in every net",
+        bool(layer.max() < 0.6 and batch.min() > 0.999),
     )
 
 
@@ -133,15 +84,15 @@ def _theorem_2(shape: RandomNetShape) -> Statement:
 
 def _group_norm_is_between(nets: Nets) -> Statement:
     chain = ("layer", "group8", "group32", "instance")
-    collapse = [nets.p1(norm)[-1] for norm in chain]
-    variability = [nets.results[norm]["layers"][:, 0, [1, 3]].sum(axis=1).mean() for norm in chain]
+    collapse = [nets.results[norm]["layers"][:, -1, 0] for norm in chain]
+    variability = [nets.results[norm]["layers"][:, 0, [1, 3]].sum(axis=1) for norm in chain]
     return Statement(
         "Section 4, failure modes with GN",
         "GN has both failure modes, less than LN and IN: with more groups less collapse and less instance variability",
         f"{', '.join(norm_label(norm) for norm in chain)}: P1 at layer {nets.shape.depth} "
-        f"{_listed(collapse)}; P2 + P4 at layer 1 {_listed(variability)}",
-        "both fall along the list",
-        all(a > b for values in (collapse, variability) for a, b in zip(values, values[1:])),
+        f"{', '.join(map(spread, collapse))}; P2 + P4 at layer 1 {', '.join(map(spread, variability))}",
+        "the means of both fall along the list",
+        all(a.mean() > b.mean() for values in (collapse, variability) for a, b in zip(values, values[1:])),
     )
 
 
@@ -177,59 +128,63 @@ class _Given(torch.nn.Module):
 
 
 def _theorem_3_net(nets: Nets) -> Statement:
-    p1, effective = nets.p1("layer+pn"), nets.mean("layer+pn", "effective_channels")
+    p1, effective = nets.results["layer+pn"]["layers"][:, :, 0], nets.results["layer+pn"]["effective_channels"][:, -1]
+    layer = int(p1.mean(axis=0).argmax())
     return Statement(
         "Theorem 3, whole nets",
         "LN+PN keeps y channel-wise normalized at every depth, though the conditions hold only approximately",
-        f"largest P1 {p1.max():.3f} (layer {int(p1.argmax()) + 1}), at layer {nets.shape.depth} {p1[-1]:.4f}; "
-        f"effective channels there {effective[-1]:.3f}",
-        "P1 <= 0.1 everywhere; effective channels > 0.95",
-        bool(p1.max() <= 0.1 and effective[-1] > 0.95),
+        f"P1 is largest at layer {layer + 1}: {spread(p1[:, layer])}; at layer {nets.shape.depth} "
+        f"{spread(p1[:, -1], 4)}; effective channels there {spread(effective)}",
+        "P1 <= 0.1 everywhere; effective channels > 0.95; in every net",
+        bool(p1.max() <= 0.1 and effective.min() > 0.95),
     )
 
 
 def _channel_wise_linearity(nets: Nets) -> Statement:
-    residual = {norm: nets.mean(norm, "residual_variance") for norm in ("batch", "layer", "layer+pn")}
-    last = {norm: values[-1] for norm, values in residual.items()}
+    residual: Dict[str, np.ndarray] = {
+        norm: nets.results[norm]["residual_variance"] for norm in ("batch", "layer", "layer+pn")
+    }
+    change = {norm: values[:, -1] / values[:, 0] for norm, values in residual.items()}
     return Statement(
         "Section 3, C.2; Figure 1",
         "channel-wise collapse makes the activation channel-wise linear; BN and LN+PN stay nonlinear",
         f"variance of ReLU that no line explains, over that of its input, layer 1 and {nets.shape.depth}: "
-        + ", ".join(f"{norm_label(norm)} {values[0]:.3f} and {values[-1]:.3f}" for norm, values in residual.items())
+        + ", ".join(
+            f"{norm_label(norm)} {values[:, 0].mean():.3f} and {spread(values[:, -1])}"
+            for norm, values in residual.items()
+        )
         + " (a centred Gaussian has 0.091)",
-        "LN's last below 1/3 of its first; the others' above 0.8 of theirs",
-        bool(
-            last["layer"] < residual["layer"][0] / 3
-            and all(last[norm] > 0.8 * residual[norm][0] for norm in ("batch", "layer+pn"))
-        ),
+        "LN's last below 1/3 of its first; the others' above 0.8 of theirs; in every net",
+        bool(change["layer"].max() < 1 / 3 and min(change["batch"].min(), change["layer+pn"].min()) > 0.8),
     )
 
 
 def _weight_standardization(nets: Nets) -> Statement:
-    random, plain = nets.p1("layer+ws")[-1], nets.plain_ws["layers"][:, :, 0].mean(axis=0).max()
+    random, proxy = (nets.results[norm]["layers"][:, -1, 0] for norm in ("layer+ws", "layer+pn"))
+    plain = float(nets.plain_ws["layers"][:, :, 0].max())
     return Statement(
         "Section 5, strength 1",
         "LN+WS normalizes channels while gamma = 1 and beta = 0, and less well once they differ",
         f"largest P1 with gamma = 1, beta = 0: {plain:.4f}; with random gamma, beta P1 at layer {nets.shape.depth} "
-        f"{random:.3f} (LN+PN {nets.p1('layer+pn')[-1]:.4f})",
-        "at most 0.05; between 0.05 and 0.35",
-        bool(plain <= 0.05 <= random <= 0.35),
+        f"{spread(random)} (LN+PN {spread(proxy, 4)})",
+        "at most 0.05; between 0.05 and 0.35; in every net",
+        bool(plain <= 0.05 <= random.min() and random.max() <= 0.35),
     )
 
 
-def _table_1(shape: RandomNetShape) -> List[Statement]:
+def _table_1(nets: Nets) -> List[Statement]:
     statements = []
     for norm, claims in CLAIMED.items():
-        measured = measure_properties(norm, shape, 0)
+        measured = measure_properties(norm, nets.results[norm]["layers"])
         for name, claim in zip(PROPERTIES, claims):
             cell = measured[name]
             statements.append(
                 Statement(
                     f"Table 1, {norm_label(norm)}",
                     f"{name}: {'present' if claim else 'absent'}",
-                    f"{cell.meaning}: {cell.measured:.2g}",
-                    f"{cell.limit} is present",
-                    cell.is_present == claim,
+                    f"{cell.meaning}: {cell.described}",
+                    f"{cell.limit} is present; in every net",
+                    all(found == claim for found in cell.is_present),
                 )
             )
     return statements
@@ -239,7 +194,3 @@ def _channel_power(y: Tensor) -> Tensor:
     statistics = PowerStatistics(y.shape[1])
     statistics.add(y)
     return statistics.channel_power()
-
-
-def _listed(values: Sequence[Any]) -> str:
-    return ", ".join(f"{value:.3f}" for value in values)

@@ -10,12 +10,12 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from analysis.images import one_over_f_images
 from analysis.norm_name import exact_factory, norm_label
 from analysis.random_power import propagate
-from analysis.theory import Statement
+from analysis.statement import Statement
 from analysis.theory_nets import NORMS, Nets
 from models.random_net import RandomNetShape
 
@@ -33,22 +33,27 @@ _STYLES = {
 
 def write_page(statements: Sequence[Statement], nets: Nets, path: Path) -> None:
     """theory.md: one row for each statement."""
-    shape, held = nets.shape, sum(statement.holds for statement in statements)
+    shape = nets.shape
+    held, undecided = (sum(statement.holds is verdict for statement in statements) for verdict in (True, None))
+    seeds, identity_seeds = len(nets.results["layer"]["layers"]), len(nets.identity[max(nets.identity)]["layers"])
     lines = [
         "# The paper's statements, measured",
         "",
-        f"{held} of {len(statements)} hold. Random nets of Definition 1: width {shape.width}, depth {shape.depth}, "
-        f"{shape.kernel_size}x{shape.kernel_size} periodic convolutions, gamma ~ N({shape.gamma_mean:g}, "
-        f"{shape.gamma_std:g}^2), beta ~ N(0, {shape.beta_std:g}^2), {len(nets.results['layer']['layers'])} seeds, "
-        "64 centred 1/f images of 16x16.",
+        f"{held} of {len(statements)} hold{f', {undecided} are not decided' if undecided else ''}. Random nets of "
+        f"Definition 1: width {shape.width}, depth {shape.depth}, {shape.kernel_size}x{shape.kernel_size} periodic "
+        f"convolutions, gamma ~ N({shape.gamma_mean:g}, {shape.gamma_std:g}^2), beta ~ N(0, {shape.beta_std:g}^2); "
+        f"{seeds} nets of each norm, on 64 centred 1/f images of 16x16 each; {identity_seeds} with the identity, on 32 "
+        "of 8x8.",
+        "A number is the mean over nets, with the lowest and the highest in brackets.",
         "",
         "| statement | claimed | measured | bound | verdict |",
         "|---|---|---|---|---|",
     ]
     for each in statements:
-        verdict = "holds" if each.holds else "**does not hold**"
+        verdict = each.verdict if each.holds else f"**{each.verdict}**"
         assert "|" not in each.claimed + each.measured + each.bound, "a bar would end the cell"
         lines.append(f"| {each.name} | {each.claimed} | {each.measured} | {each.bound} | {verdict} |")
+    lines += ["", "![measured over depth](theory.png)", "", "![distributions in channels](figure1.png)"]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -64,26 +69,36 @@ def plot_theory(nets: Nets, path: Path) -> None:
         power_axes.semilogy(depth, 1 - nets.p1(norm), **style)
         effective_axes.plot(depth, nets.mean(norm, "effective_channels"), **style)
         residual_axes.plot(depth, nets.mean(norm, "residual_variance"), label=norm_label(norm), **style)
-    identity = 1 - nets.identity["layers"][:, :, 0].mean(axis=0)
-    power_axes.semilogy(depth, identity, "o", color="#CC79A7", markersize=3.5, label="LN, identity")
-    power_axes.semilogy(
-        depth, [nets.shape.bound(layer) for layer in range(1, nets.shape.depth + 1)], color="#CC79A7", label="rho^(l-1)"
+    identity = nets.kept_by_identity(max(nets.identity))
+    power_axes.errorbar(
+        depth,
+        identity.mean(axis=0),
+        yerr=identity.std(axis=0, ddof=1) / len(identity) ** 0.5,
+        fmt="o",
+        color="#CC79A7",
+        markersize=3.5,
+        elinewidth=1,
+        label="LN, identity (bars: standard error)",
     )
+    bound = [nets.shape.bound(layer) for layer in range(1, nets.shape.depth + 1)]
+    power_axes.semilogy(depth, bound, color="#CC79A7", label=r"Theorem 1: $\rho^{\,l-1}$")
+    power_axes.yaxis.set_major_formatter(ScalarFormatter())
     power_axes.legend(frameon=False, fontsize=8, loc="lower left")
     residual_axes.axhline(0.25 - 0.5 / np.pi, color="0.6", linewidth=0.8)
-    _finish(power_axes, "not collapsed: 1 - P1 (Theorems 1 to 3)")
-    _finish(effective_axes, "effective channels / width")
-    _finish(residual_axes, "nonlinearity: residual variance / Var (C.2)")
+    residual_axes.text(depth[-1], 0.094, "grey line: centred Gaussian", fontsize=7.5, color="0.4", ha="right")
+    _finish(power_axes, "a  not collapsed: 1 - P1 (Theorems 1 to 3)")
+    _finish(effective_axes, "b  effective channels, as a fraction of the width")
+    _finish(residual_axes, "c  variance of ReLU no line explains / input's (C.2)")
     effective_axes.set_ylim(0, 1.05)
     residual_axes.set_ylim(bottom=0)
     figure.legend(
         loc="outside lower center",
         ncols=len(NORMS),
         frameon=False,
-        fontsize=8,
+        fontsize=9,
         handles=residual_axes.get_lines()[: len(NORMS)],
     )
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=110)
 
 
 def _finish(axes: Axes, title: str) -> None:
@@ -114,6 +129,11 @@ def plot_channel_distributions(shape: RandomNetShape, path: Path) -> None:
                 _draw_channels(next(columns), values.affine, f"{norm_label(norm)}, layer {number}")
     for axes in grid[-1]:
         axes.set_xlabel("input of ReLU / root of its power", fontsize=8)
+    figure.supxlabel(
+        "black: ReLU; blue and orange: the channels of median collapse among those of positive and of negative mean, "
+        "over 64 images",
+        fontsize=8.5,
+    )
     figure.savefig(path, dpi=100)
 
 

@@ -174,7 +174,7 @@ def time_training(shards: Path, image_size: int, workers: int) -> Dict[str, Any]
     step(pixels, labels)
     network = BATCH / seconds(lambda: step(pixels, labels), calls=8)
     return {
-        "name": f"{image_size} px, shards, {workers} loading processes",
+        "name": f"{image_size} px, shards, loading processes: {workers}",
         "loader_alone": time_loader(train, workers, None),
         "network_alone": network,
         "together": time_loader(train, workers, step),

@@ -19,7 +19,7 @@ from benchmarks.results import RESULTS, ROOT
 
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 Results = Dict[str, Dict[str, Any]]
-NEEDED = ("layer", "step", "memory", "inference", "peers", "growth")
+NEEDED = ("layer", "step", "memory", "inference", "peers", "growth", "data")
 
 
 class MissingResultError(Exception):
@@ -49,7 +49,7 @@ def tables(results: Results, command: str) -> str:
         MissingResultError: a file lacks a field.
     """
     sections: Sequence[Callable[[Results], List[str]]] = (
-        _layer_table, _step_table, _memory_table, _inference_table, _peer_table, _gpu_table, _plots,
+        _layer_table, _step_table, _memory_table, _inference_table, _peer_table, _data_table, _gpu_table, _plots,
     )  # fmt: skip
     try:
         lines = _introduction(results, command) + [line for section in sections for line in section(results)]
@@ -71,13 +71,14 @@ def between_markers(text: str, content: str) -> str:
 
 
 def _introduction(results: Results, command: str) -> List[str]:
-    machine, settings = results["step"]["machine"], results["step"]["settings"]
+    machine, settings, runs = results["step"]["machine"], results["step"]["settings"], results["step"].get("runs", 1)
+    taken = "one run" if runs == 1 else f"the worst of {runs} runs"
     commits = sorted({row["commit"] for name, result in results.items() if name != "layer" for row in result["rows"]})
     return [
         f"Machine: {machine['machine_class']}; {machine['threads']} threads, torch {machine['torch']}, commit "
         f"{', '.join(commits)}. All numbers are ratios to",
         "eager batch norm + activation in the same process: below 1 is faster or smaller. Medians of at least "
-        f"{settings['repetitions']} interleaved repetitions;",
+        f"{settings['repetitions']} interleaved repetitions; {taken};",
         f"written by `{command}`. How to read and improve them: [benchmarks/NOTES.md](benchmarks/NOTES.md).",
         "",
     ]
@@ -132,6 +133,29 @@ def _peer_table(results: Results) -> List[str]:
     return _table(["one layer, other ways", *(row["setting"] for row in rows)], body)
 
 
+def _data_table(results: Results) -> List[str]:
+    settings, rows = results["data"]["settings"], results["data"]["rows"]
+    body = [
+        [
+            row["name"],
+            f"{row['images_per_second']:.0f}",
+            _ratio(row["speed_ratio"]),
+            f"{row['first_quartile']:.2f}-{row['third_quartile']:.2f}",
+        ]
+        for row in rows
+        if "speed_ratio" in row
+    ]
+    files = f"JPEG files of {settings['width']} x {settings['height']}, quality {settings['quality']}"
+    heads = [f"{files}, decoded, cropped, resized", "images/s, one thread", "speed / torchvision's", "quartiles"]
+    training = [
+        f"{row['name']}: {row['loader_alone']:.0f} images/s alone, {row['together']:.0f} while a network trains that "
+        f"could take {row['network_alone']:.0f}."
+        for row in rows
+        if "together" in row
+    ]
+    return [*_table(heads, body), *training, ""]
+
+
 def _gpu_table(results: Results) -> List[str]:
     if "layer_cuda" not in results:
         return ["GPU: not measured.", ""]
@@ -163,11 +187,13 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     parser.add_argument("--plots", type=Path, default=PLOTS, help="folder of the plots")
-    parser.add_argument("--quick", action="store_true", help="the results are those of run_benchmarks.sh --quick")
+    parser.add_argument(
+        "--command", default="./run_benchmarks.sh", help="what made the results, for the README to name"
+    )
     parser.add_argument("--write", action="store_true", help="change the README and draw the plots")
     options = parser.parse_args(arguments)
     results = load_results(options.results)
-    content = tables(results, "./run_benchmarks.sh --quick" if options.quick else "./run_benchmarks.sh")
+    content = tables(results, options.command)
     if not options.write:
         print(content)
         return

@@ -1,0 +1,83 @@
+"""The networks that a command is about: options that name them, and what is given for these options."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple
+
+from torch import Tensor, nn
+
+from analysis.commands.arguments import positive
+
+# Options of one source only, with what they are where they are left out.
+_OF_RUN: Dict[str, Any] = {"step": None}
+_OF_MODEL: Dict[str, Any] = {"weights": None, "convert": None, "images": "1/f", "image_size": 64}
+_MODEL_IMAGES = 256
+
+
+class Measured(NamedTuple):
+    """A network to measure, and the batches that it takes."""
+
+    name: str
+    network: nn.Module
+    batches: List[Tensor]
+
+
+NetworkSource = Callable[[argparse.Namespace], Iterator[Measured]]
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """--run or --model, and what belongs to each."""
+    option = parser.add_argument
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", type=Path, help="a run's folder: all of its checkpoints, on its evaluation images")
+    source.add_argument("--model", help="timm:NAME or torchvision:NAME")
+    option("--out", type=Path, help="folder for the results; default: one in RUN, with --model needed")
+    option("--step", type=int, help="with --run: only the checkpoint of this step")
+    option("--weights", type=Path, help="with --model: a state dict; newly drawn weights (seed 0) where left out")
+    option("--convert", metavar="NORM", help="with --model: replace its norms by this one, e.g. group8+pn")
+    option("--images", help="with --model: 1/f (default), fashion_mnist, or the path of a photograph or a folder")
+    option("--image-size", type=positive, help="with --model: pixels per side; default: 64")
+    option(
+        "--num-images",
+        type=positive,
+        help=f"the first this many; default: of a run as many as its power.jsonl (1000 or all), else {_MODEL_IMAGES}",
+    )
+    option("--batch-size", type=positive, help="images of one forward pass; default: 50")
+
+
+def settle_source(options: argparse.Namespace, folder: str) -> None:
+    """Refuse options of the other source, and fill in what was left out.
+
+    Args:
+        folder: in a run's, where results go.
+
+    Raises: ValueError.
+    """
+    source, others = ("--run", _OF_MODEL) if options.run is not None else ("--model", _OF_RUN)
+    for name in others:
+        if getattr(options, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')} has no effect with {source}; leave it out")
+    if options.model is not None:
+        if options.out is None:
+            raise ValueError("--model needs --out, the folder to write to")
+        for name, default in {**_OF_MODEL, "num_images": _MODEL_IMAGES}.items():
+            setattr(options, name, default if getattr(options, name) is None else getattr(options, name))
+    elif options.out is None:
+        options.out = options.run / folder
+
+
+def title_of(options: argparse.Namespace, measured: Measured) -> str:
+    """What a picture calls it: the run's folder, or the network."""
+    title: str = options.run.resolve().name if options.run is not None else measured.name
+    return title
+
+
+def explained(error: Exception, measured: Measured) -> ValueError:
+    """An error of a network's own code, with what it was given."""
+    shape = tuple(measured.batches[0].shape)
+    return ValueError(
+        f"{measured.name} could not run on images of shape {shape}: {error}. Give the --image-size that it needs, or a "
+        "smaller --batch-size"
+    )
