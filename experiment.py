@@ -97,6 +97,7 @@ def prepare(name: str, config: Config, backend: Backend, *, dry_run: bool = Fals
         LOGGER.info("%s. Planned with made images, as many and of as many classes as ImageNet has", error)
         data = build_datasets(config.data, config.run.seed)
     factory, network = build_network(config, data)
+    backend.choose_operations(network)
     uses_batch_norm = factory.uses_batch_norm
     # Batch norm has no fused kernel, so what it saves can be counted without computing it on many images.
     measured = copy.deepcopy(network).to("meta") if uses_batch_norm else network

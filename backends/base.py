@@ -63,9 +63,12 @@ class Backend(Protocol):
     can_share_statistics: bool
     runs_hooks: bool
 
+    def choose_operations(self, network: nn.Module) -> None:
+        """Makes the network compute with operations of this device, before anything of it is measured."""
+
     def max_micro_batch_size(self, workload: Workload) -> int:
-        """Images whose forward and backward fit the memory. Asked once, first: on devices with pipelines it settles the
-        stages, and with them the number of replicas."""
+        """Images whose forward and backward fit the memory. Asked once, before `setup`: on devices with pipelines it
+        settles the stages, and with them the number of replicas."""
 
     def details(self) -> Dict[str, str]:
         """What else people should know before the first step, by aspect; after `setup`."""

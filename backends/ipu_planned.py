@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Dict, Optional, Set, Tuple
 
+from torch import nn
+
 from backends.base import Workload
 from backends.ipu_placement import find_module
 from backends.ipu_step import use_plain_operations
@@ -43,6 +45,14 @@ class PlannedIpus:
         self._trace: Optional[Trace] = None
         self._estimate: Optional[IpuPlan] = None
 
+    def choose_operations(self, network: nn.Module) -> None:
+        """Plain ones, which PopTorch compiles.
+
+        Raises:
+            ConfigError: the configuration insists on the fused kernels of CPUs and GPUs.
+        """
+        use_plain_operations(network)
+
     def max_micro_batch_size(self, workload: Workload) -> int:
         """Images of the planner's proposal, or that are estimated to fit the given splits. Settles the replicas.
 
@@ -52,7 +62,6 @@ class PlannedIpus:
         for field in ("splits", "checkpoints"):
             for path in getattr(self._ipu, field) or ():
                 find_module(workload.network, path, f"ipu.{field}")
-        use_plain_operations(workload.network)
         self._workload = workload
         self._trace = trace_network(workload.network, workload.image_size, workload.in_channels)
         if self._ipu.splits is None:

@@ -8,6 +8,7 @@ from typing import Any, ContextManager, Dict, Iterable, Iterator, List, Mapping,
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
@@ -52,6 +53,9 @@ class TorchBackend:
         self.replicas = dist.get_world_size() if self._joined else 1
         self._process = dist.get_rank() if self._joined else 0
         self.is_primary = self._process == 0
+
+    def choose_operations(self, network: nn.Module) -> None:
+        pass  # its layers choose between the fused kernels and plain operations themselves
 
     def max_micro_batch_size(self, workload: Workload) -> int:
         if self.device.type == "cuda":

@@ -8,8 +8,11 @@ import torch
 
 from backends import DeviceError, choose_backend
 from backends.base import Backend
+from backends.ipu_step import use_plain_operations
 from configs import ConfigError, load_config
-from experiment import Run, prepare
+from experiment import Run, build_network, prepare
+from models.cost import measure_cost
+from proxynorm import norm_act
 from training.nonfinite import NonFiniteLossError
 
 SMALL = ["data.num_train_images=96", "data.num_eval_images=37", "batch.global_batch_size=32", "norm.kernel=reference"]
@@ -291,3 +294,16 @@ def test_a_dry_run_plans_stages_without_poptorch() -> None:
     lines = run.backend.details()
     assert lines["ipus"].startswith("16 mk2 = ")
     assert "images/s expected" in lines["planner"]
+
+
+def test_what_is_told_of_a_network_for_ipus_is_of_the_operations_that_run_there(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(norm_act, "_logged", set())  # each reason is logged once
+    config = load_config("generated_smoke", ["ipu.ipus=16"], [("--device", "device.name", "ipu")])
+    with caplog.at_level(logging.INFO):
+        run = prepare("test", config, choose_backend(config.device, config.ipu, dry_run=True))
+    assert "fused kernels" not in caplog.text
+    _, plain = build_network(config, run.data)
+    use_plain_operations(plain)
+    assert run.cost == measure_cost(plain, run.data.image_size, in_channels=run.data.channels)
