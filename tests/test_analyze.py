@@ -118,6 +118,8 @@ def test_a_network_that_cannot_run_on_the_images_is_told_with_their_shape(
 
 def test_ctrl_c_keeps_the_finished_seeds_and_says_how_to_go_on(tmp_path: Path) -> None:
     command = ["random-net", "--norm", "layer", *TINY, "--out", str(tmp_path), "--seeds"]
+    # Whoever ignores the signal, as a shell's background job does, starts programs that ignore it.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "analyze.py", *command, "5000"],
         cwd=ROOT,
@@ -125,11 +127,15 @@ def test_ctrl_c_keeps_the_finished_seeds_and_says_how_to_go_on(tmp_path: Path) -
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 100
-    while not (tmp_path / "power.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=100)[1]
+    signal.signal(signal.SIGINT, handler)
+    try:
+        deadline = time.monotonic() + 100
+        while not (tmp_path / "power.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        error = process.communicate(timeout=100)[1]
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert error.splitlines()[-1].startswith("stopped: the seeds that are finished are kept")
     assert "Traceback" not in error
