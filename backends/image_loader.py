@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import os
+import signal
 from typing import Any, List, Tuple
 
 import torch
@@ -11,6 +15,7 @@ from backends.base import Batch
 
 # Loading processes that give no batch for so long hang: a disk or network that holds the images is gone.
 TIMEOUT_SECONDS = 300
+_SIGNAL_AT_PARENTS_END = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
 def build_loader(dataset: Dataset, batches: Any, workers: int, pin_memory: bool = False) -> DataLoader:
@@ -22,8 +27,18 @@ def build_loader(dataset: Dataset, batches: Any, workers: int, pin_memory: bool 
         collate_fn=_collate,
         pin_memory=pin_memory,
         timeout=TIMEOUT_SECONDS if workers else 0,
+        worker_init_fn=functools.partial(_end_with, os.getpid()),
         generator=torch.Generator(),  # its own: starting workers draws no number from torch's global generator
     )
+
+
+def _end_with(parent: int, worker: int) -> None:
+    """Ends this process as soon as its parent ends. PyTorch's workers look for that too, but only later: one whose
+    parent is killed while it starts would wait for ever."""
+    if hasattr(ctypes.CDLL(None), "prctl"):
+        ctypes.CDLL(None).prctl(_SIGNAL_AT_PARENTS_END, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before
+        os._exit(1)
 
 
 def _collate(samples: List[Tuple[torch.Tensor, int]]) -> Batch:

@@ -4,6 +4,8 @@ import gc
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
@@ -20,6 +22,8 @@ from configs.schema import DataConfig
 from datasets import DataError, build_datasets
 from datasets.generated import GeneratedImages
 from datasets.loading import explained_loading
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def kill() -> None:
@@ -200,3 +204,24 @@ def test_unreadable_images_to_evaluate_on_are_an_error_always(folder):
 def test_a_limit_has_no_meaning_for_images_in_memory():
     with pytest.raises(ConfigError, match=r"max_corrupt 2 has no effect with data\.name generated"):
         build_datasets(DataConfig(name="generated", max_corrupt=2), 0)
+
+
+@pytest.mark.parametrize("parent_ends", ["before the worker starts", "while the worker waits"])
+def test_a_loading_process_ends_with_its_parent(parent_ends: str) -> None:
+    program = """
+import os, sys, time
+from backends.image_loader import _end_with
+parent, is_first = os.getpid(), sys.argv[1].startswith("before")
+reading, writing = os.pipe()
+if os.fork() == 0:
+    while is_first and os.getppid() == parent:
+        time.sleep(0.01)
+    _end_with(parent, 0)
+    os.write(writing, b"ready")
+    time.sleep(100)
+elif not is_first:
+    os.read(reading, 5)
+os._exit(0)
+"""
+    # The worker holds the output too: run() returns when both have ended, and kills nothing but the parent in time.
+    subprocess.run([sys.executable, "-c", program, parent_ends], cwd=ROOT, capture_output=True, check=True, timeout=80)
