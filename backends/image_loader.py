@@ -35,8 +35,9 @@ def build_loader(dataset: Dataset, batches: Any, workers: int, pin_memory: bool 
 def _end_with(parent: int, worker: int) -> None:
     """Ends this process as soon as its parent ends. PyTorch's workers look for that too, but only later: one whose
     parent is killed while it starts would wait for ever."""
-    if hasattr(ctypes.CDLL(None), "prctl"):
-        ctypes.CDLL(None).prctl(_SIGNAL_AT_PARENTS_END, signal.SIGKILL)
+    system = ctypes.CDLL(None)
+    if hasattr(system, "prctl"):
+        system.prctl(_SIGNAL_AT_PARENTS_END, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before
         os._exit(1)
 

@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple
 
 from torch import Tensor, nn
 
-from analysis.commands.arguments import positive
+from analysis.commands.arguments import Commands, add_command, positive
 
 # Options of one source only, with what they are where they are left out.
 _OF_RUN: Dict[str, Any] = {"step": None}
@@ -27,8 +27,10 @@ class Measured(NamedTuple):
 NetworkSource = Callable[[argparse.Namespace], Iterator[Measured]]
 
 
-def add_source(parser: argparse.ArgumentParser) -> None:
-    """--run or --model, and what belongs to each."""
+def add_network_command(commands: Commands, name: str, summary: str) -> argparse.ArgumentParser:
+    """The parser of a command about networks: --run or --model, and what belongs to each."""
+    parser = add_command(commands, name, summary)
+    parser.formatter_class = argparse.HelpFormatter  # defaults depend on the source
     option = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--run", type=Path, help="a run's folder: all of its checkpoints, on its evaluation images")
@@ -45,6 +47,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
         help=f"the first this many; default: of a run as many as its power.jsonl (1000 or all), else {_MODEL_IMAGES}",
     )
     option("--batch-size", type=positive, help="images of one forward pass; default: 50")
+    return parser
 
 
 def settle_source(options: argparse.Namespace, folder: str) -> None:

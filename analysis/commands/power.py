@@ -7,17 +7,22 @@ from typing import Dict
 
 from tqdm import tqdm
 
-from analysis.commands.arguments import Commands, add_command
-from analysis.commands.networks import Measured, NetworkSource, add_source, explained, settle_source, title_of
+from analysis.commands.arguments import Commands
+from analysis.commands.networks import (
+    Measured,
+    NetworkSource,
+    add_network_command,
+    explained,
+    settle_source,
+    title_of,
+)
 from analysis.power import FORMS, PowerMeter, measure_power
 from analysis.power_results import save_power
 
 
 def add(commands: Commands, networks: NetworkSource) -> None:
     summary = "power decomposition at every norm of a run's checkpoints, or of a timm or torchvision network"
-    parser = add_command(commands, "power", summary)
-    parser.formatter_class = argparse.HelpFormatter  # defaults depend on the source
-    add_source(parser)
+    parser = add_network_command(commands, "power", summary)
     parser.add_argument(
         "--form",
         choices=list(FORMS),

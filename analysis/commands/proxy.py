@@ -8,8 +8,15 @@ from typing import Any, Dict, List
 
 import torch
 
-from analysis.commands.arguments import Commands, add_command
-from analysis.commands.networks import Measured, NetworkSource, add_source, explained, settle_source, title_of
+from analysis.commands.arguments import Commands
+from analysis.commands.networks import (
+    Measured,
+    NetworkSource,
+    add_network_command,
+    explained,
+    settle_source,
+    title_of,
+)
 from analysis.power import measure_power
 from analysis.proxy_fit import fit_table, measure_proxy_fit, refitted
 from analysis.results_file import write_results
@@ -17,9 +24,7 @@ from analysis.results_file import write_results
 
 def add(commands: Commands, networks: NetworkSource) -> None:
     summary = "how well each proxy of Proxy Normalization fits its channels: which condition of Theorem 3 fails"
-    parser = add_command(commands, "proxy", summary)
-    parser.formatter_class = argparse.HelpFormatter  # defaults depend on the source
-    add_source(parser)
+    parser = add_network_command(commands, "proxy", summary)
     parser.add_argument(
         "--refit",
         action="store_true",
