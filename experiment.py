@@ -23,7 +23,7 @@ from datasets import DataError, DataSets, build_datasets
 from models import ImageClassifier, build_model
 from models.cost import Cost, measure_cost
 from models.norm_costs import measure_norm_costs, norm_costs_table
-from models.pretrained import load_pretrained
+from models.pretrained import FOREIGN_EPS, OURS, load_pretrained
 from proxynorm import (
     NormActFactory,
     affine_parameter_names,
@@ -198,9 +198,15 @@ def place_weights(
     if saved.norm is not None:
         check_norm(saved.norm, norm_record(factory))
     try:
-        load_pretrained(network, saved.tensors, reset_classifier=reset_classifier)
+        source = load_pretrained(network, saved.tensors, reset_classifier=reset_classifier)
     except ValueError as error:
         raise CheckpointError(f"{saved.path}: {error}") from error
+    if source != OURS and factory.eps not in (None, FOREIGN_EPS):
+        LOGGER.warning(
+            "norm.eps is %g, and weights do not tell theirs: %s's networks were trained with %g "
+            "(torchvision's efficientnet_b5 with 0.001). Use --set norm.eps=%g for what these weights were trained with",
+            *(factory.eps, source, FOREIGN_EPS, FOREIGN_EPS),
+        )
 
 
 def freeze(config: ModelConfig, network: ImageClassifier) -> List[nn.Module]:

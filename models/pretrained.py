@@ -9,12 +9,14 @@ import torch
 from models.foreign_names import foreign_names
 from models.image_classifier import ImageClassifier
 
+OURS = "this package"
+FOREIGN_EPS = 1e-5  # of batch norm in the networks of models.foreign_names, but torchvision's efficientnet_b5
 _SHOWN = 5
 
 
 def load_pretrained(
     model: ImageClassifier, state_dict: Mapping[str, torch.Tensor], *, reset_classifier: bool = False
-) -> None:
+) -> str:
     """Copy a state dict into a network, all of it or nothing.
 
     Whose names the state dict has is found by counting; see models.foreign_names for networks that are the same.
@@ -25,6 +27,9 @@ def load_pretrained(
             needs batch norm without proxy norm here). The 1x1 convolution that classifies in timm's ResNets becomes a
             linear layer.
         reset_classifier: leave the model's own classifier, newly drawn, whatever the state dict has.
+
+    Returns:
+        whose names the state dict has: OURS, "timm" or "torchvision".
 
     dtype: values are converted to the type of the model's own parameters.
 
@@ -64,11 +69,12 @@ def load_pretrained(
             "Use the network of the same architecture; timm's and torchvision's need batch norm, no proxy"
         )
     model.load_state_dict(loaded)
+    return source
 
 
 def _choose_names(model: ImageClassifier, state_dict: Mapping[str, torch.Tensor]) -> Tuple[str, Dict[str, str]]:
     """Whose names the state dict has, and {name there: name here}. Ours where none has more in common."""
-    candidates = {"this package": {name: name for name in model.state_dict()}, **foreign_names(model)}
+    candidates = {OURS: {name: name for name in model.state_dict()}, **foreign_names(model)}
     source = max(candidates, key=lambda key: sum(name in state_dict for name in candidates[key]))
     return source, candidates[source]
 

@@ -117,7 +117,9 @@ def test_an_onnx_model_of_one_batch_size_gives_the_same_accuracy(run_folder: Pat
 
 
 @pytest.mark.parametrize("ending", ["pth", "safetensors"])
-def test_a_state_dict_of_timm_gives_the_accuracy_of_timms_network(tmp_path: Path, ending: str) -> None:
+def test_a_state_dict_of_timm_gives_the_accuracy_of_timms_network(
+    tmp_path: Path, ending: str, caplog: pytest.LogCaptureFixture
+) -> None:
     torch.manual_seed(0)
     peer = timm.create_model("efficientnet_b0", num_classes=10).eval()
     file = tmp_path / f"efficientnet_b0.{ending}"
@@ -137,6 +139,9 @@ def test_a_state_dict_of_timm_gives_the_accuracy_of_timms_network(tmp_path: Path
     assert report["images"] == 60
     assert report["confusion"] == confusion.tolist()
     assert evaluate.main([str(file), *arguments, "--set", "norm.name=layer"]) == 4  # it has no running statistics
+    assert "weights do not tell theirs" not in caplog.text
+    assert evaluate.main([str(file), *arguments, "--set", "norm.eps=0.001"]) == 0
+    assert "norm.eps is 0.001, and weights do not tell theirs: timm's networks were trained with 1e-05" in caplog.text
 
 
 def test_a_checkpoint_is_evaluated_with_the_classifier_that_it_trained(run_folder: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from models import build_model
 from models.efficientnet import EFFICIENTNET_SHAPES, EfficientNet
-from models.pretrained import load_pretrained
+from models.pretrained import OURS, load_pretrained
 from models.resnet import ResNet, ResNetShape
 from proxynorm import NormActFactory
 
@@ -33,7 +33,7 @@ def draw_norms(model: nn.Module) -> None:
 
 def assert_equal_outputs(model: nn.Module, timm_model: nn.Module, size: int) -> None:
     draw_norms(timm_model)
-    load_pretrained(model, timm_model.state_dict())
+    assert load_pretrained(model, timm_model.state_dict()) == timm_model.__class__.__module__.split(".")[0]
     x = torch.randn(2, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     model.double().eval()
     timm_model.double().eval()
@@ -199,7 +199,7 @@ def test_efficientnet_equals_torchvisions(name: str) -> None:
 def test_weights_of_the_same_network_here_are_taken_by_their_own_names(small_pair: Pair) -> None:
     model, _ = small_pair
     other = build_model("efficientnet_small", num_classes=11, norm_act=BATCH_NORM)
-    load_pretrained(other, model.state_dict())
+    assert load_pretrained(other, model.state_dict()) == OURS
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in other.state_dict().items())
 
 
