@@ -204,7 +204,7 @@ def place_weights(
     if source != OURS and factory.eps not in (None, FOREIGN_EPS):
         LOGGER.warning(
             "norm.eps is %g, and weights do not tell theirs: %s's networks were trained with %g "
-            "(torchvision's efficientnet_b5 with 0.001). Use --set norm.eps=%g for what these weights were trained with",
+            "(torchvision's efficientnet_b5 with 0.001). Use --set norm.eps=%g for what they were trained with",
             *(factory.eps, source, FOREIGN_EPS, FOREIGN_EPS),
         )
 

@@ -94,6 +94,11 @@ def test_multiply_adds_of_small_resnets_are_exact(name: str, blocks: int) -> Non
     assert measure_at_native_size(name) == first + (blocks - 1) * further
 
 
+def test_multiply_adds_of_a_fourth_stage_are_those_of_its_block() -> None:
+    block = 16 * (9 * 64 * 128 + 9 * 128 * 128 + 64 * 128)
+    assert measure_at_native_size("resnet10") == measure_at_native_size("resnet8") + block + (1280 - 640)
+
+
 def test_saved_bytes_count_each_storage_once_and_no_parameter() -> None:
     class TwoReaders(nn.Module):
         def __init__(self) -> None:

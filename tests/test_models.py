@@ -22,7 +22,8 @@ PROXY_NORM = NormActFactory(norm="group", proxy=True, num_groups=4)
 #
 # resnet8: stem 27*16; block 1: 2*9*16*16 + 2*(16+16); block 2: 9*16*32 + 9*32*32 + 16*32 + 2*(16+32); block 3:
 #   9*32*64 + 9*64*64 + 32*64 + 2*(32+64); last norm 2*64; classifier 65*10. Each further block of the three stages adds
-#   2*9*c*c + 4*c for c = 16, 32, 64, together 97,216.
+#   2*9*c*c + 4*c for c = 16, 32, 64, together 97,216. resnet10 has a fourth stage: 9*64*128 + 9*128*128 + 64*128 +
+#   2*(64+128); last norm 2*128 and classifier 129*10, where resnet8 has 2*64 and 65*10.
 # resnet50, resnet101: as timm's resnetv2_50 and resnetv2_101 (test_timm_parity.py compares the tensors one by one).
 # ResNeXts: the published v1 networks have 25,028,904 and 44,177,704. From v1 to v2 only norms move. v1 has norm
 #   channels 64 (stem) + the sums over blocks of (2 mid + out) + 256 + 512 + 1024 + 2048 (projections), v2 has the sums
@@ -34,6 +35,7 @@ PROXY_NORM = NormActFactory(norm="group", proxy=True, num_groups=4)
 #   a block has in*e (if expanded) + e*k*k*e/groups + e*out + 2*e*r + e + r + 2*(e (if expanded) + e + out).
 PARAMETERS = {
     "resnet8": 77_850,
+    "resnet10": 77_850 + 229_760 + 2 * 64 + 640,
     "resnet20": 77_850 + 2 * 97_216,
     "resnet32": 77_850 + 4 * 97_216,
     "resnet44": 77_850 + 6 * 97_216,

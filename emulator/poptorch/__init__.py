@@ -9,7 +9,7 @@ from typing import Any, Callable, Optional, Union
 
 import torch
 
-from . import _impl, enums, optim, poptorch_core, profiling
+from . import _impl, enums, optim, poptorch_core, profiling, torch_ops
 from ._logging import setLogLevel
 from .async_accessor import AsynchronousDataAccessor
 from .blocks import BeginBlock, Block, BlockFunction, LegacyBeginBlockFn, removeBlocks
@@ -73,7 +73,7 @@ from .structures import ICustomArgParser, registerCustomArgParser
 from .version import __version__
 from .wrapping import copy_for_execution, is_wrapped
 
-__all__ = [name for name in dir() if not name.startswith("_") and name not in ("annotations", "torch")]
+__all__ = [name for name in dir() if not name.startswith("_") and name not in ("annotations", "torch", "torch_ops")]
 __all__ += ["inferenceModel", "load", "trainingModel"]
 
 

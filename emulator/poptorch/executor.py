@@ -64,9 +64,9 @@ class PoplarExecutor(ExecutorDevice, ExecutorReports):
         self.per_replica_params: Dict[str, ReplicaGrouping] = {}
         seed = self._options.random_seed if self._options.exists("random_seed") else None
         self._generator = DeviceGenerator(seed)
-        self._optimizer: Optional[ExecutorOptimizer] = None
+        self._optimizers: Optional[ExecutorOptimizer] = None
         if training:
-            self._optimizer = ExecutorOptimizer(self, optimizer)
+            self._optimizers = ExecutorOptimizer(self, optimizer)
         self._options._freeze()
         if training:
             wrapping.wrap_model(self._user_model, self)
@@ -140,16 +140,16 @@ class PoplarExecutor(ExecutorDevice, ExecutorReports):
         if not self._training:
             self._follow_training()
         check_same_form(compiled, arguments)
-        if self._optimizer is not None:
-            self._optimizer.write_state_if_needed()
+        if self._optimizers is not None:
+            self._optimizers.write_state_if_needed()
         with self._generator.active():
             outputs = program.run(arguments, compiled)
         if self._options._Popart.options["instrumentWithHardwareCycleCounter"]:
             logger.debug("Total number of IPU cycles: %d", self.cycleCount())
         self._anchors = program.anchors.results()
-        if self._optimizer is not None:
+        if self._optimizers is not None:
             self._dirty_host_weights = True
-            self._optimizer.has_run()
+            self._optimizers.has_run()
         _forbid_backward(outputs)
         return outputs
 
@@ -212,7 +212,7 @@ class PoplarExecutor(ExecutorDevice, ExecutorReports):
             for hook in postcompile_hooks.values():
                 hook()
         hardware.choose(self, self._options, graph.ipus)
-        optimizer = None if self._optimizer is None else self._optimizer.on_device(weights)
+        optimizer = None if self._optimizers is None else self._optimizers.on_device(weights)
         if graph.memory is not None:
             is_pipeline = is_pipelined(self._options) and len({stage.ipu for stage in graph.memory.stages}) > 1
             check_memory(graph.memory, weights, optimizer, self._options, is_pipeline)
@@ -229,11 +229,11 @@ class PoplarExecutor(ExecutorDevice, ExecutorReports):
             "options": self._options,
             "training": self._training,
             "model": self._user_model if export_model else None,
-            "optimizer": self._optimizer.torch_optimizer if export_model and self._optimizer is not None else None,
+            "optimizer": self._optimizers.torch_optimizer if export_model and self._optimizers is not None else None,
             "rng_state": self.rng_state if save_rng_state else None,
         }
-        if self._optimizer is not None:
-            self._optimizer.read_state_if_needed()
+        if self._optimizers is not None:
+            self._optimizers.read_state_if_needed()
         write_executable(filename, content)
 
     def loadExecutable(self, filename: str) -> None:

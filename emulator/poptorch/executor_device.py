@@ -61,9 +61,9 @@ class ExecutorDevice(ExecutorState):
 
     def setOptimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Tell the device of a changed or another optimizer; needed after every change, a scheduler's too."""
-        if self._optimizer is None:
+        if self._optimizers is None:
             raise createPoptorchError("setOptimizer() is for training models: an inference model has no optimizer")
-        self._optimizer.set(optimizer)
+        self._optimizers.set(optimizer)
 
     @property
     def rng_state(self) -> List[int]:
@@ -90,8 +90,8 @@ class ExecutorDevice(ExecutorState):
         hardware.attach(self, self._options)
         self._is_attached = True
         self.copyWeightsToDevice()
-        if self._optimizer is not None:
-            self._optimizer.on_attach()
+        if self._optimizers is not None:
+            self._optimizers.on_attach()
         self._generator.sent()
 
     def detachFromDevice(self) -> None:
@@ -99,9 +99,9 @@ class ExecutorDevice(ExecutorState):
         self._live()
         if not self._is_attached:
             raise createPoptorchError("Device is not attached")
-        if self._optimizer is not None:
+        if self._optimizers is not None:
             self.copyWeightsToHostIfNeeded()
-            self._optimizer.read_state_if_needed()
+            self._optimizers.read_state_if_needed()
         self._generator.read()
         hardware.release(self)
         self._is_attached = False
@@ -110,9 +110,9 @@ class ExecutorDevice(ExecutorState):
         """Fetch weights and state, drop the executable and unwrap the model; it can then be wrapped again."""
         if not self.isCompiled():
             return
-        if self._optimizer is not None:
+        if self._optimizers is not None:
             self.copyWeightsToHostIfNeeded()
-            self._optimizer.read_state_if_needed()
+            self._optimizers.read_state_if_needed()
         hardware.release(self)
         self._program = None
         self._weights = None

@@ -23,7 +23,7 @@ class ExecutorState:
     _training: bool
     _options: Options
     _generator: DeviceGenerator
-    _optimizer: Optional[ExecutorOptimizer]
+    _optimizers: Optional[ExecutorOptimizer]
     _program: Optional[Program]
     _weights: Optional[DeviceWeights]
     _compiled_arguments: Optional[BoundArguments]
@@ -32,6 +32,16 @@ class ExecutorState:
     _host_weights_version: int
     _compilation_time: timedelta
     _anchors: Dict[str, torch.Tensor]
+
+    @property
+    def _executable(self) -> Optional[Program]:
+        """PopTorch's name of it, by which programs ask whether the model is compiled; None before and after."""
+        return self._program
+
+    @property
+    def _optimizer(self) -> Optional[torch.optim.Optimizer]:
+        """PopTorch's name of the program's optimizer, by which programs find it again; None in inference."""
+        return None if self._optimizers is None else self._optimizers.torch_optimizer
 
     def isCompiled(self) -> bool:
         """Whether the model is compiled and not destroyed."""

@@ -1,4 +1,4 @@
-"""Puts the emulator's `poptorch` and `popdist` on the path, and keeps the environment's choices out of the tests."""
+"""Puts the emulator's packages on the path, and keeps the environment's choices out of the tests."""
 
 import os
 import sys
