@@ -77,6 +77,7 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     add("model", type=Path, help="a run folder, a checkpoint, a state dict (also timm's, torchvision's), .pt2 or .onnx")
     add("--config", metavar="NAME|PATH", help="network and data; default: those in the checkpoint")
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; repeatable")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of a network; auto: a GPU if there is one")
     add("--batch-size", type=int, default=100, help="images in one forward pass")
     add("--out", type=Path, metavar="FILE.json", help="where the result goes; default: printed")
     add("--picture", type=Path, metavar="FILE.png", help="draw the confusion matrix")
@@ -91,11 +92,12 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
         if path is not None and not path.parent.is_dir():  # said now, and not after an hour of evaluation
             raise ConfigError(f"{option} {path}: {path.parent} is no folder; make it, or name another")
     is_exported = options.model.suffix in EXPORTED
+    check_execution(options, is_exported)
     saved = None if is_exported else read_weights(options.model)
     config = choose_config(options, saved)
     data = build_datasets(config.data, config.run.seed)
     if saved is not None:
-        model = network_with(saved, config, data)
+        model = network_with(saved, config, data, chosen_device(options))
     elif options.model.suffix == ".pt2":
         model = exported_program(options.model)
     else:
@@ -108,12 +110,14 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
         for pixels, labels in tqdm(loader, disable=None):
             try:
                 evaluation.add(model((pixels / 255.0 - mean) / std), labels)
-            except ValueError as error:  # another number of classes
-                raise CheckpointError(f"{options.model} does not fit {config.data.name}: {error}") from error
+            except ValueError as error:  # another number of classes, or outputs that are not finite
+                raise CheckpointError(f"{options.model} on {config.data.name}: {error}") from error
     described = {
         "model": str(options.model),
         "weights": "average" if saved is not None and saved.is_average else "last" if saved is not None else "exported",
         "data": config.data.name,
+        "device": "cpu" if is_exported else str(chosen_device(options)),
+        "precision": "as exported" if is_exported else "float32",
     }
     return {**described, **evaluation.report(data.class_names)}, data.class_names
 
@@ -130,11 +134,29 @@ def choose_config(options: argparse.Namespace, saved: Optional[SavedWeights]) ->
         return load_config(str(path), options.set)
 
 
-def network_with(saved: SavedWeights, config: Config, data: DataSets) -> Model:
-    """The network of a configuration with saved weights, on a GPU if there is one."""
+def check_execution(options: argparse.Namespace, is_exported: bool) -> None:
+    """Raises ConfigError for a way of executing that this command does not have."""
+    for override in options.set:
+        if override.startswith(("device.", "ipu.")):
+            raise ConfigError(
+                f"--set {override} has no effect here: networks are evaluated in float32 on the CPU or a GPU; "
+                "use --device cpu or --device cuda"
+            )
+    if options.device == "cuda" and is_exported:
+        raise ConfigError(f"--device cuda: {options.model.suffix} files run on the CPU here; leave it out")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: no CUDA device is here; use --device cpu")
+
+
+def chosen_device(options: argparse.Namespace) -> torch.device:
+    is_gpu = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if is_gpu else "cpu")
+
+
+def network_with(saved: SavedWeights, config: Config, data: DataSets, device: torch.device) -> Model:
+    """The network of a configuration with saved weights, computing in float32."""
     factory, network = build_network(config, data)
     place_weights(network, factory, saved)
-    device = torch.device("cuda" if torch.cuda.is_available() and config.device.name != "cpu" else "cpu")
     network.to(device).eval()
 
     @torch.no_grad()

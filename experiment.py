@@ -23,7 +23,8 @@ from datasets import DataError, DataSets, build_datasets
 from models import ImageClassifier, build_model
 from models.cost import Cost, measure_cost
 from models.norm_costs import measure_norm_costs, norm_costs_table
-from models.pretrained import FOREIGN_EPS, OURS, load_pretrained
+from models.foreign_names import foreign_eps
+from models.pretrained import OURS, load_pretrained
 from proxynorm import (
     NormActFactory,
     affine_parameter_names,
@@ -201,11 +202,10 @@ def place_weights(
         source = load_pretrained(network, saved.tensors, reset_classifier=reset_classifier)
     except ValueError as error:
         raise CheckpointError(f"{saved.path}: {error}") from error
-    if source != OURS and factory.eps not in (None, FOREIGN_EPS):
+    if source != OURS and factory.eps != foreign_eps(network, source):
         LOGGER.warning(
-            "norm.eps is %g, and weights do not tell theirs: %s's networks were trained with %g "
-            "(torchvision's efficientnet_b5 with 0.001). Use --set norm.eps=%g for what they were trained with",
-            *(factory.eps, source, FOREIGN_EPS, FOREIGN_EPS),
+            "norm.eps is %g, and weights do not tell theirs: this network of %s has %g; use --set norm.eps=%g",
+            *(factory.eps, source, foreign_eps(network, source), foreign_eps(network, source)),
         )
 
 
@@ -218,9 +218,13 @@ def freeze(config: ModelConfig, network: ImageClassifier) -> List[nn.Module]:
     if config.train_only is None:
         return []
     try:
-        return freeze_all_but(network, config.train_only)
+        frozen = freeze_all_but(network, config.train_only)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    idle = [drop for drop in network.drops() if any(drop is module for module in frozen)]
+    if idle:
+        LOGGER.info("%d of %d layers that drop are frozen, and drop nothing", len(idle), len(network.drops()))
+    return frozen
 
 
 def check_learning(config: Config, plan: BatchPlan) -> None:
@@ -240,7 +244,8 @@ def check_learning(config: Config, plan: BatchPlan) -> None:
 
 def norm_record(factory: NormActFactory) -> Dict[str, Any]:
     """The settings of a norm that no shape of a weight tells."""
-    return {"name": factory.norm, "num_groups": factory.num_groups, "grouping": factory.grouping}
+    told = ("num_groups", "grouping", "eps", "proxy_eps")
+    return {"name": factory.norm, **{name: getattr(factory, name) for name in told}}
 
 
 def measure_power_of_run(run: Run) -> PowerMeter:

@@ -116,6 +116,7 @@ def train(run: Run, output: RunOutput, lockstep: Lockstep, resume: bool) -> int:
     """From the first or the restored step to the report. Returns the exit code."""
     progress = restore(run, output) if resume else Progress(average=build_average(run.config.averaging))
     check_same_step(run.backend, progress.step, output.folder.path)
+    check_same_images(run.backend, run.data.fingerprint)
     if progress.evaluated_step == run.steps and output.folder.summary.exists():
         output.say(f"nothing to do: {output.folder.path} holds the finished run of {run.steps:,} steps")
         return 0
@@ -289,6 +290,16 @@ def check_same_step(backend: Backend, step: int, folder: Path) -> None:
         raise CheckpointError(
             f"the processes found different checkpoints in {folder}, from step {oldest} to step {newest}; all of "
             "them must share the run folder"
+        )
+
+
+def check_same_images(backend: Backend, fingerprint: str) -> None:
+    """Raises DataError where processes read different images: their shares would overlap and leave others out."""
+    first_digits = int(fingerprint[:15], 16)  # 60 bits: as much as one number between processes holds
+    if backend.agree(first_digits) != -backend.agree(-first_digits):
+        raise DataError(
+            "the processes read different images (numbers, names, labels or sizes); every machine needs the same "
+            "data set, whole: `python -m datasets.check` on each tells what it has"
         )
 
 

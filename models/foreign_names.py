@@ -24,6 +24,8 @@ from models.efficientnet import EfficientNet
 from models.image_classifier import ImageClassifier
 from models.resnet import ResNet
 
+B5_FEATURES = 2048  # no other EfficientNet here has as many
+
 
 def foreign_names(model: ImageClassifier) -> Dict[str, Dict[str, str]]:
     """{"timm": {timm's name of a tensor: its name here}, ...}, for the packages that have this kind of network."""
@@ -35,6 +37,12 @@ def foreign_names(model: ImageClassifier) -> Dict[str, Dict[str, str]]:
             "torchvision": _tensor_names(model, _torchvision_efficientnet(model)),
         }
     return {}
+
+
+def foreign_eps(model: ImageClassifier, source: str) -> float:
+    """The eps of batch norm in the network of "timm" or "torchvision" that has this network's weights."""
+    is_b5 = isinstance(model, EfficientNet) and model.num_features == B5_FEATURES
+    return 1e-3 if source == "torchvision" and is_b5 else 1e-5
 
 
 def _tensor_names(model: nn.Module, modules: Iterable[Tuple[str, str]]) -> Dict[str, str]:

@@ -10,7 +10,6 @@ from models.foreign_names import foreign_names
 from models.image_classifier import ImageClassifier
 
 OURS = "this package"
-FOREIGN_EPS = 1e-5  # of batch norm in the networks of models.foreign_names, but torchvision's efficientnet_b5
 _SHOWN = 5
 
 

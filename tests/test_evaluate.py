@@ -141,7 +141,7 @@ def test_a_state_dict_of_timm_gives_the_accuracy_of_timms_network(
     assert evaluate.main([str(file), *arguments, "--set", "norm.name=layer"]) == 4  # it has no running statistics
     assert "weights do not tell theirs" not in caplog.text
     assert evaluate.main([str(file), *arguments, "--set", "norm.eps=0.001"]) == 0
-    assert "norm.eps is 0.001, and weights do not tell theirs: timm's networks were trained with 1e-05" in caplog.text
+    assert "norm.eps is 0.001, and weights do not tell theirs: this network of timm has 1e-05" in caplog.text
 
 
 def test_a_checkpoint_is_evaluated_with_the_classifier_that_it_trained(run_folder: Path, tmp_path: Path) -> None:
@@ -157,6 +157,14 @@ def test_a_checkpoint_is_evaluated_with_the_classifier_that_it_trained(run_folde
         (["{folder}", "--set", "data.num_classes=7"], 4, "does not fit this ResNet"),
         (["{folder}", "--set", "norm.num_groups=2"], 4, "trained with another norm"),
         (["{folder}", "--batch-size", "0"], 2, "--batch-size 0 must be 1 or more"),
+        (["{folder}", "--set", "device.precision=bfloat16"], 2, "has no effect here: networks are evaluated in float32"),
+        (["{folder}/model.onnx", "--device", "cuda"], 2, ".onnx files run on the CPU here"),
+        pytest.param(
+            ["{folder}", "--device", "cuda"],
+            2,
+            "no CUDA device is here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
         (["{folder}", "--out", "{folder}/none/report.json"], 2, "none is no folder; make it"),
         (["{folder}/nothing"], 4, "cannot be read"),
         (["{folder}/model.pt2"], 2, "add --config NAME"),

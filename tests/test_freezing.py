@@ -35,10 +35,14 @@ def changed(before: Dict[str, torch.Tensor], after: Dict[str, torch.Tensor]) -> 
 
 
 @pytest.mark.parametrize("norm", [[], BATCH_NORM], ids=["gnpn", "bn"])
-def test_fine_tuning_the_top_starts_from_the_average_and_changes_the_top_alone(tmp_path: Path, norm: List[str]) -> None:
+def test_fine_tuning_the_top_starts_from_the_average_and_changes_the_top_alone(
+    tmp_path: Path, norm: List[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     whole = run(tmp_path / "half", norm + AVERAGE)["average"]["weights"]
     settings = [f"model.pretrained={tmp_path / 'half'}", "model.train_only=[top, classifier]", "data.image_size=20"]
     tuned = run(tmp_path / "tuned", norm + settings)["model"]
+    assert "layers that drop are frozen, and drop nothing" in caplog.text
     different = changed(whole, tuned)
     assert {name.split(".")[0] for name in different} == {"top", "classifier"}
     assert {name for name in whole if name.startswith(("top.", "classifier."))} == set(different)
@@ -61,8 +65,16 @@ def test_frozen_parts_stay_in_evaluation_mode_and_trained_ones_do_not() -> None:
     classifier = Classifier(network, (0.5,) * 3, (0.5,) * 3, frozen=frozen).train()
     training = {name for name, module in network.named_modules() if module.training}
     trained = {name for name, _ in network.named_modules() if name.startswith("stages.2.1")}
-    assert training == {"", "stages", "stages.2", "classifier"} | trained
+    assert training == {"", "stages", "stages.2", "dropout", "classifier"} | trained
     assert not any(module.training for module in classifier.eval().modules())
+
+
+def test_dropout_in_front_of_a_trained_classifier_drops() -> None:
+    network = build_model("efficientnet_small", num_classes=3, norm_act=NormActFactory(), drop_rate=0.5)
+    classifier = Classifier(network, (0.5,) * 3, (0.5,) * 3, frozen=freeze_all_but(network, ["classifier"])).train()
+    assert network.dropout.training and not network.stages.training
+    assert not classifier.eval().network.dropout.training
+    assert network.dropout in freeze_all_but(network, ["stages.2"])
 
 
 @pytest.mark.parametrize(
@@ -126,6 +138,8 @@ def test_weights_of_another_norm_or_number_of_classes_stop_the_run_with_code_4(
     pretrained = f"model.pretrained={tmp_path / 'first'}"
     run(tmp_path / "a", [pretrained, "norm.num_groups=2"], code=4)
     assert "num_groups 4 in the checkpoint, 2 here" in capsys.readouterr().err
+    run(tmp_path / "eps", [pretrained, "norm.proxy_eps=0.5"], code=4)
+    assert "proxy_eps 0.03 in the checkpoint, 0.5 here" in capsys.readouterr().err
     run(tmp_path / "b", [pretrained, "data.num_classes=7"], code=4)
     assert "set reset_classifier" in capsys.readouterr().err
     run(tmp_path / "c", [pretrained, "data.num_classes=7", "model.reset_classifier=true"])

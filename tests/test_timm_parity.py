@@ -13,6 +13,7 @@ from torch import nn
 
 from models import build_model
 from models.efficientnet import EFFICIENTNET_SHAPES, EfficientNet
+from models.foreign_names import foreign_eps
 from models.pretrained import OURS, load_pretrained
 from models.resnet import ResNet, ResNetShape
 from proxynorm import NormActFactory
@@ -190,10 +191,13 @@ def test_a_classifier_of_other_classes_is_refused_unless_it_is_reset(small_pair:
     assert torch.equal(model.stem.conv.weight, state_dict["conv_stem.weight"])
 
 
-@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_b2"])
+@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_b2", "efficientnet_b5"])
 def test_efficientnet_equals_torchvisions(name: str) -> None:
     torchvision_model = getattr(torchvision.models, name)(num_classes=11)
-    assert_equal_outputs(build_model(name, num_classes=11, norm_act=BATCH_NORM), torchvision_model, 64)
+    eps = {module.eps for module in torchvision_model.modules() if isinstance(module, nn.BatchNorm2d)}
+    model = build_model(name, num_classes=11, norm_act=NormActFactory(norm="batch", proxy=False, eps=max(eps)))
+    assert eps == {foreign_eps(model, "torchvision")}
+    assert_equal_outputs(model, torchvision_model, 64)
 
 
 def test_weights_of_the_same_network_here_are_taken_by_their_own_names(small_pair: Pair) -> None:

@@ -267,6 +267,16 @@ PYTHON = [sys.executable]
 TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
+def test_processes_with_different_images_end_with_code_3(tmp_path: Path) -> None:
+    """One machine's copy of the data set has an image more than the other's."""
+    arguments = [*SMALL, "--output-dir", str(tmp_path / "run"), "--set"]
+    program = f"{sys.executable} train.py {' '.join(arguments)} data.num_train_images=$((64 + RANK)); echo code $?"
+    command = [*TWO_PROCESSES, "--no-python", "sh", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, check=False)
+    assert done.stdout.count("code 3") == 2, done.stdout + done.stderr
+    assert done.stderr.count("the processes read different images") == 2
+
+
 @pytest.mark.parametrize("point", ["mid_write", "before_manifest"])
 def test_a_run_killed_while_writing_a_checkpoint_continues_bit_identically(
     whole: Path, tmp_path: Path, point: str

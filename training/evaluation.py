@@ -39,11 +39,14 @@ class Evaluation:
         """Count one batch.
 
         Shape: (N, K), (N,) on the CPU.
-        Raises: ValueError for another number of classes.
+        Raises: ValueError for another number of classes, and for outputs that are not finite.
         """
         num_classes = len(self.confusion)
         if logits.dim() != 2 or logits.shape[1] != num_classes:
             raise ValueError(f"the outputs are {tuple(logits.shape)}, and the images have {num_classes} classes")
+        finite = torch.isfinite(logits).all(dim=1)
+        if not finite.all():
+            raise ValueError(f"the outputs for {int((~finite).sum())} of {len(labels)} images are not finite")
         logits = logits.double()
         rank = true_class_rank(logits, labels)
         confidence, predicted = torch.softmax(logits, dim=1).max(dim=1)

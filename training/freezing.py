@@ -12,10 +12,11 @@ def freeze_all_but(network: nn.Module, paths: Sequence[str]) -> List[nn.Module]:
     """Freeze every parameter outside the modules at `paths`, and return the modules that are frozen as a whole.
 
     These are to stay in evaluation mode (training.classifier.Classifier keeps them there): a frozen batch norm then
-    uses its running statistics and leaves them as they are, and nothing is dropped in front of what is trained.
+    uses its running statistics and leaves them as they are, and no block is dropped in front of what is trained. The
+    dropout between features and classifier belongs to the classifier.
 
     Args:
-        network: the whole network.
+        network: the whole network (models.ImageClassifier).
         paths: names of modules, as in network.named_modules(), e.g. "top" or "stages.6".
 
     Raises: ValueError for a path that is no module, or whose module has no parameter.
@@ -31,10 +32,11 @@ def freeze_all_but(network: nn.Module, paths: Sequence[str]) -> List[nn.Module]:
             raise ValueError(f"model.train_only names {path!r}, which has no parameter to train; remove it")
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(any(name.startswith(f"{path}.") for path in paths))
+    at_work = [*paths, "dropout"] if "classifier" in paths else paths
     return [
         module
         for name, module in modules.items()
-        if not any(_is_within(name, path) or _is_within(path, name) for path in paths)
+        if not any(_is_within(name, path) or _is_within(path, name) for path in at_work)
     ]
 
 
