@@ -22,8 +22,8 @@ from configs.schema import DataConfig, ModelConfig
 from datasets import DataError, DataSets, build_datasets
 from models import ImageClassifier, build_model
 from models.cost import Cost, measure_cost
-from models.norm_costs import measure_norm_costs, norm_costs_table
 from models.foreign_names import foreign_eps
+from models.norm_costs import measure_norm_costs, norm_costs_table
 from models.pretrained import OURS, load_pretrained
 from proxynorm import (
     NormActFactory,
