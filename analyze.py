@@ -27,8 +27,9 @@ from backends.host_memory import keep_freed_memory
 from configs import ConfigError, load_config
 from configs.schema import DataConfig
 from datasets import DataError, build_datasets
-from experiment import DEFAULT_POWER_IMAGES, build_network, norm_record
+from experiment import DEFAULT_POWER_IMAGES, build_network
 from proxynorm import NormActFactory, convert_norm
+from starting_weights import norm_record
 from training.checkpoint import CheckpointError, check_norm, load_checkpoint
 from training.run_folder import RunFolder
 from training.weights import load_model_state

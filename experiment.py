@@ -22,9 +22,7 @@ from configs.schema import DataConfig, ModelConfig
 from datasets import DataError, DataSets, build_datasets
 from models import ImageClassifier, build_model
 from models.cost import Cost, measure_cost
-from models.foreign_names import foreign_eps
 from models.norm_costs import measure_norm_costs, norm_costs_table
-from models.pretrained import OURS, load_pretrained
 from proxynorm import (
     NormActFactory,
     affine_parameter_names,
@@ -32,13 +30,13 @@ from proxynorm import (
     rebuild_activations,
     share_statistics,
 )
-from training.checkpoint import CheckpointError, check_norm
+from starting_weights import check_classes, norm_record, place_weights
 from training.classifier import Classifier
 from training.draws import StepDraws
 from training.freezing import freeze_all_but
 from training.mixing import PARTNERS, Mixing
 from training.resume import execution_facts
-from training.weights_file import SavedWeights, read_weights
+from training.weights_file import read_weights
 
 DEFAULT_POWER_IMAGES = 1000
 IMAGENET_FORMATS = ("image_folder", "image_shards")
@@ -141,7 +139,10 @@ def prepare(name: str, config: Config, backend: Backend, *, dry_run: bool = Fals
     if pretrained is not None and dry_run and not Path(pretrained).exists():
         LOGGER.info("model.pretrained %s is not there. Planned with newly drawn weights", pretrained)
     elif pretrained is not None and not weights_follow:
-        place_weights(network, factory, read_weights(pretrained), reset_classifier=config.model.reset_classifier)
+        saved = read_weights(pretrained)
+        if not config.model.reset_classifier:
+            check_classes(saved, data.class_names)
+        place_weights(network, factory, saved, reset_classifier=config.model.reset_classifier)
     frozen = freeze(config.model, network)
     smoothing = config.regularization.label_smoothing
     classifier = Classifier(network, data.mean, data.std, smoothing, draws, frozen)
@@ -188,27 +189,6 @@ def build_network(config: Config, data: DataSets) -> Tuple[NormActFactory, Image
     return factory, network
 
 
-def place_weights(
-    network: ImageClassifier, factory: NormActFactory, saved: SavedWeights, *, reset_classifier: bool = False
-) -> None:
-    """Copies saved weights into a network: of a checkpoint, or of any state dict that models.pretrained knows.
-
-    Raises:
-        CheckpointError: they do not fit.
-    """
-    if saved.norm is not None:
-        check_norm(saved.norm, norm_record(factory))
-    try:
-        source = load_pretrained(network, saved.tensors, reset_classifier=reset_classifier)
-    except ValueError as error:
-        raise CheckpointError(f"{saved.path}: {error}") from error
-    if source != OURS and factory.eps != foreign_eps(network, source):
-        LOGGER.warning(
-            "norm.eps is %g, and weights do not tell theirs: this network of %s has %g; use --set norm.eps=%g",
-            *(factory.eps, source, foreign_eps(network, source), foreign_eps(network, source)),
-        )
-
-
 def freeze(config: ModelConfig, network: ImageClassifier) -> List[nn.Module]:
     """Freezes all but model.train_only, and returns the frozen modules.
 
@@ -240,12 +220,6 @@ def check_learning(config: Config, plan: BatchPlan) -> None:
             f"averaging.every step needs the weights after each update, and one call of the device makes "
             f"{plan.device_iterations} (device_iterations); set that to 1, or averaging.every to epoch"
         )
-
-
-def norm_record(factory: NormActFactory) -> Dict[str, Any]:
-    """The settings of a norm that no shape of a weight tells."""
-    told = ("num_groups", "grouping", "eps", "proxy_eps")
-    return {"name": factory.norm, **{name: getattr(factory, name) for name in told}}
 
 
 def measure_power_of_run(run: Run) -> PowerMeter:

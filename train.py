@@ -16,25 +16,18 @@ from typing import Callable, Dict, List, Optional, Type
 
 from analysis.curves import plot_curves
 from analysis.power_plot import plot_power_log
-from backends import Backend, DeviceError, choose_backend
+from backends import DeviceError, choose_backend
 from configs import Config, ConfigError, dump_config, find_config, load_config
+from continuation import check_same_images, check_same_step, restore, save
 from datasets import DataError
 from datasets.loading import explained_loading
 from experiment import Run, describe, describe_norms, measure_power_of_run, prepare
 from lockstep import Lockstep
 from training.averaging import WeightAverage, build_average
-from training.checkpoint import (
-    CheckpointError,
-    check_norm,
-    has_checkpoint,
-    load_checkpoint,
-    newest_checkpoint,
-    save_checkpoint,
-)
+from training.checkpoint import CheckpointError, has_checkpoint
 from training.metrics import StepSums
 from training.nonfinite import NonFiniteLossError
 from training.progress import Progress, Stopwatch, is_due
-from training.resume import check_same_run, why_inexact
 from training.run_folder import RunFolder, RunFolderError
 from training.run_output import RunOutput
 from training.schedule import build_schedule
@@ -233,74 +226,6 @@ def log_power(run: Run, output: RunOutput, epoch: int) -> None:
     every = run.config.run.power_every_epochs
     if every is not None and (epoch % every == 0 or epoch == run.config.schedule.epochs):
         output.record_power(epoch, run.power_images, measure_power_of_run(run).records())
-
-
-def save(run: Run, output: RunOutput, progress: Progress) -> None:
-    """A checkpoint of everything that an exact continuation needs. Every process takes part."""
-    backend = run.backend
-    state = backend.state()
-    progress.is_saved = True
-    for name in ("interval", "epoch"):  # the primary process takes over what the others have summed
-        total = backend.total(getattr(progress, name))
-        setattr(progress, name, total if backend.is_primary else StepSums())
-    if backend.is_primary:
-        record = {
-            **state,
-            "average": None if progress.average is None else progress.average.state(),
-            "step": progress.step,
-            "progress": progress.state(),
-            "seed": run.config.run.seed,
-            "config": run.config.model_dump(mode="json"),
-            "norm": run.norm_record,
-            "execution": run.execution,
-            "data_fingerprint": run.data.fingerprint,
-        }
-        save_checkpoint(output.folder.checkpoints, record, progress.step, run.config.run.keep_checkpoints)
-
-
-def restore(run: Run, output: RunOutput) -> Progress:
-    """The progress of the newest intact checkpoint, its weights placed on the device; a new one if there is none."""
-    path = newest_checkpoint(output.folder.checkpoints, tell=output.say)
-    if path is None:
-        output.say(f"no checkpoint in {output.folder.path}: starting from the beginning")
-        return Progress(average=build_average(run.config.averaging))
-    saved = load_checkpoint(path)
-    check_norm(saved["norm"], run.norm_record)
-    check_same_run(saved["config"], run.config.model_dump(mode="json"), str(path))
-    if saved["data_fingerprint"] != run.data.fingerprint:
-        raise DataError(f"the images of {run.config.data.name} are not those that {path} was trained on; restore them")
-    reasons = why_inexact(saved["execution"], run.execution)
-    if reasons:
-        output.say(f"exactness not guaranteed because {'; '.join(reasons)}")
-    run.backend.load_state({"model": saved["model"], "optimizer": saved["optimizer"]})
-    progress = Progress.from_state(saved["progress"])
-    if saved["average"] is not None:
-        assert run.config.averaging.decay is not None  # as check_same_run found
-        progress.average = WeightAverage.from_state(saved["average"], run.config.averaging.decay, run.backend.weights())
-    if not run.backend.is_primary:
-        progress.interval, progress.epoch = StepSums(), StepSums()  # the primary process has those of all
-    output.say(f"resuming from {path}")
-    return progress
-
-
-def check_same_step(backend: Backend, step: int, folder: Path) -> None:
-    """Raises CheckpointError where processes would continue from different checkpoints."""
-    newest, oldest = backend.agree(step), -backend.agree(-step)
-    if newest != oldest:
-        raise CheckpointError(
-            f"the processes found different checkpoints in {folder}, from step {oldest} to step {newest}; all of "
-            "them must share the run folder"
-        )
-
-
-def check_same_images(backend: Backend, fingerprint: str) -> None:
-    """Raises DataError where processes read different images: their shares would overlap and leave others out."""
-    first_digits = int(fingerprint[:15], 16)  # 60 bits: as much as one number between processes holds
-    if backend.agree(first_digits) != -backend.agree(-first_digits):
-        raise DataError(
-            "the processes read different images (numbers, names, labels or sizes); every machine needs the same "
-            "data set, whole: `python -m datasets.check` on each tells what it has"
-        )
 
 
 def report(run: Run, output: RunOutput, progress: Progress) -> None:

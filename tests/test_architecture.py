@@ -17,7 +17,8 @@ MAY_IMPORT = {
     "backends": {"configs", "proxynorm", "training"},
     "analysis": {"configs", "proxynorm", "models"},
 }
-ROOMS = set(MAY_IMPORT) | {"benchmarks", "emulator", "tests", "train", "experiment", "lockstep", "analyze", "evaluate"}
+PROGRAM = {"train", "evaluate", "analyze", "experiment", "starting_weights", "continuation", "lockstep"}
+ROOMS = set(MAY_IMPORT) | PROGRAM | {"benchmarks", "emulator", "tests"}
 COMMANDS = {"backends/plan/__main__.py"}  # like train.py, it builds the network that it is asked about
 DEVICE_PACKAGES = {"poptorch", "popdist", "horovod"}
 

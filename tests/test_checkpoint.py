@@ -48,6 +48,7 @@ def make_state(step: int, **changes: Any) -> Dict[str, Any]:
         "config": {"model": {"name": "resnet20", "width": None}},
         "norm": {"name": "group", "num_groups": 8, "grouping": "contiguous"},
         "execution": {"torch": "2", "threads": 1},
+        "class_names": ["a", "b"],
         "data_fingerprint": "abc",
     }
     return {**state, **changes}
@@ -85,7 +86,7 @@ def test_a_saved_state_comes_back_to_the_bit(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path / "checkpoints", state, 3, keep=2)
     assert path == tmp_path / "checkpoints" / "step_00000003.pt"
     loaded = load_checkpoint(path)
-    assert loaded.pop("format") == 2
+    assert loaded.pop("format") == 3
     assert_same(loaded, state)
 
 
@@ -354,13 +355,13 @@ def test_any_damaged_file_without_a_manifest_loads_or_is_a_checkpoint_error(
     tmp_path_factory: pytest.TempPathFactory, position: float, junk: bytes, cut: bool
 ) -> None:
     buffer = io.BytesIO()
-    torch.save({"format": 2, **make_state(1)}, buffer)
+    torch.save({"format": 3, **make_state(1)}, buffer)
     data = buffer.getvalue()
     at = int(position * len(data))
     path = tmp_path_factory.mktemp("fuzz") / "copied.pt"
     path.write_bytes(data[:at] + junk + (b"" if cut else data[at + len(junk) :]))
     try:
-        assert load_checkpoint(path)["format"] == 2
+        assert load_checkpoint(path)["format"] == 3
     except CheckpointError as error:
         assert str(path) in str(error)
 
@@ -377,7 +378,7 @@ class Attack:
 
 def in_archive(attack: Attack) -> bytes:
     buffer = io.BytesIO()
-    torch.save({"format": 2, **make_state(1), "model": attack}, buffer)
+    torch.save({"format": 3, **make_state(1), "model": attack}, buffer)
     return buffer.getvalue()
 
 
@@ -409,7 +410,7 @@ def test_files_that_are_no_archive_never_reach_torch(tmp_path: Path, monkeypatch
     """Older torch versions unpickle them without a guard; so a harmless one is refused as well."""
     monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("torch.load was called"))
     path = tmp_path / "legacy.pt"
-    torch.save({"format": 2, **make_state(1)}, path, _use_new_zipfile_serialization=False)
+    torch.save({"format": 3, **make_state(1)}, path, _use_new_zipfile_serialization=False)
     with pytest.raises(CheckpointError, match="no checkpoint"):
         load_checkpoint(path)
 
@@ -417,8 +418,8 @@ def test_files_that_are_no_archive_never_reach_torch(tmp_path: Path, monkeypatch
 OTHER_FILES: List[Tuple[str, Any, str]] = [
     ("weights alone", {"weight": torch.ones(2)}, "no checkpoint of this program: it has no entry 'format'"),
     ("a list", [1, 2], "no checkpoint of this program"),
-    ("a newer format", {"format": 3}, "has checkpoint format 3, and this program reads format 2"),
-    ("missing keys", {"format": 2, "model": {}}, r"lacks the keys \['average', 'config'"),
+    ("a newer format", {"format": 4}, "has checkpoint format 4, and this program reads format 3"),
+    ("missing keys", {"format": 3, "model": {}}, r"lacks the keys \['average', 'class_names', 'config'"),
 ]
 
 
@@ -480,4 +481,4 @@ def test_a_manifest_tells_size_and_hash(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, make_state(7), 7, keep=1)
     manifest = json.loads(path.with_suffix(".json").read_text())
     digest = subprocess.run(["sha256sum", str(path)], capture_output=True, text=True, check=True).stdout.split()[0]
-    assert manifest == {"format": 2, "step": 7, "size": path.stat().st_size, "sha256": digest}
+    assert manifest == {"format": 3, "step": 7, "size": path.stat().st_size, "sha256": digest}

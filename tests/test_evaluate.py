@@ -17,8 +17,10 @@ import train
 from configs import load_config
 from datasets import build_datasets
 from experiment import build_network
-from training.checkpoint import load_checkpoint, newest_checkpoint
+from starting_weights import check_classes
+from training.checkpoint import CheckpointError, load_checkpoint, newest_checkpoint
 from training.evaluation import Evaluation
+from training.weights_file import read_weights
 
 CONFIG = ["data.num_train_images=192", "data.num_eval_images=130", "schedule.epochs=2", "averaging.every=epoch"]
 CONFIG += ["averaging.decay=0.5"]
@@ -44,6 +46,14 @@ def test_confidences_of_one_bin_are_averaged_before_they_are_compared() -> None:
     # .61 and .65 are both in (9/15, 10/15]: accuracy 1/2, confidence .63.
     evaluation.add(torch.tensor([[0.61, 0.39], [0.65, 0.35]]).log(), torch.tensor([0, 1]))
     assert evaluation.report(("a", "b"))["ece"] == pytest.approx(0.13, rel=1e-6)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_outputs_that_are_not_finite_are_refused_with_their_number(value: float) -> None:
+    evaluation = Evaluation(2)
+    with pytest.raises(ValueError, match="the outputs for 1 of 2 images are not finite"):
+        evaluation.add(torch.tensor([[0.5, value], [0.5, 0.5]]), torch.tensor([0, 1]))
+    assert evaluation.images == 0
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +159,15 @@ def test_a_checkpoint_is_evaluated_with_the_classifier_that_it_trained(run_folde
     gone = ["--set", "model.pretrained=/not/there/any/more.pt", "--set", "model.reset_classifier=true"]
     report = evaluated(tmp_path / "report.json", str(run_folder), *gone)
     assert report["confusion"] == expected["confusion"]
+
+
+def test_weights_of_as_many_other_classes_are_refused(run_folder: Path) -> None:
+    saved = read_weights(run_folder)
+    assert saved.class_names is not None
+    check_classes(saved, saved.class_names)
+    check_classes(saved, saved.class_names[:-1])  # which the classifier's shape tells
+    with pytest.raises(CheckpointError, match=r"2 of 10 differ, class 3 is 'pattern 3' there and 'pattern 4' here"):
+        check_classes(saved, (*saved.class_names[:3], "pattern 4", "pattern 3", *saved.class_names[5:]))
 
 
 @pytest.mark.parametrize(

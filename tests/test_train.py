@@ -13,7 +13,8 @@ import pytest
 import torch
 
 import train
-from training.checkpoint import load_checkpoint
+from continuation import check_same_step
+from training.checkpoint import CheckpointError, load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--config", "generated_smoke", "--device", "cpu"]
@@ -233,9 +234,9 @@ def test_processes_that_find_different_checkpoints_are_told_so() -> None:
         def agree(self, flag: int) -> int:
             return max(flag, 4 if flag > 0 else -4)
 
-    with pytest.raises(train.CheckpointError, match="from step 4 to step 6"):
-        train.check_same_step(TwoProcesses(), 6, Path("runs/x"))  # type: ignore[arg-type]
-    train.check_same_step(TwoProcesses(), 4, Path("runs/x"))  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="from step 4 to step 6"):
+        check_same_step(TwoProcesses(), 6, Path("runs/x"))  # type: ignore[arg-type]
+    check_same_step(TwoProcesses(), 4, Path("runs/x"))  # type: ignore[arg-type]
 
 
 def test_the_output_folder_is_taken_as_it_is_written(tmp_path: Path) -> None:

@@ -25,9 +25,9 @@ from training.atomic_file import PARTIAL_SUFFIX, replace_file, sync_folder
 from training.pickle_scan import forbidden_global
 
 LOGGER = logging.getLogger(__name__)
-FORMAT = 2
+FORMAT = 3
 # model, optimizer: state dicts; average: of the weights, or None; step: weight updates done; progress: the loop's
-# state; norm: see check_norm.
+# state; norm: see check_norm; class_names: by label.
 KEYS = frozenset(
     (
         "format",
@@ -40,6 +40,7 @@ KEYS = frozenset(
         "config",
         "norm",
         "execution",
+        "class_names",
         "data_fingerprint",
     )
 )

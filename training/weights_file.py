@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Union
+from typing import Any, Dict, Mapping, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ class SavedWeights:
         norm: what decides how they are to be read (training.checkpoint.check_norm); None where the file does not say.
         is_average: whether they are an average over time.
         config: the configuration that they were trained with; None where the file does not say.
+        class_names: what the classifier tells apart, by label; None where the file does not say.
     """
 
     path: Path
@@ -31,6 +32,7 @@ class SavedWeights:
     norm: Optional[Mapping[str, Any]] = None
     is_average: bool = False
     config: Optional[Mapping[str, Any]] = None
+    class_names: Optional[Tuple[str, ...]] = None
 
 
 def read_weights(path: Union[str, Path]) -> SavedWeights:
@@ -56,7 +58,8 @@ def read_weights(path: Union[str, Path]) -> SavedWeights:
         average = saved["average"]
         is_average = average is not None and average["updates"] > 0  # 0: averaged by epoch, stopped within the first
         tensors = average["weights"] if is_average else saved["model"]
-        return SavedWeights(path, _plain_names(tensors), saved["norm"], is_average, saved["config"])
+        facts = (saved["norm"], is_average, saved["config"], tuple(saved["class_names"]))
+        return SavedWeights(path, _plain_names(tensors), *facts)
     for key in ("state_dict", "model"):
         if isinstance(saved, dict) and isinstance(saved.get(key), dict):
             saved = saved[key]
