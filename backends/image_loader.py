@@ -9,24 +9,29 @@ import signal
 from typing import Any, List, Tuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from backends.base import Batch
 
-# Loading processes that give no batch for so long hang: a disk or network that holds the images is gone.
+# Loading processes that give no batch for so long hang: a disk or network that holds the images is gone. No limit
+# holds in an epoch that begins before all files which have to be copied are copied: that may take any time.
 TIMEOUT_SECONDS = 300
 _SIGNAL_AT_PARENTS_END = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
-def build_loader(dataset: Dataset, batches: Any, workers: int, pin_memory: bool = False) -> DataLoader:
-    """One batch for each list of indices that `batches` gives."""
+def build_loader(dataset: Any, batches: Any, workers: int, pin_memory: bool = False) -> DataLoader:
+    """One batch for each list of indices that `batches` gives.
+
+    Args:
+        dataset: (image, label) by index; its `must_copy` says whether files have to be copied before all can be read.
+    """
     return DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=_collate,
         pin_memory=pin_memory,
-        timeout=TIMEOUT_SECONDS if workers else 0,
+        timeout=TIMEOUT_SECONDS if workers and not dataset.must_copy else 0,
         worker_init_fn=functools.partial(_end_with, os.getpid()),
         generator=torch.Generator(),  # its own: starting workers draws no number from torch's global generator
     )

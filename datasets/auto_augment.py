@@ -14,8 +14,8 @@ from datasets.torchvision_import import torchvision
 class AutoAugmented:
     """Another augmentation, then two operations (shear, rotation, colours, ...) of a policy that was found by search.
 
-    The policy and its operations are torchvision's, which draws from torch's global generator. That is seeded here for
-    each image, with that image's random numbers, and put back as it was.
+    The policy and its operations are torchvision's, which draws from torch's global generator of the CPU. That alone is
+    seeded here for each image, with that image's random numbers, and put back as it was.
 
     Args:
         augmentation: (stored image, its random numbers) -> (C, H, W) uint8 tensor.
@@ -32,7 +32,10 @@ class AutoAugmented:
     def __call__(self, image: StoredImage, random: KeyedRandom) -> torch.Tensor:
         """Return the tensor for these random numbers."""
         output = self.augmentation(image, random)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(random.bits() >> 1)  # seeds are signed
+        state = torch.default_generator.get_state()
+        torch.default_generator.manual_seed(random.bits() >> 1)  # seeds are signed
+        try:
             augmented: torch.Tensor = self.operations(output)
+        finally:
+            torch.default_generator.set_state(state)
         return augmented.contiguous()

@@ -13,7 +13,7 @@ import torch
 from typing_extensions import Protocol
 
 from datasets.encoded_image import EncodedImage
-from datasets.errors import DataError
+from datasets.errors import DataError, StoreError
 from datasets.keyed_random import KeyedRandom
 
 StoredImage = Union[np.ndarray, EncodedImage]
@@ -23,6 +23,10 @@ REPLACEMENT = 1  # fourth word of the key that chooses what replaces an unreadab
 
 class ImageSource(Protocol):
     """Images as they are stored: (C, H, W) uint8 arrays, or encoded images of any size."""
+
+    @property
+    def must_copy(self) -> bool:
+        """Whether files have to be copied to this machine before all images can be read: a first one may wait long."""
 
     def __len__(self) -> int: ...
 
@@ -53,6 +57,10 @@ class EvaluationImages:
         self.source = source
         self.transform = transform
 
+    @property
+    def must_copy(self) -> bool:
+        return self.source.must_copy
+
     def __len__(self) -> int:
         return len(self.source)
 
@@ -81,7 +89,8 @@ class TrainingImages:
     process, the order, and torch's, numpy's and Python's random states neither influence it nor are touched by it.
 
     An image that cannot be read is replaced by another one, whose number is a function of (seed, epoch, index) too,
-    as long as no more than max_corrupt different ones were met by this process and its loading processes.
+    as long as no more than max_corrupt different ones were met by this process and its loading processes. Where the
+    place that holds the images fails, that is an error always: the images of a run do not depend on a network.
 
     Args:
         source: the stored images.
@@ -111,6 +120,10 @@ class TrainingImages:
         self._is_corrupt = torch.zeros(len(source) if max_corrupt else 0, dtype=torch.uint8).share_memory_()
         KeyedRandom(seed)  # an unusable seed is refused here, not in a loading process
 
+    @property
+    def must_copy(self) -> bool:
+        return self.source.must_copy
+
     def __len__(self) -> int:
         return len(self.source)
 
@@ -123,6 +136,8 @@ class TrainingImages:
             try:
                 image, label = self.source.load(index)
                 return self.augmentation(image, KeyedRandom(self.seed, epoch, index)), label
+            except StoreError:
+                raise
             except DataError as error:
                 self._count_corrupt(index, error)
             index = others.integer(len(self))
@@ -134,6 +149,8 @@ class TrainingImages:
         if self._is_corrupt[index] == 0:
             self._is_corrupt[index] = 1
             logging.getLogger(__name__).warning("%s; another image takes its place", error)
+        if self.corrupt == len(self):
+            raise DataError(f"all {len(self)} training images are unreadable; the last: {error}") from error
         if self.corrupt > self.max_corrupt:
             raise DataError(
                 f"{self.corrupt} unreadable training images, more than data.max_corrupt {self.max_corrupt}; "

@@ -52,6 +52,8 @@ class GeneratedImages:
         image_size: pixels per side.
     """
 
+    must_copy = False
+
     def __init__(self, half: int, count: int, num_classes: int, image_size: int) -> None:
         self.half = half
         self.count = count

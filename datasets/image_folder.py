@@ -41,6 +41,8 @@ class FolderImages:
         DataError: a class without images, or anything in a class folder that is not an image file by its name.
     """
 
+    must_copy = False
+
     def __init__(self, folder: Path, class_names: Tuple[str, ...]) -> None:
         self.folder = folder
         self.class_names = class_names

@@ -4,7 +4,8 @@
 
 An index makes every image one access of known place, so shards are a data set like any other: any image by its number,
 the order decided elsewhere (training/order.py), exact continuation and splitting over processes for nothing. Shards of
-other origin get their index when they are first used, by reading their headers and labels once.
+other origin get their index when they are first used, by reading their headers and labels, and again when they have
+changed.
 
 An order over all images reads from all shards at once. Where that is slow (a distant place, whose shards are copied
 when first needed; a disk that turns), data.shuffle_shards makes it go through a few shards at a time, in random order.
@@ -18,10 +19,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Dict, Iterable, List, Sequence, Tuple
+from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -29,16 +31,18 @@ from configs.errors import ConfigError
 from configs.schema import DataConfig
 from datasets.data_sets import DataSets, Parts, hash_parts
 from datasets.encoded_image import EncodedImage, say_decoder, unusable
-from datasets.errors import DataError
+from datasets.errors import DataError, StoreError
 from datasets.folder import data_folder, missing_data
 from datasets.image_folder import encoded_data_sets
-from datasets.shard_index import SUFFIX, ShardIndex, parse_index, scan_shard
-from datasets.shard_store import FolderStore, RemoteStore, ShardStore
+from datasets.remote_store import RemoteStore
+from datasets.shard_index import NOT_COMPUTED, SUFFIX, ShardIndex, parse_index, scan_shard
+from datasets.shard_store import FolderStore, ShardStore, StoredFile
 
 REQUESTS_AT_ONCE = 16  # a distant place takes its time to answer each
 CLASSES_FILE = "classes.txt"
 UNFINISHED = "unfinished"  # there as long as packing goes on: some shards would be taken for all of them
 LAYOUT = "train-*.tar and val-*.tar, as `python -m datasets.pack SRC DST` writes them"
+LOGGER = logging.getLogger(__name__)
 WORDS = {"train": {"train", "training"}, "val": {"val", "valid", "validation"}}
 
 
@@ -64,7 +68,7 @@ class ShardImages:
         self.lengths = np.concatenate([index.lengths for index in indices])
         self.labels = np.concatenate([index.labels for index in indices])
         # a million Python strings would be copied into each loading process: see FolderImages
-        self.names = np.array([name.encode() for index in indices for name in index.names])
+        self.names = np.array([os.fsencode(name) for index in indices for name in index.names])
         for index in indices:
             if index.labels.max() >= len(class_names):
                 raise DataError(
@@ -73,7 +77,7 @@ class ShardImages:
                 )
         self.fingerprint = hash_parts(
             [
-                "\0".join(class_names).encode(),
+                os.fsencode("\0".join(class_names)),
                 b"\0".join(self.names.tolist()),
                 self.labels.astype("<i4").tobytes(),
                 self.lengths.astype("<i8").tobytes(),
@@ -83,15 +87,20 @@ class ShardImages:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def must_copy(self) -> bool:
+        return self.store.must_copy(self.shards)
+
     def load(self, index: int) -> Tuple[EncodedImage, int]:
-        """Return the image and its label. Raises DataError, naming shard, member and class, where it cannot be read."""
+        """Return the image and its label. Raises DataError, naming shard, member and class, where it cannot be read,
+        and StoreError where that is due to the place and not to the image."""
         label = int(self.labels[index])
         shard, length = self.shards[self.shard_of[index]], int(self.lengths[index])
-        name = f"{self.store.path(shard)}, {self.names[index].decode()} (class {self.class_names[label]})"
+        name = f"{self.store.path(shard)}, {os.fsdecode(self.names[index])} (class {self.class_names[label]})"
         try:
             content = self.store.read_range(shard, int(self.offsets[index]), length)
         except OSError as error:
-            raise unusable(name, error.strerror or str(error)) from error
+            raise StoreError(f"{name}: cannot be read: {error.strerror or error}") from error
         if len(content) != length:
             raise unusable(name, f"the shard gave {len(content)} bytes of {length}: it is cut short")
         return EncodedImage(content, name), label
@@ -129,24 +138,40 @@ def find_shards(store: ShardStore, files: Iterable[str]) -> Dict[str, List[str]]
     return halves
 
 
-def load_index(store: ShardStore, shard: str, size: int, indexed: bool) -> ShardIndex:
-    """Return the index of a shard of `size` bytes, building and keeping it where there is none.
+def read_index(store: ShardStore, shard: str, files: Dict[str, StoredFile]) -> Optional[ShardIndex]:
+    """Return the index of a shard among `files`; None where there is none, or one built for another version of it.
 
     Raises:
         DataError: the shard or its index is damaged, or they do not belong together.
     """
-    if not indexed:
-        with store.open(shard) as file:
-            index = scan_shard(store.path(shard), file, size)
-        store.write_index(shard + SUFFIX, index.text())
-        return dataclasses.replace(index, shard=shard)
-    index = parse_index(store.path(shard), store.read(shard + SUFFIX).decode("utf-8", "replace"))
-    if index.bytes != size:
+    if shard + SUFFIX not in files:
+        return None
+    file = files[shard]
+    index = parse_index(store.path(shard), store.read(shard + SUFFIX))
+    if index.sha256 == NOT_COMPUTED and (index.num_bytes, index.version) != (file.num_bytes, file.version):
+        return None
+    if index.num_bytes != file.num_bytes:
         raise DataError(
-            f"{store.path(shard)}: it has {size} bytes and its index says {index.bytes}: one of them is damaged or of "
-            "another origin; supply the shard again, or remove the index to have it built anew"
+            f"{store.path(shard)}: it has {file.num_bytes} bytes and its index says {index.num_bytes}: one of them "
+            "is damaged or of another origin; supply the shard again, or remove the index to have it built anew"
         )
     return dataclasses.replace(index, shard=shard)
+
+
+def build_index(store: ShardStore, shard: str, file: StoredFile) -> Tuple[ShardIndex, Optional[str]]:
+    """Build the index of a shard of other origin; return it, and why it could not be kept for the next start.
+
+    Raises:
+        DataError: the shard is damaged, or of another layout.
+    """
+    with store.open(shard) as opened:
+        index = scan_shard(store.path(shard), opened)
+    index = dataclasses.replace(index, shard=shard, version=file.version)
+    try:
+        store.write_index(shard + SUFFIX, index.content())
+    except OSError as error:
+        return index, error.strerror or str(error)
+    return index, None
 
 
 def load_halves(store: ShardStore) -> Tuple[Dict[str, List[ShardIndex]], Tuple[str, ...]]:
@@ -158,17 +183,26 @@ def load_halves(store: ShardStore) -> Tuple[Dict[str, List[ShardIndex]], Tuple[s
             "pack again into a new folder"
         )
     halves = find_shards(store, files)
-    missing = [shard for shards in halves.values() for shard in shards if shard + SUFFIX not in files]
-    if missing:
-        logging.getLogger(__name__).warning("building the index of %d shards, first %s", len(missing), missing[0])
+    shards = [shard for half in halves.values() for shard in half]
     with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-
-        def load(shard: str) -> ShardIndex:
-            return load_index(store, shard, files[shard], shard + SUFFIX in files)
-
-        indices = {half: list(pool.map(load, shards)) for half, shards in halves.items()}
+        kept = list(pool.map(lambda shard: read_index(store, shard, files), shards))
+        found = {index.shard: index for index in kept if index is not None}
+        missing = [shard for shard in shards if shard not in found]
+        if missing:
+            LOGGER.warning("building the index of %d shards, first %s", len(missing), missing[0])
+        built = list(pool.map(lambda shard: build_index(store, shard, files[shard]), missing))
+    found.update((index.shard, index) for index, _ in built)
+    reasons = [reason for _, reason in built if reason is not None]
+    if reasons:
+        LOGGER.warning(
+            "the index of %d shards cannot be kept (%s): each start reads these shards from end to end; set "
+            "data.cache_dir for a URL, or run `python -m datasets.check` once as somebody who may write to the folder",
+            len(reasons),
+            reasons[0],
+        )
+    indices = {half: [found[shard] for shard in names] for half, names in halves.items()}
     if CLASSES_FILE in files:
-        class_names = tuple(store.read(CLASSES_FILE).decode("utf-8").splitlines())
+        class_names = tuple(os.fsdecode(line) for line in store.read(CLASSES_FILE).splitlines())
     else:
         labels = [index.labels.max() for half in indices.values() for index in half if len(index.labels)]
         class_names = tuple(str(label) for label in range(max(labels, default=-1) + 1))

@@ -27,7 +27,7 @@ KILLED = re.compile(r"DataLoader worker \(pid (\d+)\) is killed by signal: ([^.]
 EXITED = re.compile(r"DataLoader worker \(pid (\d+)\) exited unexpectedly with exit code (\d+)")
 ENDED = re.compile(r"DataLoader worker \(pid\(s\) ([\d, ]+)\) exited unexpectedly")
 TIMED_OUT = re.compile(r"DataLoader timed out after ([\d.]+) seconds")
-IN_WORKER = re.compile(r"^Caught DataError in DataLoader worker process (\d+)")
+IN_WORKER = re.compile(r"^Caught (\w+) in DataLoader worker process (\d+)")
 
 
 class GuardedLoading:
@@ -143,5 +143,5 @@ def without_traceback(message: str) -> str:
     found = IN_WORKER.match(message)
     if found is None:
         return message
-    reason = message.rpartition(f"{DataError.__module__}.{DataError.__name__}: ")[2].strip()
-    return f"in loading process {found[1]}: {reason}"
+    reason = message.rpartition(f"{DataError.__module__}.{found[1]}: ")[2].strip()
+    return f"in loading process {found[2]}: {reason}"

@@ -23,6 +23,8 @@ class ImagesInMemory:
         DataError: no images, or not one label for each.
     """
 
+    must_copy = False
+
     def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
         if len(images) == 0 or len(images) != len(labels):
             raise DataError(

@@ -76,7 +76,7 @@ class ShardWriter:
         os.chmod(self.temporary, 0o644)
         os.replace(self.temporary, self.path)
         index = make_index(self.path.name, self.size, self.digest.hexdigest(), self.rows)
-        replace_file(self.path.with_name(self.path.name + SUFFIX), index.text().encode())
+        replace_file(self.path.with_name(self.path.name + SUFFIX), index.content())
 
     def discard(self) -> None:
         self.file.close()

@@ -4,16 +4,19 @@ A shard is an uncompressed tar file in WebDataset's layout: neighbouring members
 the key is the path up to the first dot of the file name. One member is the image (.jpg, .png, ...); the label is the
 whole number in KEY.cls, else in KEY.txt, else the value "label" or "cls" of KEY.json.
 
-The index SHARD.tar.index is text, tab-separated: first the size of the shard, its SHA-256 sum ("-" where it was not
-computed) and the number of images, then for each image its offset, length, label and name.
+The index SHARD.tar.index is text, tab-separated: first the size of the shard, its SHA-256 sum and the number of images,
+then for each image its offset, length, label and name. Where the shard came without an index, the sum is "-", and the
+shard's version at that time follows the number of images (StoredFile.version of datasets/shard_store.py): a shard of
+another version is scanned again. Names are the bytes that the shard holds, in whatever encoding.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, Dict, List, Optional, Tuple
 
 import numpy as np
@@ -28,6 +31,7 @@ NOT_COMPUTED = "-"
 LABEL_EXTENSIONS = (".cls", ".txt", ".json")
 JSON_LABELS = ("label", "cls")
 WHOLE_NUMBER = re.compile(rb"\s*\d+\s*")
+LABEL_LIMIT = 1_000_000  # a network has an output for each label: a number beyond is no label but some identifier
 
 
 @dataclass(frozen=True)
@@ -36,28 +40,31 @@ class ShardIndex:
 
     Attributes:
         shard: its name, below the folder of the data.
-        bytes: its size.
+        num_bytes: its size.
         sha256: its sum, or "-".
         offsets: of each image's first byte, (N,) int64.
         lengths: of each image in bytes, (N,) int64.
         labels: (N,) int32.
-        names: of the members, N of them.
+        names: of the members, N of them, with bytes that are no UTF-8 as os.fsdecode gives them.
+        version: of the shard that was scanned for this index; "" for an index that came with its shard.
     """
 
     shard: str
-    bytes: int
+    num_bytes: int
     sha256: str
     offsets: np.ndarray
     lengths: np.ndarray
     labels: np.ndarray
     names: Tuple[str, ...]
+    version: str = ""
 
-    def text(self) -> str:
+    def content(self) -> bytes:
         """The content of the index file."""
         rows = zip(self.offsets.tolist(), self.lengths.tolist(), self.labels.tolist(), self.names)
-        lines = [f"{FORMAT}\t{self.bytes}\t{self.sha256}\t{len(self.names)}"]
+        header = [FORMAT, self.num_bytes, self.sha256, len(self.names)] + ([self.version] if self.version else [])
+        lines = ["\t".join(str(value) for value in header)]
         lines += [f"{offset}\t{length}\t{label}\t{name}" for offset, length, label, name in rows]
-        return "\n".join(lines) + "\n"
+        return os.fsencode("\n".join(lines) + "\n")
 
 
 def make_index(shard: str, size: int, sha256: str, rows: List[Tuple[int, int, int, str]]) -> ShardIndex:
@@ -74,39 +81,39 @@ def make_index(shard: str, size: int, sha256: str, rows: List[Tuple[int, int, in
     )
 
 
-def parse_index(shard: str, text: str) -> ShardIndex:
-    """Return the index that `text` holds.
+def parse_index(shard: str, content: bytes) -> ShardIndex:
+    """Return the index that the file's content holds.
 
     Raises:
         DataError: another format, a line of another form, or images outside of the shard.
     """
-    lines = text.split("\n")[:-1]  # each line ends with one; without it, it is cut short
+    lines = os.fsdecode(content).split("\n")[:-1]  # each line ends with one; without it, it is cut short
     try:
-        form, size, sha256, count = lines[0].split("\t")
+        form, size, sha256, count, *version = lines[0].split("\t")
         if form != FORMAT:
             raise ValueError(f"it starts with {form!r}, expected {FORMAT!r}")
         if len(lines) - 1 != int(count):
             raise ValueError(f"it is cut short: it has {len(lines) - 1} whole lines, expected {count}")
         rows = [line.split("\t", 3) for line in lines[1:]]
-        index = make_index(shard, int(size), sha256, [(int(a), int(b), int(c), name) for a, b, c, name in rows])
-        if len(rows) and (index.offsets.min() < 0 or (index.offsets + index.lengths).max() > index.bytes):
+        numbers = [(int(a), int(b), int(c), name) for a, b, c, name in rows]
+        for _, _, label, _ in numbers:
+            check_label(label)
+        index = replace(make_index(shard, int(size), sha256, numbers), version="".join(version))
+        if len(rows) and (index.offsets.min() < 0 or (index.offsets + index.lengths).max() > index.num_bytes):
             raise ValueError(f"an image lies outside of the shard's {size} bytes")
-        if len(rows) and index.labels.min() < 0:
-            raise ValueError(f"a label is {index.labels.min()}; the first is 0")
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, OverflowError) as error:
         raise DataError(
             f"{shard}{SUFFIX} is damaged or another file ({error}); remove it to have it built anew"
         ) from error
     return index
 
 
-def scan_shard(shard: str, file: BinaryIO, size: int) -> ShardIndex:
+def scan_shard(shard: str, file: BinaryIO) -> ShardIndex:
     """Return the index of a tar file that came without one, by reading its headers and labels.
 
     Args:
         shard: its name.
-        file: the tar file, from its beginning.
-        size: of the file in bytes.
+        file: the tar file.
 
     Raises:
         DataError: no uncompressed tar file, cut short, no image, an image without label, or two images of one key.
@@ -114,11 +121,15 @@ def scan_shard(shard: str, file: BinaryIO, size: int) -> ShardIndex:
     rows: List[Tuple[int, int, int, str]] = []
     key: Optional[str] = None
     sample: Dict[str, tarfile.TarInfo] = {}
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 if not member.isfile():
                     continue
+                if "\n" in member.name:
+                    raise DataError(f"{shard}: {member.name!r} has a line break in its name; rename it")
                 member_key, extension = split_name(member.name)
                 if member_key != key:
                     add_sample(shard, tar, sample, rows)
@@ -158,7 +169,10 @@ def add_sample(
         if extension in sample:
             file = tar.extractfile(sample[extension])
             assert file is not None  # only regular members are collected
-            label = parse_label(file.read(), extension)
+            try:
+                label = parse_label(file.read(), extension)
+            except ValueError as error:
+                raise DataError(f"{shard}: {sample[extension].name}: {error}; correct it") from error
             if label is not None:
                 rows.append((member.offset_data, member.size, label, member.name))
                 return
@@ -169,14 +183,25 @@ def add_sample(
 
 
 def parse_label(content: bytes, extension: str) -> Optional[int]:
-    """Return the label that a member holds, None if it holds something else (a caption)."""
+    """Return the label that a member holds, None if it holds something else (a caption).
+
+    Raises:
+        ValueError: a whole number that is no label.
+    """
     if extension != ".json":
-        return int(content) if WHOLE_NUMBER.fullmatch(content) else None
+        return check_label(int(content)) if WHOLE_NUMBER.fullmatch(content) else None
     try:
         values = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):  # numbers of thousands of digits, or lists in lists in lists
         return None
     if not isinstance(values, dict):
         return None
     labels = [values[name] for name in JSON_LABELS if type(values.get(name)) is int and values[name] >= 0]
-    return labels[0] if labels else None
+    return check_label(labels[0]) if labels else None
+
+
+def check_label(label: int) -> int:
+    """Return `label`, or raise ValueError."""
+    if not 0 <= label < LABEL_LIMIT:
+        raise ValueError(f"the label is {label}; expected 0 or more and less than {LABEL_LIMIT}")
+    return label

@@ -85,7 +85,10 @@ def test_shards_are_compared_with_their_sums(folder, tmp_path, capsys):
     pack.pack(folder, shards, 6000, 0)
     settings = ["data.name=image_shards", f"data.dir={shards}"]
     code, lines = lines_of(capsys, "rn50_gnpn", *settings)
-    assert (code, lines[-1]) == (0, "good") and "train: 3 shards, 0 of them without a sum to compare with" in lines
+    assert (code, lines[-1]) == (
+        0,
+        "good",
+    ) and "train: 3 shards, 0 of them without a sum and compared with their index" in lines
     content = bytearray((shards / "train-000001.tar").read_bytes())
     content[-600] ^= 1  # after the last member: no image is touched
     (shards / "train-000001.tar").write_bytes(content)
@@ -94,7 +97,7 @@ def test_shards_are_compared_with_their_sums(folder, tmp_path, capsys):
     assert any(f"{shards}/train-000001.tar: its SHA-256 sum is" in line for line in lines)
     (shards / "train-000001.tar.index").unlink()  # built anew, without a sum
     code, lines = lines_of(capsys, "rn50_gnpn", *settings)
-    assert code == 0 and "train: 3 shards, 1 of them without a sum to compare with" in lines
+    assert code == 0 and "train: 3 shards, 1 of them without a sum and compared with their index" in lines
 
 
 def test_images_in_memory_are_checked_too(capsys):

@@ -91,3 +91,13 @@ def test_the_fingerprint_of_made_images_follows_what_determines_them():
     fingerprints = [build_datasets(generated_config(**changed), 0).fingerprint for changed in options]
     assert len(set(fingerprints)) == len(options)
     assert build_datasets(generated_config(crop_padding=2), 9).fingerprint == fingerprints[0]
+
+
+def test_automatic_augmentation_seeds_the_generator_of_no_other_device(monkeypatch):
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    images = build_datasets(generated_config(auto_augment="cifar10"), 0).train
+    assert images[0, 0][0].shape == (3, 12, 12) and seeded == []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+    assert len(seeded) == 1  # what is watched for is what torch's own function does

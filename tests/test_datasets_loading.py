@@ -20,8 +20,10 @@ from backends import image_loader
 from configs.errors import ConfigError
 from configs.schema import DataConfig
 from datasets import DataError, build_datasets
+from datasets.data_sets import TrainingImages
 from datasets.generated import GeneratedImages
 from datasets.loading import explained_loading
+from training.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -143,7 +145,7 @@ def test_a_run_whose_loading_process_fails_ends_with_code_3_and_can_be_continued
 
 def weights(folder: Path) -> List[bytes]:
     newest = sorted((folder / "checkpoints").glob("*.pt"))[-1]
-    return [tensor.numpy().tobytes() for tensor in train.load_checkpoint(newest)["model"].values()]
+    return [tensor.numpy().tobytes() for tensor in load_checkpoint(newest)["model"].values()]
 
 
 # Unreadable images that are replaced
@@ -187,6 +189,21 @@ def test_all_loading_processes_count_together_and_one_too_many_is_an_error(folde
         with explained_loading():
             few = build_datasets(folder_config(folder, max_corrupt=1), 5).train
             list(DataLoader(few, batch_size=1, sampler=keys, num_workers=2))
+
+
+def test_when_no_image_is_readable_no_limit_helps() -> None:
+    class Unreadable:
+        must_copy = False
+
+        def __len__(self) -> int:
+            return 3
+
+        def load(self, index: int) -> None:
+            raise DataError(f"{index}.jpg is cut short")
+
+    images = TrainingImages(Unreadable(), lambda image, random: image, 0, max_corrupt=9)
+    with pytest.raises(DataError, match=r"all 3 training images are unreadable; the last: \d.jpg is cut short"):
+        images[0, 1]
 
 
 def test_unreadable_images_are_replaced_with_auto_augment_too(folder):

@@ -26,6 +26,7 @@ from configs.errors import ConfigError
 from configs.schema import DataConfig
 from datasets import DataError, build_datasets, pack
 from datasets.shard_index import FORMAT, parse_index, parse_label, scan_shard, split_name
+from training.checkpoint import load_checkpoint
 from training.order import EvaluationBatches, TrainingBatches
 
 NUM_TRAIN, NUM_EVAL = 6, 4
@@ -100,9 +101,9 @@ def test_shards_hold_the_files_labels_and_classes_of_their_folder(source, shards
 
 def test_an_index_tells_place_length_label_and_sum(shards):
     for path in shards.glob("*.tar"):
-        index = parse_index(path.name, (shards / f"{path.name}.index").read_text())
+        index = parse_index(path.name, (shards / f"{path.name}.index").read_bytes())
         content = path.read_bytes()
-        assert (index.bytes, index.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+        assert (index.num_bytes, index.sha256) == (len(content), hashlib.sha256(content).hexdigest())
         with tarfile.open(path) as tar:
             members = tar.getmembers()
             names = [member.name for member in members if not member.name.endswith(".cls")]
@@ -114,10 +115,10 @@ def test_an_index_tells_place_length_label_and_sum(shards):
 
 def test_scanning_finds_what_packing_wrote(shards):
     for path in shards.glob("*.tar"):
-        written = parse_index(path.name, (shards / f"{path.name}.index").read_text())
+        written = parse_index(path.name, (shards / f"{path.name}.index").read_bytes())
         with open(path, "rb") as file:
-            found = scan_shard(path.name, file, path.stat().st_size)
-        assert found.text().splitlines()[1:] == written.text().splitlines()[1:]
+            found = scan_shard(path.name, file)
+        assert found.content().splitlines()[1:] == written.content().splitlines()[1:]
 
 
 def test_the_same_folder_and_seed_give_the_same_bytes_and_another_seed_another_order(source, shards, tmp_path):
@@ -208,7 +209,7 @@ def test_a_run_continues_at_the_image_where_it_stopped(shards, tmp_path, shuffle
     resumed = [*arguments, "--output-dir", str(tmp_path / "resumed"), "--set", "data.workers=2", "--resume"]
     assert train.main(resumed) == 0
     last = [tmp_path / name / "checkpoints" / "step_00000006.pt" for name in ("whole", "resumed")]
-    whole, again = (train.load_checkpoint(path)["model"] for path in last)
+    whole, again = (load_checkpoint(path)["model"] for path in last)
     assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)
 
 
@@ -328,11 +329,11 @@ def test_any_order_of_members_within_a_key_is_read(groups, long_name):
             for name, content in reversed(members) if label_first else members:
                 add(tar, name, content)
             expected.append((number + 1, label, key + extension))
-    index = scan_shard("made.tar", io.BytesIO(buffer.getvalue()), len(buffer.getvalue()))
+    index = scan_shard("made.tar", io.BytesIO(buffer.getvalue()))
     assert list(zip(index.lengths.tolist(), index.labels.tolist(), index.names)) == expected
     for offset, length in zip(index.offsets, index.lengths):
         assert buffer.getvalue()[offset : offset + length] == b"x" * length
-    assert parse_index("made.tar", index.text()).text() == index.text()
+    assert parse_index("made.tar", index.content()).content() == index.content()
 
 
 # Faults
@@ -395,7 +396,8 @@ INDEX_FAULTS = {
         lambda f: (f / "train-000001.tar.index").write_text(f"{FORMAT}\t99\t-\t1\n90\t10\t0\ta.jpg\n"), "lies outside",
     ),
     "negative label": (
-        lambda f: (f / "train-000001.tar.index").write_text(f"{FORMAT}\t99\t-\t1\n0\t10\t-1\ta.jpg\n"), "a label is -1",
+        lambda f: (f / "train-000001.tar.index").write_text(f"{FORMAT}\t99\t-\t1\n0\t10\t-1\ta.jpg\n"),
+        "the label is -1",
     ),
 }  # fmt: skip
 
