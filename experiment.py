@@ -108,6 +108,7 @@ def prepare(name: str, config: Config, backend: Backend, *, dry_run: bool = Fals
         network=network,
         image_size=data.image_size,
         in_channels=data.channels,
+        training_images=len(data.train),
         saved_bytes_per_image=cost.saved_bytes_per_image,
         batch=config.batch,
         optimizer=config.optimizer,

@@ -25,6 +25,7 @@ class Workload:
         network: on the CPU.
         image_size: side of the square images.
         in_channels: of the images.
+        training_images: in an epoch.
         saved_bytes_per_image: activations kept for backward, in plain execution.
         batch: the section of the configuration.
         optimizer: the section of the configuration.
@@ -33,6 +34,7 @@ class Workload:
     network: nn.Module
     image_size: int
     in_channels: int
+    training_images: int
     saved_bytes_per_image: int
     batch: BatchConfig
     optimizer: OptimizerConfig

@@ -26,15 +26,14 @@ from backends.ipu_options import set_device_options, set_evaluation_options, set
 from backends.ipu_placement import begin_stages, keep_outputs
 from backends.ipu_planned import PlannedIpus
 from backends.ipu_processes import OneProcess, Processes
-from backends.ipu_step import DeviceStep, set_precision, use_device_grouping
-from configs import BatchPlan, ConfigError
+from backends.ipu_step import DeviceStep, set_precision
+from configs import BatchPlan
 from configs.device_section import IpuConfig
 from configs.learning_sections import OptimizerConfig
 from training.classifier import Classifier
 from training.loss import IGNORED
 from training.metrics import StepSums
 from training.nonfinite import NonFiniteLossError
-from training.optimizer import build_optimizer
 from training.order import EvaluationBatches, TrainingBatches
 from training.weights import load_model_state
 
@@ -80,18 +79,15 @@ class IpuBackend(PlannedIpus):
     def setup(
         self, classifier: Classifier, plan: BatchPlan, optimizer: OptimizerConfig, undecayed: Set[str], seed: int
     ) -> None:
-        self._check_plan(plan)
+        super().setup(classifier, plan, optimizer, undecayed, seed)
         self._join_processes()
-        self._classifier, self._plan, self._seed = classifier, plan, seed
-        network = classifier.network
-        host_optimizer = build_optimizer(optimizer, network, undecayed)
+        self._classifier, self._seed = classifier, seed
         set_precision(classifier, self._ipu.precision)
-        self._is_strided = use_device_grouping(network)
-        begin_stages(network, self._splits, poptorch.BeginBlock)
-        keep_outputs(network, self._checkpoints, poptorch.recomputationCheckpoint)
+        begin_stages(classifier.network, self._splits, poptorch.BeginBlock)
+        keep_outputs(classifier.network, self._checkpoints, poptorch.recomputationCheckpoint)
         overlap = None if self._ipu.io_tiles is None else _overlapped
         self._step = DeviceStep(classifier, plan.micro_batch_size, poptorch.identity_loss, overlap)
-        self._optimizer = IpuOptimizer(host_optimizer, self._step, poptorch.optim, self._ipu.loss_scaling)
+        self._optimizer = IpuOptimizer(self._host_optimizer, self._step, poptorch.optim, self._ipu.loss_scaling)
 
     def training_batches(self, dataset: Any, epoch: int, first_step: int, workers: int) -> Iterable[Batch]:
         self._check_whole_calls(len(dataset) // self._plan.global_batch_size, first_step)
@@ -193,8 +189,7 @@ class IpuBackend(PlannedIpus):
         return options
 
     def _train_on_device(self, inputs: List[torch.Tensor]) -> None:
-        """Gives the IPUs to training, compiles it at first, and sends the learning rate (after attaching, which brings
-        the old one back)."""
+        """Gives the IPUs to training, compiles it at first, and sends a loaded state and the learning rate."""
         if _is_attached(self._inference):
             self._inference.detachFromDevice()
         if self._training is None:
@@ -245,15 +240,6 @@ class IpuBackend(PlannedIpus):
         if self._ipu.synthetic_data:
             return StepSums(images=int((labels != IGNORED).sum()))
         return StepSums.from_step(outputs)
-
-    def _check_whole_calls(self, steps_per_epoch: int, first_step: int) -> None:
-        updates, left = self._plan.device_iterations, steps_per_epoch - first_step
-        if left % updates:
-            divisors = [size for size in range(1, left + 1) if left % size == 0 and size <= updates]
-            raise ConfigError(
-                f"ipu.device_iterations {updates} does not divide the {left} weight updates that are left of this "
-                f"epoch's {steps_per_epoch}; use {divisors[-1]}, or another batch.global_batch_size"
-            )
 
 
 def hardware_is_attached() -> bool:

@@ -39,17 +39,9 @@ class IpuOptimizer:
         model: the module that runs on the device; its names are those of the device's tensors.
         optimizers: the module poptorch.optim.
         loss_scaling: factor of the loss in backward; updates are not affected by it in exact arithmetic.
-
-    Raises:
-        DeviceError: PopTorch has no optimizer of this formula.
     """
 
     def __init__(self, host: torch.optim.Optimizer, model: nn.Module, optimizers: Any, loss_scaling: float) -> None:
-        if type(host) not in _FORMS:
-            raise DeviceError(
-                f"PopTorch has no optimizer with the formula of {type(host).__name__} (its LAMB scales the update of "
-                "vectors too); use optimizer.name sgd, rmsprop or adamw on IPUs"
-            )
         self._host, self._scale = host, loss_scaling
         self._parts = _FORMS[type(host)].parts
         self.device = _FORMS[type(host)].build(host, optimizers, loss_scaling)
@@ -130,6 +122,19 @@ class IpuOptimizer:
                 "names optimizer state in another way than 3.4"
             )
         return name
+
+
+def require_formula(host: torch.optim.Optimizer) -> None:
+    """That PopTorch has an optimizer of the same formula.
+
+    Raises:
+        DeviceError: it has none.
+    """
+    if type(host) not in _FORMS:
+        raise DeviceError(
+            f"PopTorch has no optimizer with the formula of {type(host).__name__} (its LAMB scales the update of "
+            "vectors too); use optimizer.name sgd, rmsprop or adamw on IPUs"
+        )
 
 
 def _build_sgd(host: torch.optim.Optimizer, optimizers: Any, loss_scaling: float) -> Any:

@@ -8,8 +8,9 @@ from typing import Dict, Optional, Set, Tuple
 from torch import nn
 
 from backends.base import Workload
+from backends.ipu_optimizer import require_formula
 from backends.ipu_placement import find_module
-from backends.ipu_step import use_plain_operations
+from backends.ipu_step import use_device_grouping, use_plain_operations
 from backends.plan import Execution, IpuPlan, OptimizerState, largest_micro_batch, plan_ipu
 from backends.plan.hardware import find_system
 from backends.plan.propose import propose_plan
@@ -18,6 +19,7 @@ from configs import BatchPlan, ConfigError
 from configs.device_section import IpuConfig
 from configs.learning_sections import OptimizerConfig
 from training.classifier import Classifier
+from training.optimizer import build_optimizer
 
 
 class PlannedIpus:
@@ -77,6 +79,22 @@ class PlannedIpus:
             )
         return micro
 
+    def setup(
+        self, classifier: Classifier, plan: BatchPlan, optimizer: OptimizerConfig, undecayed: Set[str], seed: int
+    ) -> None:
+        """All that can be refused without PopTorch, so that a dry run refuses what the run would.
+
+        Raises:
+            ConfigError, DeviceError: with the rule and a way out.
+        """
+        assert self._workload is not None, "max_micro_batch_size comes first"
+        self._plan = plan
+        self._check_plan(plan)
+        self._check_whole_calls(self._workload.training_images // plan.global_batch_size, first_step=0)
+        self._host_optimizer = build_optimizer(optimizer, classifier.network, undecayed)
+        require_formula(self._host_optimizer)
+        self._is_strided = use_device_grouping(classifier.network)
+
     def details(self) -> Dict[str, str]:
         """More lines for people: IPUs and options, and the planner's estimate."""
         given = "proposed" if self._ipu.splits is None else "given"
@@ -110,6 +128,15 @@ class PlannedIpus:
         if broken:
             raise ConfigError("; ".join(broken))
         self._estimate = plan_ipu(self._trace, execution, system=self._ipu.system)
+
+    def _check_whole_calls(self, steps_per_epoch: int, first_step: int) -> None:
+        updates, left = self._plan.device_iterations, steps_per_epoch - first_step
+        if left % updates:
+            divisors = [size for size in range(1, left + 1) if left % size == 0 and size <= updates]
+            raise ConfigError(
+                f"ipu.device_iterations {updates} does not divide the {left} weight updates that are left of this "
+                f"epoch's {steps_per_epoch}; use {divisors[-1]}, or another batch.global_batch_size"
+            )
 
     def _propose(self, workload: Workload) -> int:
         """The fastest execution that is estimated to fit, else the smallest. Takes over its splits and checkpoints."""
@@ -172,11 +199,6 @@ class DryRunIpus(PlannedIpus):
 
     def norm_group(self, plan: BatchPlan) -> None:
         return None
-
-    def setup(
-        self, classifier: Classifier, plan: BatchPlan, optimizer: OptimizerConfig, undecayed: Set[str], seed: int
-    ) -> None:
-        self._check_plan(plan)
 
     def close(self) -> None:
         pass

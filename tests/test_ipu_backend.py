@@ -13,6 +13,7 @@ from configs import ConfigError, load_config
 from experiment import Run, build_network, prepare
 from models.cost import measure_cost
 from proxynorm import norm_act
+from proxynorm.norms import GroupNorm
 from training.nonfinite import NonFiniteLossError
 
 SMALL = ["data.num_train_images=96", "data.num_eval_images=37", "batch.global_batch_size=32", "norm.kernel=reference"]
@@ -22,6 +23,7 @@ PIPELINE = [
     "batch.micro_batch_size=4",
 ]  # 2 replicas x 2 stages, accumulation 4
 BATCH_NORM = ["norm.name=batch", "norm.proxy=false", "norm.num_groups=null", "batch.norm_batch_size=8"]
+LAMB = ["optimizer.name=lamb", "optimizer.momentum=null", "optimizer.betas=[0.9, 0.99]", "optimizer.eps=1e-6"]
 
 
 class Trained(NamedTuple):
@@ -213,16 +215,16 @@ def test_what_cannot_be_honoured_is_refused_before_compiling(overrides: List[str
 
 def test_an_optimizer_of_another_formula_is_refused() -> None:
     with pytest.raises(DeviceError, match="no optimizer with the formula of Lamb"):
-        prepared(
-            "ipu_emulator", "optimizer.name=lamb", "optimizer.momentum=null", "optimizer.betas=[0.9, 0.99]",
-            "optimizer.eps=1e-6",
-        )  # fmt: skip
+        prepared("ipu_emulator", *LAMB)
 
 
 def test_device_iterations_that_do_not_divide_an_epoch_are_refused_with_a_way_out() -> None:
-    run = prepared("ipu_emulator", "ipu.splits=[]", "ipu.device_iterations=2")
+    options = ["ipu.splits=[]", "ipu.device_iterations=2"]
     with pytest.raises(ConfigError, match=r"device_iterations 2 does not divide the 3 weight updates .* use 1"):
-        run.backend.training_batches(run.data.train, 0, 0, 0)
+        prepared("ipu_emulator", *options)
+    run = prepared("ipu_emulator", *options, "data.num_train_images=128")
+    with pytest.raises(ConfigError, match=r"does not divide the 1 weight updates that are left of this epoch's 4"):
+        run.backend.training_batches(run.data.train, 0, 3, 0)  # where a run on another device was stopped
 
 
 def test_the_options_of_the_configuration_reach_poptorch(tmp_path: Any) -> None:
@@ -294,6 +296,37 @@ def test_a_dry_run_plans_stages_without_poptorch() -> None:
     lines = run.backend.details()
     assert lines["ipus"].startswith("16 mk2 = ")
     assert "images/s expected" in lines["planner"]
+
+
+def dry_run(*overrides: str) -> Run:
+    config = load_config("generated_smoke", [*SMALL, *overrides], [("--device", "device.name", "ipu")])
+    return prepare("test", config, choose_backend(config.device, config.ipu, dry_run=True), dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "part"),
+    [
+        (LAMB, DeviceError, "no optimizer with the formula of Lamb"),
+        (["ipu.splits=[]", "ipu.device_iterations=2"], ConfigError, "does not divide the 3 weight updates .* use 1"),
+        (["ipu.splits=[stages.1.0]", "batch.micro_batch_size=8"], ConfigError, "accumulation 2 with 2 pipeline stages"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(overrides: List[str], error: type, part: str) -> None:
+    with pytest.raises(error, match=part):
+        dry_run(*overrides)
+
+
+@pytest.mark.parametrize("device", ["ipu", "ipu_emulator"])
+def test_a_network_of_both_groupings_is_refused_by_the_dry_run_too(device: str, monkeypatch: Any) -> None:
+    def mixed(*given: Any) -> Any:
+        factory, network = build_network(*given)
+        norms = [module for module in network.modules() if isinstance(module, GroupNorm)]
+        norms[-1].grouping = "strided" if norms[-1].grouping == "contiguous" else "contiguous"
+        return factory, network
+
+    monkeypatch.setattr("experiment.build_network", mixed)
+    with pytest.raises(ConfigError, match="group norms of both groupings in one network"):
+        dry_run() if device == "ipu" else prepared(device)
 
 
 def test_what_is_told_of_a_network_for_ipus_is_of_the_operations_that_run_there(

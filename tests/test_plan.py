@@ -154,7 +154,7 @@ def test_stash_depths_are_those_of_the_pipeline_transform(stages: int) -> None:
         (OptimizerState("adamw"), 3, 8, 4),
         (OptimizerState("lamb", accumulator_bits=16), 3, 8, 2),
         (OptimizerState("rmsprop", momentum=False), 3, 4, 4),
-        (OptimizerState("rmsprop", centered=True, state_bits=16), 3, 6, 4),
+        (OptimizerState("rmsprop", state_bits=16), 3, 4, 4),
         (OptimizerState("adam", off_chip=True), 3, 0, 4),
     ],
 )

@@ -178,6 +178,7 @@ def test_the_largest_micro_batch_takes_seven_tenths_of_what_is_free(
         network=torch.nn.Identity(),
         image_size=8,
         in_channels=3,
+        training_images=GLOBAL_BATCH,
         saved_bytes_per_image=saved_bytes,
         batch=BatchConfig(global_batch_size=GLOBAL_BATCH, norm_batch_size=1),
         optimizer=OPTIMIZER,

@@ -19,7 +19,6 @@ class OptimizerState:
     Args:
         name: sgd, adam, adamw, lamb or rmsprop.
         momentum: sgd, rmsprop: whether there is a momentum buffer.
-        centered: rmsprop: whether the mean gradient is kept too.
         combined_accumulator: sgd with momentum: one tensor serves as accumulator and momentum.
         accumulator_bits: of the gradient accumulator (PopTorch's accum_type).
         state_bits: of momentum and moments (velocity_accum_type, first_ and second_order_momentum_accum_type).
@@ -29,7 +28,6 @@ class OptimizerState:
 
     name: str = "sgd"
     momentum: bool = True
-    centered: bool = False
     combined_accumulator: bool = False
     accumulator_bits: int = 32
     state_bits: int = 32
@@ -46,7 +44,7 @@ class OptimizerState:
     def states(self) -> int:
         """Tensors of state per weight, without the accumulator."""
         extra = int(self.momentum and not self.combined_accumulator) if self.name in ("sgd", "rmsprop") else 0
-        return _STATES[self.name] + extra + int(self.name == "rmsprop" and self.centered)
+        return _STATES[self.name] + extra
 
     def has_accumulator(self, gradient_accumulation: int) -> bool:
         """Whether gradients are summed in a tensor of their own (or in the momentum, when combined)."""

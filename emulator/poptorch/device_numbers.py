@@ -19,11 +19,20 @@ _DEVICE_NAMES = {
 }
 
 
-def device_settings(settings: OptimizerSettings, group: Dict[str, Setting], has_momentum: bool) -> Dict[str, Setting]:
-    """A group's numbers by their names on the device, which combines those of SGD."""
+def device_settings(
+    settings: OptimizerSettings, group: Dict[str, Setting], has_momentum: bool, divisor: int
+) -> Dict[str, Setting]:
+    """A group's numbers by their names on the device, which combines those of SGD.
+
+    Args:
+        settings: with the loss scale.
+        group: of the weight.
+        has_momentum: of SGD.
+        divisor: makes the mean of summed gradients.
+    """
     if settings.kind not in (OptimizerKind.SGD1, OptimizerKind.SGD2):
         return {_DEVICE_NAMES[name]: setting for name, setting in group.items()}
-    return _sgd_settings(settings, group, has_momentum)
+    return _sgd_settings(settings, group, has_momentum, divisor)
 
 
 def check_constants(compiled: OptimizerSettings, new: OptimizerSettings) -> None:
@@ -39,24 +48,27 @@ def check_constants(compiled: OptimizerSettings, new: OptimizerSettings) -> None
                 _check_constant(name, old_group[name], setting)
 
 
-def _sgd_settings(settings: OptimizerSettings, group: Dict[str, Setting], has_momentum: bool) -> Dict[str, Setting]:
-    scaling, rate, decay = settings.loss_scaling, group["lr"], group["weight_decay"]
+def _sgd_settings(
+    settings: OptimizerSettings, group: Dict[str, Setting], has_momentum: bool, divisor: int
+) -> Dict[str, Setting]:
+    scaling, rate, decay, dampening = settings.loss_scaling, group["lr"], group["weight_decay"], group["dampening"]
+    damped = 1 - dampening.value
     if not has_momentum:
+        damped_rate = rate.value * damped
         return {
-            "scaledLearningRate0": _combined(rate.value / scaling.value, rate, scaling),
-            "weightDecayScaleFactor0": _combined(1 - rate.value * decay.value, rate, decay),
+            "scaledLearningRate0": _combined(damped_rate / (scaling.value * divisor), rate, scaling, dampening),
+            "weightDecayScaleFactor0": _combined(1 - damped_rate * decay.value, rate, decay, dampening),
         }
     variant = "1" if settings.kind == OptimizerKind.SGD1 else "2"
     # Kept apart from the accumulator, the velocity is scaled as the loss is.
     velocity = group["velocity_scaling"] if settings.kind == OptimizerKind.SGD1 else scaling
-    damped = 1 - group["dampening"].value
     return {
         f"scaledLearningRate{variant}": _combined(rate.value / velocity.value, rate, velocity),
         f"weightDecayScaleFactor{variant}": _combined(
-            damped * decay.value * velocity.value, decay, velocity, group["dampening"]
+            damped * decay.value * velocity.value, decay, velocity, dampening
         ),
         f"dampeningScaleFactor{variant}": _combined(
-            damped * velocity.value / scaling.value, velocity, scaling, group["dampening"]
+            damped * velocity.value / (scaling.value * divisor), velocity, scaling, dampening
         ),
         f"scaledMomentum{variant}": group["momentum"],
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 import torch
 
@@ -15,14 +15,16 @@ from .loss_scaling import FACTOR_NAME, AutomaticLossScaling
 from .optimizer_log import log_settings
 from .optimizer_settings import OptimizerKind, OptimizerSettings, Setting
 
-Gradients = Dict[Tuple[int, int], torch.Tensor]  # (position of the weight, replica group) -> gradient
+Place = Tuple[int, int]  # position of the weight, replica group
+Gradients = Dict[Place, torch.Tensor]
 _ADAMS = {
-    OptimizerKind.ADAM: formulas.adam,
-    OptimizerKind.ADAMW: formulas.adamw,
-    OptimizerKind.ADAMW_NO_BIAS: formulas.adamw,  # as PopTorch 3.4: bias is corrected all the same
-    OptimizerKind.LAMB: formulas.lamb,
-    OptimizerKind.LAMB_NO_BIAS: formulas.lamb,
+    OptimizerKind.ADAM: formulas.ADAM,
+    OptimizerKind.ADAMW: formulas.ADAMW,
+    OptimizerKind.ADAMW_NO_BIAS: formulas.ADAMW,  # as PopTorch 3.4: bias is corrected all the same
+    OptimizerKind.LAMB: formulas.LAMB,
+    OptimizerKind.LAMB_NO_BIAS: formulas.LAMB,
 }
+_UNDO_LOSS_SCALE = ("scaledLearningRate0", "dampeningScaleFactor1", "dampeningScaleFactor2")
 
 
 class Trained(NamedTuple):
@@ -47,13 +49,19 @@ class DeviceOptimizer:
     Args:
         settings: as of the compilation.
         trained: the weights it updates.
+        divisor: makes the mean of summed gradients, in the update.
         auto_scaling: changes the loss scale; None: it stays.
     """
 
     def __init__(
-        self, settings: OptimizerSettings, trained: List[Trained], auto_scaling: Optional[AutomaticLossScaling] = None
+        self,
+        settings: OptimizerSettings,
+        trained: List[Trained],
+        divisor: int,
+        auto_scaling: Optional[AutomaticLossScaling] = None,
     ) -> None:
         self.settings = settings
+        self._divisor = divisor
         self.trained = trained
         self.auto_scaling = auto_scaling
         self.has_momentum = [self._momentum_of(position) for position in range(len(trained))]
@@ -69,19 +77,18 @@ class DeviceOptimizer:
             for position, target in enumerate(trained)
         ]
         self.numbers: Dict[str, torch.Tensor] = {}
+        self._shown_numbers = self.numbers
         self._write_numbers()
         self.last_loss_scaling = self.loss_scaling  # of the last update
 
     @property
     def loss_scaling(self) -> float:
-        """What the loss's gradient is multiplied by."""
-        factor = 1.0 if self.auto_scaling is None else float(self.auto_scaling.factor)
-        return self._chosen_scaling * factor
+        """What the loss's gradient is multiplied by: the program's scale, times the device's own factor."""
+        return float(self.settings.loss_scaling.value) * self._factor
 
     @property
-    def _chosen_scaling(self) -> float:
-        number = self.numbers.get("lossScaling_FLOAT")
-        return float(self.settings.loss_scaling.value if number is None else number)
+    def _factor(self) -> float:
+        return 1.0 if self.auto_scaling is None else float(self.auto_scaling.factor)
 
     def update_settings(self, settings: OptimizerSettings) -> None:
         """Take new values of variable numbers.
@@ -100,23 +107,32 @@ class DeviceOptimizer:
 
     def step(self, gradients: Gradients) -> None:
         """Update every weight that has a gradient."""
-        scaling = self._chosen_scaling
         self.last_loss_scaling = self.loss_scaling
-        # The numbers of the formulas hold the program's scale: the device's own factor is taken out before.
-        share = self._clip_factor(gradients, self.loss_scaling) * scaling / self.loss_scaling
         with torch.no_grad():
-            for (position, copy), gradient in gradients.items():
-                weight = self.trained[position].weight.values[copy]
-                state = self.state[position][copy]
-                working = {part: tensor.float() for part, tensor in state.items()}
-                update = self._formula(position)
-                scaled = gradient.float() if share == 1.0 else gradient.float() * share
-                updated = update(weight.float(), scaled, working, self._numbers_of(position, scaling))
-                weight.copy_(updated)
-                for part, tensor in state.items():
-                    tensor.copy_(working[part])
+            directions: Iterable[Tuple[Place, torch.Tensor]] = (
+                (place, self._computed(place, self._formula(place).direction, gradient.float()))
+                for place, gradient in gradients.items()
+            )
+            if self._clips and gradients:
+                directions = _clipped(dict(directions), self.settings.max_grad_norm).items()
+            for place, direction in directions:
+                position, copy = place
+                updated = self._computed(place, self._formula(place).update, direction)
+                self.trained[position].weight.values[copy].copy_(updated)
         if self.auto_scaling is not None:
             self.auto_scaling.update()
+
+    def _computed(self, place: Place, function: formulas.Step, tensor: torch.Tensor) -> torch.Tensor:
+        """One function of a weight's formula, in float32; its state is kept in the state's types."""
+        position, copy = place
+        state = self.state[position][copy]
+        working = {part: kept.float() for part, kept in state.items()}
+        weight = self.trained[position].weight.values[copy].float()
+        result = function(weight, tensor, working, self._numbers_of(position))
+        for part, kept in state.items():
+            if working[part] is not kept:
+                kept.copy_(working[part])
+        return result
 
     def read(self) -> Dict[str, Any]:
         """The optimizer's state as {"ipu_state", "ipu_param"}; weights per replica group are stacked."""
@@ -129,14 +145,16 @@ class DeviceOptimizer:
                 state[form.name] = torch.stack(values) if is_split else values[0].clone()
         if self.auto_scaling is not None:
             state[FACTOR_NAME] = self.auto_scaling.factor.clone()
-        return {"ipu_state": state, "ipu_param": {name: value.clone() for name, value in self.numbers.items()}}
+        return {"ipu_state": state, "ipu_param": {name: value.clone() for name, value in self._shown_numbers.items()}}
 
     def write(self, state: Dict[str, Any]) -> None:
-        """Take over a state that read() made; names it lacks keep their values."""
+        """Take over a state that read() made; names it lacks keep their values.
+
+        Its numbers are shown by read() until there are new ones, and never computed with: those are the optimizer's.
+        """
         logger.debug("Writing optimiser state tensors from host to IPU memory")
-        for name, value in state["ipu_param"].items():
-            if name in self.numbers:
-                self.numbers[name] = value.clone().float()
+        loaded = {name: value.clone().float() for name, value in state["ipu_param"].items() if name in self.numbers}
+        self._shown_numbers = {**self._shown_numbers, **loaded}
         if self.auto_scaling is not None and FACTOR_NAME in state["ipu_state"]:
             self.auto_scaling.factor = state["ipu_state"][FACTOR_NAME].clone().float()
         for position, copies in enumerate(self.state):
@@ -146,6 +164,18 @@ class DeviceOptimizer:
                     value = state["ipu_state"][form.name]
                     for index, copy in enumerate(copies):
                         copy[part].copy_(value[index] if is_split else value)
+
+    def reset(self) -> bool:
+        """Give the state its first values; whether there was another to lose."""
+        is_lost = False
+        for parts, copies in zip(self.parts, self.state):
+            for copy in copies:
+                for part, form in parts.items():
+                    is_lost = is_lost or bool((copy[part] != form.initial).any())
+                    copy[part].fill_(form.initial)
+        if self.auto_scaling is not None:
+            self.auto_scaling.factor = torch.tensor(1.0)
+        return is_lost
 
     def _group(self, position: int) -> Dict[str, Setting]:
         group = self.trained[position].group
@@ -181,13 +211,18 @@ class DeviceOptimizer:
             parts["velocity"] = StateTensor(f"Accl3___{name}", second, 0.0, False)
         return parts
 
-    def _formula(self, position: int) -> formulas.Update:
+    def _formula(self, place: Place) -> formulas.Formula:
         kind = self.settings.kind
         if kind in (OptimizerKind.SGD1, OptimizerKind.SGD2):
-            return formulas.sgd_with_momentum if self.has_momentum[position] else formulas.sgd_without_momentum
+            return formulas.SGD_WITH_MOMENTUM if self.has_momentum[place[0]] else formulas.SGD_WITHOUT_MOMENTUM
         if kind in _ADAMS:
             return _ADAMS[kind]
-        return formulas.rmsprop_tf if self.settings.use_tf_variant else formulas.rmsprop
+        return formulas.RMSPROP_TF if self.settings.use_tf_variant else formulas.RMSPROP
+
+    @property
+    def _clips(self) -> bool:
+        is_rmsprop = self.settings.kind in (OptimizerKind.RMSPROP, OptimizerKind.RMSPROP_CENTERED)
+        return self.settings.max_grad_norm != float("inf") and not is_rmsprop
 
     def _write_numbers(self) -> None:
         self.numbers = {}
@@ -197,29 +232,29 @@ class DeviceOptimizer:
             for name, setting in self._device_settings(position).items():
                 if not setting.is_constant:
                     self.numbers[f"{name}___specific___{target.weight.name}"] = torch.tensor(float(setting.value))
+        self._shown_numbers = self.numbers
         log_settings(self.settings)
 
     def _device_settings(self, position: int) -> Dict[str, Setting]:
         """The numbers of the weight's group in the device's own combinations."""
-        return device_settings(self.settings, self._group(position), self.has_momentum[position])
+        return device_settings(self.settings, self._group(position), self.has_momentum[position], self._divisor)
 
-    def _numbers_of(self, position: int, scaling: float) -> Dict[str, Any]:
-        """Constants from the settings, variables from the device's tensors."""
+    def _numbers_of(self, position: int) -> Dict[str, Any]:
+        """Constants from the settings, variables from the device's tensors; the device's own loss scale undone."""
         name = self.trained[position].weight.name
-        values: Dict[str, Any] = {"lossScaling": scaling}
+        values: Dict[str, Any] = {"gradientScaling": self.loss_scaling * self._divisor}
         for key, setting in self._device_settings(position).items():
-            value = self.numbers.get(f"{key}___specific___{name}")
-            values[key.rstrip("012") if key[-1] in "012" and "beta" not in key else key] = (
-                setting.value if value is None else value
-            )
+            value = self.numbers.get(f"{key}___specific___{name}", setting.value)
+            if key in _UNDO_LOSS_SCALE:
+                value = value / self._factor
+            values[key.rstrip("012") if "beta" not in key else key] = value
         if "nesterov" in self._group(position):
             values["nesterov"] = self._group(position)["nesterov"].value
         return values
 
-    def _clip_factor(self, gradients: Gradients, scaling: float) -> float:
-        """max_norm / max(norm, max_norm), the norm over all weights and without the loss scale."""
-        limit = self.settings.max_grad_norm
-        if limit == float("inf") or not gradients:
-            return 1.0
-        norm = torch.stack([gradient.float().norm() for gradient in gradients.values()]).norm() / scaling
-        return float(limit / norm.clamp(min=limit))
+
+def _clipped(directions: Gradients, limit: float) -> Gradients:
+    """Times limit / max(norm, limit), the norm over all weights."""
+    norm = torch.stack([direction.norm() for direction in directions.values()]).norm()
+    factor = limit / norm.clamp(min=limit)
+    return {place: direction * factor for place, direction in directions.items()}

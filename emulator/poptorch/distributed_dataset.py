@@ -10,14 +10,17 @@ import torch
 class _SubDataset(torch.utils.data.Dataset):
     """A contiguous block of a data set, one per process.
 
-    With drop_last each process gets whole combined batches: step * (N // (step * processes)) elements. What is left
-    over lies behind the last block in one epoch and before the first in the next.
+    With drop_last each process gets a block of whole combined batches, B = step * (N // (step * processes)) elements.
+    Where the data set is shuffled, all blocks begin N % B elements later every other epoch.
 
     Args:
         dataset: a data set with a length.
         opts: says which of how many processes this is, and the random seed.
         step: the combined batch size.
         drop_last: whether only whole combined batches are wanted.
+
+    Raises:
+        AssertionError: with drop_last, fewer elements than a combined batch for each process.
     """
 
     def __init__(self, dataset: Any, opts: Any, step: int, drop_last: bool) -> None:
@@ -26,8 +29,14 @@ class _SubDataset(torch.utils.data.Dataset):
         self._seed: Optional[int] = opts.random_seed if opts.exists("random_seed") else None
         if drop_last:
             self._length = step * (total // (step * processes))
+            if self._length == 0:
+                raise AssertionError(
+                    f"a data set of {total} elements is too small for {processes} processes with a combined batch size "
+                    f"of {step}: each needs a combined batch, {step * processes} elements in all; use fewer processes, "
+                    "a smaller combined batch, or drop_last=False"
+                )
             self._base = process * self._length
-            self._leftovers = total - processes * self._length
+            self._leftovers = total % self._length
         else:
             lengths = [total // processes + (total % processes > index) for index in range(processes)]
             self._length, self._base, self._leftovers = lengths[process], sum(lengths[:process]), 0
@@ -57,7 +66,7 @@ class _SubDataset(torch.utils.data.Dataset):
             self._order.copy_(order)
 
     def swap_range(self) -> None:
-        """Let the left-over elements change ends."""
+        """Move the block by the left-over elements, and back the next time."""
         self._offset += self._leftovers if int(self._offset) == self._base else -self._leftovers
 
     def __len__(self) -> int:

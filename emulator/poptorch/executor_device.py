@@ -41,12 +41,14 @@ class ExecutorDevice(ExecutorState):
         self._host_weights_version += 1
 
     def copyWeightsToDevice(self) -> None:
-        """Copy parameters and buffers from the model to the device."""
+        """Copy parameters and buffers from the model to the device; an optimizer of torch.optim loses its state."""
         self._live()
         self._dirty_host_weights = False
         logger.debug("Writing weights from host to IPU memory")
         assert self._weights is not None
         self._weights.load()
+        if self._optimizers is not None:
+            self._optimizers.weights_were_sent()
 
     def copyNamedBuffersToDevice(self) -> None:
         """Copy the buffers that Options.updatableNamedBuffers() names from the model to the device."""

@@ -15,6 +15,7 @@ from .device_weights import DeviceTensor, DeviceWeights
 from .enums import MeanReductionStrategy
 from .loss_scaling import AutomaticLossScaling
 from .optimizer_settings import AttributeTracker, OptimizerSettings, settings_of
+from .reduction import Reduction
 
 
 class ExecutorOptimizer:
@@ -30,6 +31,7 @@ class ExecutorOptimizer:
         self._tracker = AttributeTracker(executor.options._relax_optimizer_checks)
         self._settings: Optional[OptimizerSettings] = None
         self._is_dirty = False
+        self._has_warned_of_reset = False
         self._device: Optional[DeviceOptimizer] = None
         self.torch_optimizer: Any = None
         self.set(optim.SGD(executor._user_model.parameters(), lr=0.01) if optimizer is None else optimizer)
@@ -90,8 +92,9 @@ class ExecutorOptimizer:
         """Make the device's optimizer for the model's trained parameters."""
         assert self._settings is not None
         trained = _trained(weights.parameters, self.torch_optimizer)
-        scaling = AutomaticLossScaling.of(self._executor().options)
-        self._device = DeviceOptimizer(self._settings, trained, scaling)
+        options = self._executor().options
+        divisor = Reduction.of(options).divisor_of_update
+        self._device = DeviceOptimizer(self._settings, trained, divisor, AutomaticLossScaling.of(options))
         self._is_dirty = False
         return self._device
 
@@ -110,6 +113,23 @@ class ExecutorOptimizer:
             else:
                 self._own.host_state_is_dirty = True
                 self._own.ipu_state_is_dirty = False
+
+    def weights_were_sent(self) -> None:
+        """Weights go to the device together with all state as the host knows it.
+
+        It knows the newest state of an optimizer of poptorch.optim, which is read back before; of one of torch.optim it
+        knows the first values alone.
+        """
+        if self._own is not None or self._device is None:
+            return
+        if self._device.reset() and not self._has_warned_of_reset:
+            self._has_warned_of_reset = True
+            logger.warning(
+                "Sending weights to the device (also by attaching to it, or by load_state_dict()) has set the state of "
+                "%s, its momentum or moments, back to the first values: the state of torch.optim's optimizers is never "
+                "read back from the device. Use the optimizer of the same name in poptorch.optim to keep it.",
+                type(self.torch_optimizer).__name__,
+            )
 
     def has_run(self) -> None:
         """The device's state is newer now."""

@@ -75,7 +75,7 @@ def _with_running_statistics(run: DeviceRun, func: Callable[..., Any], given: Ke
     The device updates them with the weights, so in training alone: a model that is left in training mode is normalized
     by its batch in inference too, and its running statistics stay as they are.
     """
-    uses_batch = given.get("training", given.get("use_input_stats", False))
+    uses_batch = given.get("training", False)
     if run.is_folded and not uses_batch:
         return _with_fixed_statistics(run, func, given)
     if uses_batch and not run.is_training:
@@ -94,6 +94,14 @@ def _with_fixed_statistics(run: DeviceRun, func: Callable[..., Any], given: Keyw
     tensors = {name: given[name] for name in _TENSORS if name in given}
     rest = {name: value for name, value in given.items() if name not in tensors}
     return _by_row(run, lambda *values: func(**dict(zip(tensors, values)), **rest), *tensors.values())
+
+
+def _instance_norm(run: DeviceRun, func: Callable[..., Any], given: Keywords) -> Any:
+    """On the device a group norm of one channel a group, which has no running statistics, in any mode."""
+    eps, parameters = given.get("eps", 1e-5), (given.get("weight"), given.get("bias"))
+    return _by_row(
+        run, lambda x, weight, bias: F.instance_norm(x, None, None, weight, bias, eps=eps), given["input"], *parameters
+    )
 
 
 def _group_norm(run: DeviceRun, func: Callable[..., Any], given: Keywords) -> Any:
@@ -135,8 +143,8 @@ _NUMBERS = ("momentum", "eps", "cudnn_enabled")
 NORM_HANDLERS = {
     F.batch_norm: _with_parameters((*_TENSORS, "training", *_NUMBERS), _with_running_statistics),
     torch.batch_norm: _with_parameters((*_TENSORS_OF_TORCH, "training", *_NUMBERS), _with_running_statistics),
-    F.instance_norm: _with_parameters((*_TENSORS, "use_input_stats", *_NUMBERS), _with_running_statistics),
-    torch.instance_norm: _with_parameters((*_TENSORS_OF_TORCH, "use_input_stats", *_NUMBERS), _with_running_statistics),
+    F.instance_norm: _with_parameters((*_TENSORS, "use_input_stats", *_NUMBERS), _instance_norm),
+    torch.instance_norm: _with_parameters((*_TENSORS_OF_TORCH, "use_input_stats", *_NUMBERS), _instance_norm),
     F.group_norm: _with_parameters(_GROUP_NORM, _group_norm),
     torch.group_norm: _with_parameters(_GROUP_NORM, _group_norm),
     F.layer_norm: _with_parameters(_LAYER_NORM, _layer_norm),

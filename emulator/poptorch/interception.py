@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 import torch
 from torch.distributions import Distribution
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function_unary
 
 from . import device_run
 from ._logging import logger
@@ -17,23 +17,10 @@ from .finite import require_finite
 from .intercepted_half import VIA_FLOAT, has_half, via_float
 from .intercepted_losses import LOSS_HANDLERS
 from .intercepted_norms import NORM_HANDLERS
+from .intercepted_values import require_no_values
 
 Handler = Callable[[DeviceRun, Callable[..., Any], Tuple[Any, ...], Dict[str, Any]], Any]
 
-# Reading a value would need the device to stop in the middle of its program.
-HOST_READS = {
-    torch.Tensor.item,
-    torch.Tensor.tolist,
-    torch.Tensor.numpy,
-    torch.Tensor.__bool__,
-    torch.Tensor.__float__,
-    torch.Tensor.__int__,
-    torch.Tensor.__index__,
-    torch.Tensor.__array__,
-    torch.is_nonzero,
-    torch.equal,
-    torch.Tensor.equal,
-}
 FACTORIES = {
     getattr(torch, name)
     for name in (
@@ -41,6 +28,15 @@ FACTORIES = {
     ).split()
 }
 HANDLERS: Dict[Any, Handler] = {**LOSS_HANDLERS, **NORM_HANDLERS}
+_plain_getitem = torch.Tensor.__getitem__
+
+
+@functools.wraps(_plain_getitem)
+def _getitem(tensor: torch.Tensor, index: Any) -> torch.Tensor:
+    """tensor[index], which torch 2.0 does not tell a mode of where the index is neither a tuple nor a list."""
+    if has_torch_function_unary(tensor):
+        return handle_torch_function(_getitem, (tensor,), tensor, index)
+    return _plain_getitem(tensor, index)
 
 
 class DeviceMode(TorchFunctionMode):
@@ -51,28 +47,30 @@ class DeviceMode(TorchFunctionMode):
         self._run = run
         self._previous: Optional[DeviceRun] = None
         self._validates = True
+        self._changes_getitem = True
 
     def __enter__(self) -> DeviceMode:
         self._previous, device_run.current = device_run.current, self._run
         # A distribution's checks of its arguments read values, which the device cannot do.
         self._validates = Distribution._validate_args
         Distribution.set_default_validate_args(False)
+        self._changes_getitem = "__getitem__" not in vars(torch.Tensor)
+        if self._changes_getitem:
+            torch.Tensor.__getitem__ = _getitem  # type: ignore[method-assign, assignment]
         return super().__enter__()
 
     def __exit__(self, *details: Any) -> None:
         device_run.current = self._previous
         Distribution.set_default_validate_args(self._validates)
+        if self._changes_getitem:
+            del torch.Tensor.__getitem__
         super().__exit__(*details)
 
     def __torch_function__(
         self, func: Any, types: Any, args: Tuple[Any, ...] = (), kwargs: Optional[Dict[str, Any]] = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in HOST_READS and is_on_device(args[0]):
-            raise backend_error(
-                f"aten::item is only supported in eager mode, but {func.__name__}() was called on a tensor of a model "
-                "that is compiled: its value is not known while the graph is built. Compute with the tensor instead"
-            )
+        require_no_values(func, args, kwargs)
         if func is torch.Tensor.to:
             args = _on_this_machine(args)
         if "device" in kwargs:

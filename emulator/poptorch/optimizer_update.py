@@ -1,51 +1,77 @@
-"""The device's update formulas, one function per optimizer.
+"""The device's update formulas, two functions per optimizer.
 
-Each takes the weight w, the gradient g (multiplied by the loss scale ls), the weight's state and the optimizer's
-numbers for it, all in float32, changes the state and returns the new weight.
+The first makes of the gradient g, summed and multiplied by the loss scale ls, what gradient clipping is about; the
+second makes of that, clipped, the new weight. Both take the weight w, the weight's state and the optimizer's numbers
+for it, all in float32, and change the state. s = ls d undoes the loss scale, and makes the mean where d > 1.
 """
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, NamedTuple
 
 import torch
 
 from .lamb import trust_ratio
 
 Tensors = Dict[str, torch.Tensor]
-Update = Callable[[torch.Tensor, torch.Tensor, Tensors, Dict[str, Any]], torch.Tensor]
+Step = Callable[[torch.Tensor, torch.Tensor, Tensors, Dict[str, Any]], torch.Tensor]
 
 
-def sgd_without_momentum(w: torch.Tensor, g: torch.Tensor, state: Tensors, n: Dict[str, Any]) -> torch.Tensor:
-    """w (1 - lr wd) - lr / ls g."""
-    return w * n["weightDecayScaleFactor"] - n["scaledLearningRate"] * g
+class Formula(NamedTuple):
+    """The two functions of an optimizer."""
+
+    direction: Step
+    update: Step
 
 
-def sgd_with_momentum(w: torch.Tensor, g: torch.Tensor, state: Tensors, n: Dict[str, Any]) -> torch.Tensor:
-    """v = mm v + (1 - dm) (g / ls + wd w), w - lr v; v, kept times the velocity scale, starts at 0.
+def _gradient(w: torch.Tensor, g: torch.Tensor, state: Tensors, n: Dict[str, Any]) -> torch.Tensor:
+    """g as it is."""
+    return g
 
-    Nesterov: w - lr (g / ls + wd w + mm v).
+
+def _unscaled(w: torch.Tensor, g: torch.Tensor, state: Tensors, n: Dict[str, Any]) -> torch.Tensor:
+    """g / s."""
+    return g / n["gradientScaling"]
+
+
+def _penalized(w: torch.Tensor, g: torch.Tensor, state: Tensors, n: Dict[str, Any]) -> torch.Tensor:
+    """Weight decay as an L2 penalty: g / s + wd w takes the place of the gradient."""
+    return g / n["gradientScaling"] + n["weightDecay"] * w
+
+
+def _velocity(w: torch.Tensor, g: torch.Tensor, state: Tensors, n: Dict[str, Any]) -> torch.Tensor:
+    """v = mm v + (1 - dm) (g / s + wd w); v, kept times the velocity scale, starts at 0.
+
+    Nesterov: g / s + wd w + mm v.
     """
     step = n["dampeningScaleFactor"] * g + n["weightDecayScaleFactor"] * w
     velocity = state["velocity"] = n["scaledMomentum"] * state["velocity"] + step
-    if n["nesterov"]:
-        velocity = step + n["scaledMomentum"] * velocity
-    return w - n["scaledLearningRate"] * velocity
+    return step + n["scaledMomentum"] * velocity if n["nesterov"] else velocity
 
 
-def adam(w: torch.Tensor, g: torch.Tensor, state: Tensors, n: Dict[str, Any]) -> torch.Tensor:
-    """Weight decay as an L2 penalty: g / ls + wd w takes the place of the gradient."""
-    return w - n["learningRate"] * _adam_direction(g / n["lossScaling"] + n["weightDecay"] * w, state, n)
+def _sgd_without_momentum(w: torch.Tensor, g: torch.Tensor, state: Tensors, n: Dict[str, Any]) -> torch.Tensor:
+    """w (1 - lr (1 - dm) wd) - lr (1 - dm) / s g."""
+    return w * n["weightDecayScaleFactor"] - n["scaledLearningRate"] * g
 
 
-def adamw(w: torch.Tensor, g: torch.Tensor, state: Tensors, n: Dict[str, Any]) -> torch.Tensor:
+def _sgd_with_momentum(w: torch.Tensor, v: torch.Tensor, state: Tensors, n: Dict[str, Any]) -> torch.Tensor:
+    """w - lr v."""
+    return w - n["scaledLearningRate"] * v
+
+
+def _adam(w: torch.Tensor, g: torch.Tensor, state: Tensors, n: Dict[str, Any]) -> torch.Tensor:
+    """w - lr direction."""
+    return w - n["learningRate"] * _adam_direction(g, state, n)
+
+
+def _adamw(w: torch.Tensor, g: torch.Tensor, state: Tensors, n: Dict[str, Any]) -> torch.Tensor:
     """Decoupled weight decay: w - lr (direction + wd w)."""
-    return w - n["learningRate"] * (_adam_direction(g / n["lossScaling"], state, n) + n["weightDecay"] * w)
+    return w - n["learningRate"] * (_adam_direction(g, state, n) + n["weightDecay"] * w)
 
 
-def lamb(w: torch.Tensor, g: torch.Tensor, state: Tensors, n: Dict[str, Any]) -> torch.Tensor:
+def _lamb(w: torch.Tensor, g: torch.Tensor, state: Tensors, n: Dict[str, Any]) -> torch.Tensor:
     """As AdamW, times the trust ratio min(|w|, max_weight_norm) / |u|."""
-    update = _adam_direction(g / n["lossScaling"], state, n) + n["weightDecay"] * w
+    update = _adam_direction(g, state, n) + n["weightDecay"] * w
     return w - n["learningRate"] * trust_ratio(w, update, n["maxWeightNorm"]) * update
 
 
@@ -61,35 +87,41 @@ def _adam_direction(g: torch.Tensor, state: Tensors, n: Dict[str, Any]) -> torch
     return mean / (square.sqrt() + n["eps"])
 
 
-def rmsprop(w: torch.Tensor, g: torch.Tensor, state: Tensors, n: Dict[str, Any]) -> torch.Tensor:
-    """s the moving mean of g^2 (less the mean gradient squared where centered), g with the L2 penalty added.
+def _rmsprop(w: torch.Tensor, g: torch.Tensor, state: Tensors, n: Dict[str, Any]) -> torch.Tensor:
+    """s the moving mean of g^2 (less the mean gradient squared where centered).
 
     b = mm b + g / (sqrt(s) + eps), w - lr b.
     """
-    g, square = _rms(g, w, state, n)
-    direction = g / (square.sqrt() + n["eps"])
+    direction = g / (_mean_square(g, state, n).sqrt() + n["eps"])
     if "velocity" in state:
         direction = state["velocity"] = n["momentum"] * state["velocity"] + direction
     return w - n["learningRate"] * direction
 
 
-def rmsprop_tf(w: torch.Tensor, g: torch.Tensor, state: Tensors, n: Dict[str, Any]) -> torch.Tensor:
+def _rmsprop_tf(w: torch.Tensor, g: torch.Tensor, state: Tensors, n: Dict[str, Any]) -> torch.Tensor:
     """TensorFlow's form: s starts at 1, eps under the root, lr inside the momentum.
 
     b = mm b + lr g / sqrt(s + eps), w - b.
     """
-    g, square = _rms(g, w, state, n)
-    direction = n["learningRate"] * g / (square + n["eps"]).sqrt()
+    direction = n["learningRate"] * g / (_mean_square(g, state, n) + n["eps"]).sqrt()
     if "velocity" in state:
         direction = state["velocity"] = n["momentum"] * state["velocity"] + direction
     return w - direction
 
 
-def _rms(g: torch.Tensor, w: torch.Tensor, state: Tensors, n: Dict[str, Any]) -> Any:
-    g = g / n["lossScaling"] + n["weightDecay"] * w
+def _mean_square(g: torch.Tensor, state: Tensors, n: Dict[str, Any]) -> torch.Tensor:
     alpha = n["alpha"]
     square = state["square"] = alpha * state["square"] + (1 - alpha) * g * g
     if "mean" in state:
         mean = state["mean"] = alpha * state["mean"] + (1 - alpha) * g
         square = square - mean * mean
-    return g, square
+    return square
+
+
+SGD_WITHOUT_MOMENTUM = Formula(_gradient, _sgd_without_momentum)
+SGD_WITH_MOMENTUM = Formula(_velocity, _sgd_with_momentum)
+ADAM = Formula(_penalized, _adam)
+ADAMW = Formula(_unscaled, _adamw)
+LAMB = Formula(_unscaled, _lamb)
+RMSPROP = Formula(_penalized, _rmsprop)
+RMSPROP_TF = Formula(_penalized, _rmsprop_tf)

@@ -16,13 +16,13 @@ from .compilation import Graph, strided_group_norm
 from .device_optimizer import DeviceOptimizer, Gradients
 from .device_run import DeviceRun, is_on_device, mark_on_device
 from .device_weights import DeviceWeights
-from .enums import MeanReductionStrategy, ReductionType
 from .finite import require_finite
 from .folding import Folding, agree, stacked
 from .interception import DeviceMode
 from .loss import index_of_final_loss
 from .perf_counters import PerfCounters
 from .process_group import sum_over_processes
+from .reduction import Reduction
 from .structures import rebuilt, tensors_in
 
 
@@ -51,6 +51,7 @@ class Program:
         self._options = options
         self.optimizer = optimizer
         self._form = BatchForm.of(options)
+        self._reduction = Reduction.of(options)
         self._strided_group_norm = strided_group_norm(options)
         self._checks_finite = bool(options._Popart.options.get("enableFloatingPointChecks", False))
         self._is_synthetic = bool(options._Popart.options.get("syntheticDataMode", 0))
@@ -63,8 +64,8 @@ class Program:
         """Whether micro steps depend on nothing but their inputs and the weights."""
         is_plain = all(not tensor.is_split for tensor in self._weights.parameters)
         if self.optimizer is not None:
-            is_plain = is_plain and self.optimizer.settings.accum_type == torch.float32 and not self._is_running_mean()
-            is_plain = is_plain and self.optimizer.auto_scaling is None
+            is_plain = is_plain and self.optimizer.settings.accum_type == torch.float32
+            is_plain = is_plain and self.optimizer.auto_scaling is None and not self._reduction.is_running
         looks_inside = self.anchors.need_single_steps or self._checks_finite
         return is_plain and self._graph.is_stateless and not looks_inside
 
@@ -143,7 +144,7 @@ class Program:
         if run.auto_scaling is not None:
             for gradient in gradients.values():
                 run.auto_scaling.watch(gradient)
-        self.anchors.add_step(names, gradients, self._replicas_in_mean())
+        self.anchors.add_step(names, gradients, self._reduction.replicas_in_mean)
         return tensors_in(outputs), gradients
 
     def _folded(self, compiled: BoundArguments, micro: Sequence[torch.Tensor]) -> Tuple[List[torch.Tensor], Gradients]:
@@ -208,7 +209,7 @@ class Program:
         if self.optimizer is None:
             return
         has_accumulator = self._form.gradient_accumulation > 1
-        share = 1.0 / self._divisor() if self._is_running_mean() else 1.0
+        share = 1.0 / self._reduction.divisor_of_step
         for place, gradient in gradients.items():
             part = gradient.detach() if share == 1.0 else gradient.detach() * share
             if has_accumulator:
@@ -216,32 +217,12 @@ class Program:
             accumulated[place] = accumulated[place] + part if place in accumulated else part
 
     def _update(self, accumulated: Gradients) -> None:
-        """All-reduce over processes, take the mean if it has not been taken, and let the optimizer step."""
+        """All-reduce over processes, and let the optimizer step."""
         assert self.optimizer is not None
         processes = self._options.Distributed.numProcesses
         if processes > 1:
             accumulated = sum_over_processes(accumulated, processes)
-        if not self._is_running_mean():
-            divisor = self._divisor()
-            if divisor != 1:
-                accumulated = {place: gradient / divisor for place, gradient in accumulated.items()}
         self.optimizer.step(accumulated)
-
-    def _is_running_mean(self) -> bool:
-        strategy = self._options.Training.meanAccumulationAndReplicationReductionStrategy
-        return bool(strategy == MeanReductionStrategy.Running)
-
-    def _divisor(self) -> int:
-        """What summed gradients are divided by."""
-        return self._form.gradient_accumulation * self._replicas_in_mean() if self._takes_mean() else 1
-
-    def _replicas_in_mean(self) -> int:
-        """What the device divides the loss's gradient by: the replicas of all processes, where there is a mean."""
-        return self._form.replicas * int(self._options.Distributed.numProcesses) if self._takes_mean() else 1
-
-    def _takes_mean(self) -> bool:
-        kind = self._options.Training.accumulation_and_replication_reduction_type
-        return bool(kind != ReductionType.Sum)
 
     def _collect(self, collectors: List[OutputCollector], of_replicas: List[List[torch.Tensor]]) -> None:
         if not collectors:

@@ -69,6 +69,29 @@ def test_inference_in_training_mode_normalizes_by_the_batch_and_leaves_the_runni
     assert model.norm.running_var.tolist() == [1.0] * 3
 
 
+@pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("make", [poptorch.trainingModel, poptorch.inferenceModel])
+def test_instance_norm_normalizes_by_its_input_and_leaves_running_statistics_alone(make, mode):
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = torch.nn.InstanceNorm1d(3, eps=0.5, affine=True, track_running_stats=True)
+            self.norm.running_mean += 5.0
+
+        def forward(self, x):
+            y = self.norm(x)
+            return y, poptorch.identity_loss(y.mean(), "none")
+
+    x = torch.linspace(-1, 2, 4 * 3 * 2).reshape(4, 3, 2) ** 2
+    model = Network().train(mode)
+    executor = make(model)
+    y, _ = executor(x)
+    expected = (x - x.mean(2, keepdim=True)) / (x.var(2, unbiased=False, keepdim=True) + 0.5).sqrt()
+    torch.testing.assert_close(y, expected)
+    assert model.norm.running_mean.tolist() == [5.0] * 3
+    assert model.norm.running_var.tolist() == [1.0] * 3
+
+
 def test_a_running_mean_without_a_variance_is_refused():
     class Half(torch.nn.Module):
         def forward(self, x):

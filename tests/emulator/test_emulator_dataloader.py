@@ -100,6 +100,25 @@ def test_what_is_left_over_changes_ends_between_epochs():
     assert second == torch.randperm(10, generator=generator).tolist()[0:4]
 
 
+def test_shares_move_by_the_rest_of_one_share_and_back_again():
+    for process, first in [(0, 0), (1, 8)]:
+        loader = poptorch.DataLoader(options((process, 2)), Numbers(31), batch_size=4)
+        share = loader.dataset
+        starts = []
+        for _ in range(3):
+            assert len(share) == 8
+            starts.append(int(share[0]))
+            share.swap_range()
+        assert starts == [first, first + 7, first]  # 31 % 8
+
+
+def test_a_data_set_without_a_combined_batch_for_each_process_is_refused():
+    with pytest.raises(AssertionError, match=r"15 elements is too small for 2 processes .* 16 elements in all"):
+        poptorch.DataLoader(options((0, 2)), Numbers(15), batch_size=4)
+    shares = [poptorch.DataLoader(options((p, 2)), Numbers(15), batch_size=4, drop_last=False).dataset for p in (0, 1)]
+    assert [len(share) for share in shares] == [8, 7]
+
+
 def test_what_processes_cannot_share_is_refused():
     for arguments, error in [
         ({"dataset": Numbers(9), "shuffle": True}, AssertionError),

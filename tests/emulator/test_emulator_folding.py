@@ -130,9 +130,9 @@ class Norms(torch.nn.Module):
     def __init__(self, dtype=torch.float32):
         super().__init__()
         torch.manual_seed(0)
-        self.norms = torch.nn.ModuleList(
-            [torch.nn.GroupNorm(2, 4), torch.nn.LayerNorm([4, 3]), torch.nn.BatchNorm1d(4, eps=0.3, momentum=0.5)]
-        )
+        norms = [torch.nn.GroupNorm(2, 4), torch.nn.LayerNorm([4, 3]), torch.nn.BatchNorm1d(4, eps=0.3, momentum=0.5)]
+        norms += [torch.nn.InstanceNorm1d(4, affine=True, track_running_stats=True)]
+        self.norms = torch.nn.ModuleList(norms)
         for parameter in self.parameters():
             torch.nn.init.normal_(parameter)
         self.norms[2].running_mean.normal_()

@@ -94,6 +94,15 @@ READS = [
     lambda x: x if x.sum() > 0 else -x,
     lambda x: torch.tensor(x.tolist()),
     lambda x: x * int(x.sum()),
+    lambda x: x + len(f"{x.sum():.2f}"),
+    lambda x: x * (1.0 in x),
+    lambda x: x * torch.allclose(x, x),
+    lambda x: x + torch.arange(x.sum()),
+    lambda x: torch.full((2,), x.sum()),
+    lambda x: x[x.argmax()],
+    lambda x: x[: x.argmax() + 1],
+    lambda x: x * x[0].item(),
+    lambda x: assigned(x, x.argmax(), 0.0),
 ]
 
 
@@ -101,6 +110,58 @@ READS = [
 def test_values_cannot_be_read_while_the_model_is_on_the_device(read):
     with pytest.raises(poptorch.Error, match="aten::item is only supported in eager mode"):
         poptorch.inferenceModel(Call(read))(torch.ones(2))
+
+
+SELECTIONS = {
+    "nonzero": lambda x: x.nonzero(),
+    "nonzero as a tuple": lambda x: torch.nonzero(x, as_tuple=True)[0],
+    "where": lambda x: torch.where(x > 1)[0],
+    "argwhere": torch.argwhere,
+    "masked_select": lambda x: torch.masked_select(x, x > 1),
+    "unique": torch.unique,
+    "unique of a tensor": lambda x: x.unique(return_counts=True)[0],
+    "unique_consecutive": lambda x: x.unique_consecutive(),
+    "getitem": lambda x: x[x > 1],
+    "getitem of a byte mask": lambda x: x[(x > 1).byte()],
+    "getitem of several indices": lambda x: x[None][:, x > 1],
+    "bincount": lambda x: torch.bincount(x.long()),
+    "one_hot": lambda x: F.one_hot(x.long()),
+}
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_results_shaped_by_values_are_refused_with_what_to_do_instead(name):
+    expected = rf"Operations using aten::{name.split()[0]} are unsupported (.|\n)*torch.where\(mask"
+    with pytest.raises(poptorch.Error, match=expected):
+        poptorch.inferenceModel(Call(SELECTIONS[name]))(torch.tensor([1.0, 2.0, 3.0]))
+
+
+def assigned(x, index, value):
+    y = x.clone()
+    y[index] = value
+    return y
+
+
+SHAPED_BY_SHAPES = {
+    "a masked assignment": (lambda x: assigned(x, x > 1, 0.0), [1, 0, 0]),
+    "an assignment to rows": (lambda x: assigned(x[:, None], x > 1, torch.zeros(1)), [[1], [0], [0]]),
+    "an assignment at indices": (lambda x: assigned(x, x.long()[:2], 7.0), [1, 7, 7]),
+    "where": (lambda x: torch.where(x > 1, x, -x), [-1, 2, 3]),
+    "masked_fill": (lambda x: x.masked_fill(x > 1, 0.0), [1, 0, 0]),
+    "indices": (lambda x: x[x.long() - 1], [1, 2, 3]),
+    "index_select": (lambda x: x.index_select(0, x.argmax()[None]), [3]),
+    "count_nonzero": (lambda x: torch.count_nonzero(x, dim=[0]), 3),
+    "bincount": (lambda x: torch.bincount(x.long(), minlength=5), [0, 1, 1, 1, 0]),
+    "one_hot": (lambda x: F.one_hot(x.long() - 1, num_classes=3)[0], [1, 0, 0]),
+    "arange of a size": (lambda x: torch.arange(x.shape[0]) + x, [1, 3, 5]),
+    "text of a vector": (lambda x: x + len(f"{x}") * 0, [1, 2, 3]),
+}
+
+
+@pytest.mark.parametrize("name", SHAPED_BY_SHAPES)
+def test_results_shaped_by_shapes_are_those_of_torch(name):
+    function, expected = SHAPED_BY_SHAPES[name]
+    assert poptorch.inferenceModel(Call(function))(torch.tensor([1.0, 2.0, 3.0]), 1).tolist() == expected
 
 
 def test_constants_of_the_host_can_be_read_on_the_device():

@@ -82,6 +82,12 @@ P = poptorch.optim
 FORMULAS = [
     ("sgd", lambda p: P.SGD(p, lr=0.1, weight_decay=0.3), sgd(0.1, wd=0.3)),
     ("torch sgd", lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), sgd(0.1, mm=0.9)),
+    ("torch dampening without momentum", lambda p: torch.optim.SGD(p, lr=0.1, dampening=0.4), sgd(0.1, dm=0.4)),
+    (
+        "dampened decay without momentum",
+        lambda p: P.SGD(p, lr=0.1, dampening=0.4, weight_decay=0.3, loss_scaling=8.0),
+        sgd(0.1, dm=0.4, wd=0.3),
+    ),
     # torch's first velocity is the gradient itself; the device's starts at 0
     ("dampening", lambda p: P.SGD(p, lr=0.1, momentum=0.9, dampening=0.4), sgd(0.1, mm=0.9, dm=0.4)),
     (
@@ -135,10 +141,125 @@ def test_lamb_scales_each_layer_by_its_trust_ratio(corrected):
         torch.testing.assert_close(got[t - 1].double(), weights, rtol=1e-4, atol=1e-5)
 
 
-def test_clipping_scales_by_the_norm_over_all_weights():
-    got = train(lambda p: P.SGD(p, lr=1.0, max_grad_norm=0.5, loss_scaling=4.0), GRADIENTS[:1])
-    g = torch.tensor(GRADIENTS[0])
-    torch.testing.assert_close(got[0], torch.tensor(START) - 0.5 * g / g.norm())
+def clipped(tensor, limit):
+    return tensor * (limit / max(tensor.norm().item(), limit))
+
+
+def clipped_velocity(mm, nesterov):
+    """SGD with momentum and a loss scale of 4 that is the velocity's too: what the weights are moved by is clipped, the
+    velocity that is kept is not."""
+    weights, velocity = torch.tensor(START, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    for gradient in torch.tensor(GRADIENTS, dtype=torch.float64):
+        velocity = mm * velocity + 4.0 * gradient
+        weights = weights - clipped(4.0 * gradient + mm * velocity if nesterov else velocity, 3.0) / 4.0
+        yield weights
+
+
+def clipped_adam(wd, decoupled):
+    """Without the loss scale, after an L2 penalty."""
+    weights = torch.tensor(START, dtype=torch.float64)
+    mean = square = torch.zeros(3, dtype=torch.float64)
+    for t, gradient in enumerate(torch.tensor(GRADIENTS, dtype=torch.float64), start=1):
+        g = clipped(gradient if decoupled else gradient + wd * weights, 0.75)
+        mean, square = 0.9 * mean + 0.1 * g, 0.999 * square + 0.001 * g * g
+        step = mean / (1 - 0.9**t) / ((square / (1 - 0.999**t)).sqrt() + 0.1)
+        weights = weights - 0.1 * (step + (wd * weights if decoupled else 0.0))
+        yield weights
+
+
+CLIPPED = [
+    (lambda p: P.SGD(p, lr=1.0, momentum=0.9, max_grad_norm=3.0, loss_scaling=4.0), clipped_velocity(0.9, False)),
+    (
+        lambda p: P.SGD(p, lr=1.0, momentum=0.9, nesterov=True, max_grad_norm=3.0, loss_scaling=4.0),
+        clipped_velocity(0.9, True),
+    ),
+    (
+        lambda p: P.Adam(p, lr=0.1, eps=0.1, weight_decay=0.3, max_grad_norm=0.75, loss_scaling=4.0),
+        clipped_adam(0.3, decoupled=False),
+    ),
+    (
+        lambda p: P.AdamW(p, lr=0.1, eps=0.1, weight_decay=0.3, max_grad_norm=0.75, loss_scaling=4.0),
+        clipped_adam(0.3, decoupled=True),
+    ),
+]
+
+
+@pytest.mark.parametrize("make, expected", CLIPPED, ids=["momentum", "nesterov", "adam", "adamw"])
+def test_clipping_is_about_what_the_optimizer_makes_of_the_gradient(make, expected):
+    # three float32 steps against float64
+    torch.testing.assert_close(train(make).double(), torch.stack(list(expected)), rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "reduction, strategy, divisor, limit",
+    [
+        ("Mean", "Post", 4, 1 / (8 * 4)),
+        ("Mean", "Running", 4, 1 / 8),
+        ("Sum", "Post", 1, 1 / 8),
+    ],
+)
+def test_without_momentum_the_sum_of_scaled_gradients_is_clipped(reduction, strategy, divisor, limit):
+    """max_grad_norm 1, loss scale 8, two accumulation steps on two replicas."""
+    options = poptorch.Options().replicationFactor(2)
+    options.Training.gradientAccumulation(2)
+    options.Training.accumulationAndReplicationReductionType(getattr(poptorch.ReductionType, reduction))
+    options.Training.setMeanAccumulationAndReplicationReductionStrategy(
+        getattr(poptorch.MeanReductionStrategy, strategy)
+    )
+    model = Linear()
+    optimizer = P.SGD(model.parameters(), lr=1.0, max_grad_norm=1.0, loss_scaling=8.0)
+    gradients = torch.tensor([*GRADIENTS, [0.25, 0.0, 1.0]])
+    executor = poptorch.trainingModel(model, options, optimizer)
+    executor(gradients)
+    total = gradients.sum(0) / divisor
+    torch.testing.assert_close(model.w.detach(), torch.tensor(START) - clipped(total, limit))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: P.SGD(p, lr=0.1, momentum=0.9, loss_scaling=4.0),
+        lambda p: P.SGD(p, lr=0.1, momentum=0.9, use_combined_accum=True),
+        lambda p: P.Adam(p, lr=0.1, eps=0.1, loss_scaling=4.0),
+        lambda p: P.RMSprop(p, lr=0.1, eps=0.1),
+    ],
+    ids=["momentum", "combined", "adam", "rmsprop"],
+)
+def test_every_optimizer_takes_the_mean_over_accumulation_and_replicas(make):
+    options = poptorch.Options().replicationFactor(2)
+    options.Training.gradientAccumulation(2)
+    model = Linear()
+    executor = poptorch.trainingModel(model, options, make(model.parameters()))
+    executor(torch.tensor([*GRADIENTS, [0.25, 0.0, 1.0]]))
+    mean = [[-0.0625, 0.25, 0.09375]]
+    torch.testing.assert_close(model.w.detach(), train(make, mean)[0])
+
+
+def test_clipping_takes_the_norm_over_all_weights_and_leaves_short_steps_alone():
+    class Two(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+
+        def forward(self, gradients):
+            return poptorch.identity_loss(self.a * gradients[0, 0] + self.b * gradients[0, 1], "sum")
+
+    model = Two()
+    executor = poptorch.trainingModel(model, optimizer=P.SGD(model.parameters(), lr=1.0, max_grad_norm=2.5))
+    executor(torch.tensor([[3.0, 4.0]]))
+    assert (model.a.item(), model.b.item()) == (-1.5, -2.0)
+    executor(torch.tensor([[1.5, 2.0]]))
+    assert (model.a.item(), model.b.item()) == (-3.0, -4.0)
+
+
+def test_rmsprop_has_no_clipping_even_where_the_attribute_is_set():
+    def make(parameters, limit=None):
+        optimizer = P.RMSprop(parameters, lr=0.1)
+        if limit is not None:
+            optimizer.max_grad_norm = limit
+        return optimizer
+
+    assert torch.equal(train(lambda p: make(p, 0.1)), train(make))
 
 
 def test_a_changed_learning_rate_counts_only_after_set_optimizer():
@@ -153,6 +274,42 @@ def test_a_changed_learning_rate_counts_only_after_set_optimizer():
     executor.setOptimizer(optimizer)
     executor(gradient)
     assert model.w.tolist() == [w - 2.25 for w in START]
+
+
+def test_the_newest_learning_rate_counts_after_the_device_was_given_away_and_taken_back():
+    model = Linear()
+    optimizer = P.SGD(model.parameters(), lr=0.5)
+    training, validation = poptorch.trainingModel(model, optimizer=optimizer), poptorch.inferenceModel(model)
+    weights = []
+    for rate in (0.5, 0.25, 0.125):
+        optimizer.param_groups[0]["lr"] = rate
+        training.setOptimizer(optimizer)
+        training(torch.ones(3))
+        training.detachFromDevice()
+        validation(torch.ones(3))
+        validation.detachFromDevice()
+        weights.append(model.w[0].item())
+    assert weights == [0.0, -0.25, -0.375]
+
+
+def test_numbers_of_a_loaded_state_are_shown_until_there_are_new_ones_but_not_computed_with():
+    model = Linear()
+    optimizer = P.SGD(model.parameters(), lr=0.5, loss_scaling=2.0)
+    executor = poptorch.trainingModel(model, optimizer=optimizer)
+    executor.compile(torch.ones(3))
+    state = optimizer.state_dict()
+    name = "scaledLearningRate0___specific___w"
+    loaded = {name: torch.tensor(4.0), "lossScaling_FLOAT": torch.tensor(8.0)}
+    # only the tensors: torch's part of a state, which has the rate too, goes to the program's optimizer
+    optimizer.load_state_dict({**state, "ipu_param": {**state["ipu_param"], **loaded}})
+    executor(torch.ones(3))
+    assert model.w[0].item() == 0.0
+    assert optimizer.state_dict()["ipu_param"][name] == 4.0
+    optimizer.param_groups[0]["lr"] = 0.25
+    executor.setOptimizer(optimizer)
+    executor(torch.ones(3))
+    assert model.w[0].item() == -0.25
+    assert optimizer.state_dict()["ipu_param"][name] == 0.125
 
 
 @pytest.mark.parametrize("name, value", [("momentum", 0.5), ("weight_decay", 0.1)])
@@ -216,6 +373,33 @@ def test_a_plain_sgd_has_the_scaled_rate_and_no_state():
     assert state["ipu_state"] == {}
     assert state["ipu_param"]["scaledLearningRate0___specific___w"] == 0.25
     assert state["ipu_param"]["weightDecayScaleFactor0___specific___w"].item() == pytest.approx(0.95)
+
+
+def test_a_variable_dampening_without_momentum_makes_its_numbers_variable():
+    model = Linear()
+    optimizer = P.SGD(model.parameters(), lr=0.5, dampening=0.5)
+    optimizer.variable_attrs.markAsConstant("lr")
+    executor = poptorch.trainingModel(model, optimizer=optimizer)
+    executor(torch.ones(3))
+    assert set(optimizer.state_dict()["ipu_param"]) == {
+        "scaledLearningRate0___specific___w",
+        "weightDecayScaleFactor0___specific___w",
+    }
+    optimizer.param_groups[0]["dampening"] = 0.0
+    executor.setOptimizer(optimizer)
+    executor(torch.ones(3))
+    assert model.w.tolist() == [w - 0.75 for w in START]
+
+
+def test_the_rate_on_the_device_takes_the_mean_over_accumulation_and_replicas():
+    options = poptorch.Options().replicationFactor(2)
+    options.Training.gradientAccumulation(4)
+    model = Linear()
+    optimizer = P.SGD(model.parameters(), lr=0.5, loss_scaling=2.0, dampening=0.5)
+    executor = poptorch.trainingModel(model, options, optimizer)
+    executor.compile(torch.ones(8, 3))
+    rate = optimizer.state_dict()["ipu_param"]["scaledLearningRate0___specific___w"]
+    assert rate.item() == 0.5 * (1 - 0.5) / (2 * 4 * 2)
 
 
 @pytest.mark.parametrize("make", [lambda p: P.SGD(p, lr=0.1, momentum=0.9), lambda p: P.Adam(p, lr=0.1)])

@@ -161,6 +161,63 @@ def test_attaching_and_detaching_twice_are_errors_and_keep_the_weights():
     assert executor(torch.ones(1))[1] == -1.0
 
 
+def again(executor):
+    executor.detachFromDevice()
+
+
+def sent(executor):
+    executor.copyWeightsToHost()
+    executor.copyWeightsToDevice()
+
+
+def loaded(executor):
+    executor.load_state_dict(executor.state_dict())
+
+
+@pytest.mark.parametrize("send", [again, sent, loaded])
+@pytest.mark.parametrize("library, second_step", [(torch.optim, 1.0), (poptorch.optim, 1.5)])
+def test_sending_weights_takes_the_momentum_of_torchs_optimizers_and_says_so_once(send, library, second_step, capfd):
+    model = OneWeight()
+    executor = poptorch.trainingModel(model, optimizer=library.SGD(model.parameters(), lr=1.0, momentum=0.5))
+    executor(torch.ones(1))
+    assert capfd.readouterr().err == ""
+    send(executor)
+    executor(torch.ones(1))
+    assert model.weight.item() == -1.0 - second_step
+    send(executor)
+    executor(torch.ones(1))
+    warnings = capfd.readouterr().err
+    assert warnings.count("has set the state of SGD, its momentum or moments, back") == (library is torch.optim)
+
+
+def test_sending_weights_takes_the_moments_and_steps_of_torchs_adam():
+    model = OneWeight()
+    executor = poptorch.trainingModel(model, optimizer=torch.optim.Adam(model.parameters(), lr=0.5))
+    for x in (1.0, -1.0):  # each is a first step, which moves a weight by the rate
+        executor(torch.tensor([x]))
+        executor.copyWeightsToHost()
+        executor.copyWeightsToDevice()
+    assert model.weight.item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_sending_weights_without_a_state_to_lose_gives_no_warning(capfd):
+    executor = trained(OneWeight(), calls=1)
+    again(executor)
+    executor(torch.ones(1))
+    assert capfd.readouterr().err == ""
+
+
+def test_evaluation_beside_training_leaves_the_momentum_of_torchs_optimizers_alone():
+    model = OneWeight()
+    training = poptorch.trainingModel(model, optimizer=torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.5))
+    evaluation = poptorch.inferenceModel(model)
+    weights = []
+    for _ in range(3):
+        training(torch.ones(1))
+        weights.append(evaluation(torch.ones(1))[1].item())
+    assert weights == [-1.0, -2.5, -4.25]
+
+
 def test_one_ipu_serves_one_executor():
     options = poptorch.Options().useIpuId(7)
     first = poptorch.inferenceModel(torch.nn.Identity(), options)
