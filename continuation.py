@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Tuple
 
 from backends import Backend
 from datasets import DataError
@@ -64,9 +65,14 @@ def restore(run: Run, output: RunOutput) -> Progress:
     return progress
 
 
+def least_and_largest(backend: Backend, number: int) -> Tuple[int, int]:
+    """Of the numbers that all processes give. Every process must call it."""
+    return -backend.agree(-number), backend.agree(number)
+
+
 def check_same_step(backend: Backend, step: int, folder: Path) -> None:
     """Raises CheckpointError where processes would continue from different checkpoints."""
-    newest, oldest = backend.agree(step), -backend.agree(-step)
+    oldest, newest = least_and_largest(backend, step)
     if newest != oldest:
         raise CheckpointError(
             f"the processes found different checkpoints in {folder}, from step {oldest} to step {newest}; all of "
@@ -77,7 +83,8 @@ def check_same_step(backend: Backend, step: int, folder: Path) -> None:
 def check_same_images(backend: Backend, fingerprint: str) -> None:
     """Raises DataError where processes read different images: their shares would overlap and leave others out."""
     first_digits = int(fingerprint[:15], 16)  # 60 bits: as much as one number between processes holds
-    if backend.agree(first_digits) != -backend.agree(-first_digits):
+    least, largest = least_and_largest(backend, first_digits)
+    if least != largest:
         raise DataError(
             "the processes read different images (numbers, names, labels or sizes); every machine needs the same "
             "data set, whole: `python -m datasets.check` on each tells what it has"

@@ -30,7 +30,7 @@ from configs import Config, ConfigError, load_config
 from datasets import DataSets, build_datasets
 from datasets.loading import explained_loading
 from experiment import build_network
-from starting_weights import check_classes, place_weights
+from starting_weights import place_weights
 from train import EXIT_CODES, exit_code_of
 from training.atomic_file import replace_file
 from training.checkpoint import CheckpointError
@@ -157,8 +157,7 @@ def chosen_device(options: argparse.Namespace) -> torch.device:
 def network_with(saved: SavedWeights, config: Config, data: DataSets, device: torch.device) -> Model:
     """The network of a configuration with saved weights, computing in float32."""
     factory, network = build_network(config, data)
-    check_classes(saved, data.class_names)
-    place_weights(network, factory, saved)
+    place_weights(network, factory, saved, data.class_names)
     network.to(device).eval()
 
     @torch.no_grad()

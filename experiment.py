@@ -30,7 +30,7 @@ from proxynorm import (
     rebuild_activations,
     share_statistics,
 )
-from starting_weights import check_classes, norm_record, place_weights
+from starting_weights import norm_record, place_weights
 from training.classifier import Classifier
 from training.draws import StepDraws
 from training.freezing import freeze_all_but
@@ -140,10 +140,8 @@ def prepare(name: str, config: Config, backend: Backend, *, dry_run: bool = Fals
     if pretrained is not None and dry_run and not Path(pretrained).exists():
         LOGGER.info("model.pretrained %s is not there. Planned with newly drawn weights", pretrained)
     elif pretrained is not None and not weights_follow:
-        saved = read_weights(pretrained)
-        if not config.model.reset_classifier:
-            check_classes(saved, data.class_names)
-        place_weights(network, factory, saved, reset_classifier=config.model.reset_classifier)
+        saved, is_reset = read_weights(pretrained), config.model.reset_classifier
+        place_weights(network, factory, saved, data.class_names, reset_classifier=is_reset)
     frozen = freeze(config.model, network)
     smoothing = config.regularization.label_smoothing
     classifier = Classifier(network, data.mean, data.std, smoothing, draws, frozen)

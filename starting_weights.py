@@ -16,13 +16,23 @@ LOGGER = logging.getLogger(__name__)
 
 
 def place_weights(
-    network: ImageClassifier, factory: NormActFactory, saved: SavedWeights, *, reset_classifier: bool = False
+    network: ImageClassifier,
+    factory: NormActFactory,
+    saved: SavedWeights,
+    class_names: Tuple[str, ...],
+    *,
+    reset_classifier: bool = False,
 ) -> None:
     """Copies saved weights into a network: of a checkpoint, or of any state dict that models.pretrained knows.
+
+    Args:
+        class_names: of the images, by label; those of the weights must be the same, but for a new classifier.
 
     Raises:
         CheckpointError: they do not fit.
     """
+    if not reset_classifier:
+        check_classes(saved, class_names)
     if saved.norm is not None:
         check_norm(saved.norm, norm_record(factory))
     try:
@@ -37,10 +47,9 @@ def place_weights(
 
 
 def check_classes(saved: SavedWeights, class_names: Tuple[str, ...]) -> None:
-    """Raises CheckpointError where as many classes are others, or in another order."""
-    if saved.class_names is None or len(saved.class_names) != len(
-        class_names
-    ):  # the classifier's shape tells the latter
+    """Raises CheckpointError where as many classes are others, or in another order. Another number of classes shows in
+    the classifier's shape."""
+    if saved.class_names is None or len(saved.class_names) != len(class_names):
         return
     different = [label for label, names in enumerate(zip(saved.class_names, class_names)) if names[0] != names[1]]
     if different:

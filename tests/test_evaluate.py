@@ -17,7 +17,7 @@ import train
 from configs import load_config
 from datasets import build_datasets
 from experiment import build_network
-from starting_weights import check_classes
+from starting_weights import check_classes, place_weights
 from training.checkpoint import CheckpointError, load_checkpoint, newest_checkpoint
 from training.evaluation import Evaluation
 from training.weights_file import read_weights
@@ -168,6 +168,17 @@ def test_weights_of_as_many_other_classes_are_refused(run_folder: Path) -> None:
     check_classes(saved, saved.class_names[:-1])  # which the classifier's shape tells
     with pytest.raises(CheckpointError, match=r"2 of 10 differ, class 3 is 'pattern 3' there and 'pattern 4' here"):
         check_classes(saved, (*saved.class_names[:3], "pattern 4", "pattern 3", *saved.class_names[5:]))
+
+
+def test_placing_weights_looks_at_their_classes_unless_the_classifier_is_new(run_folder: Path) -> None:
+    config = load_config("generated_smoke", CONFIG)
+    data = build_datasets(config.data, 0)
+    factory, network = build_network(config, data)
+    saved, others = read_weights(run_folder), data.class_names[::-1]
+    place_weights(network, factory, saved, data.class_names)
+    place_weights(network, factory, saved, others, reset_classifier=True)
+    with pytest.raises(CheckpointError, match="10 of 10 differ"):
+        place_weights(network, factory, saved, others)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple
 
@@ -77,10 +78,14 @@ def title_of(options: argparse.Namespace, measured: Measured) -> str:
     return title
 
 
-def explained(error: Exception, measured: Measured) -> ValueError:
-    """An error of a network's own code, with what it was given."""
-    shape = tuple(measured.batches[0].shape)
-    return ValueError(
-        f"{measured.name} could not run on images of shape {shape}: {error}. Give the --image-size that it needs, or a "
-        "smaller --batch-size"
-    )
+@contextlib.contextmanager
+def explained(measured: Measured) -> Iterator[None]:
+    """Turns an error of a network's own code into a ValueError with what it was given."""
+    try:
+        yield
+    except (RuntimeError, AssertionError) as error:
+        shape = tuple(measured.batches[0].shape)
+        raise ValueError(
+            f"{measured.name} could not run on images of shape {shape}: {error}. Give the --image-size that it needs, "
+            "or a smaller --batch-size"
+        ) from error

@@ -62,7 +62,5 @@ def tell(name: str, meter: PowerMeter) -> None:
 def measure(measured: Measured, form: str) -> PowerMeter:
     """The measurement, with the network's own errors explained."""
     batches = tqdm(measured.batches, desc=measured.name, unit=" batches", disable=None, leave=False)
-    try:
+    with explained(measured):
         return measure_power(measured.network, batches, form)
-    except (RuntimeError, AssertionError) as error:
-        raise explained(error, measured) from error

@@ -42,14 +42,12 @@ def proxy(options: argparse.Namespace, networks: NetworkSource) -> None:
     title = ""
     for measured in networks(options):
         title = title_of(options, measured)
-        try:
+        with explained(measured):
             fits = measure_proxy_fit(measured.network, measured.batches)
             points.append({"name": measured.name, "layers": [fit._asdict() for fit in fits]})
             print(f"{measured.name}\n{fit_table(fits)}")
             if options.refit:
                 points[-1]["refitted"] = refit(measured)
-        except (RuntimeError, AssertionError) as error:
-            raise explained(error, measured) from error
     write_results(options.out / "proxy.json", {"title": title, "points": points})
     print(options.out / "proxy.json")
 

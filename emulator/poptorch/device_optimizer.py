@@ -108,27 +108,30 @@ class DeviceOptimizer:
     def step(self, gradients: Gradients) -> None:
         """Update every weight that has a gradient."""
         self.last_loss_scaling = self.loss_scaling
+        numbers = {position: self._numbers_of(position) for position in {position for position, _ in gradients}}
         with torch.no_grad():
             directions: Iterable[Tuple[Place, torch.Tensor]] = (
-                (place, self._computed(place, self._formula(place).direction, gradient.float()))
+                (place, self._computed(place, self._formula(place[0]).direction, gradient.float(), numbers[place[0]]))
                 for place, gradient in gradients.items()
             )
             if self._clips and gradients:
                 directions = _clipped(dict(directions), self.settings.max_grad_norm).items()
             for place, direction in directions:
                 position, copy = place
-                updated = self._computed(place, self._formula(place).update, direction)
+                updated = self._computed(place, self._formula(position).update, direction, numbers[position])
                 self.trained[position].weight.values[copy].copy_(updated)
         if self.auto_scaling is not None:
             self.auto_scaling.update()
 
-    def _computed(self, place: Place, function: formulas.Step, tensor: torch.Tensor) -> torch.Tensor:
+    def _computed(
+        self, place: Place, function: formulas.Step, tensor: torch.Tensor, numbers: Dict[str, Any]
+    ) -> torch.Tensor:
         """One function of a weight's formula, in float32; its state is kept in the state's types."""
         position, copy = place
         state = self.state[position][copy]
         working = {part: kept.float() for part, kept in state.items()}
         weight = self.trained[position].weight.values[copy].float()
-        result = function(weight, tensor, working, self._numbers_of(position))
+        result = function(weight, tensor, working, numbers)
         for part, kept in state.items():
             if working[part] is not kept:
                 kept.copy_(working[part])
@@ -211,10 +214,10 @@ class DeviceOptimizer:
             parts["velocity"] = StateTensor(f"Accl3___{name}", second, 0.0, False)
         return parts
 
-    def _formula(self, place: Place) -> formulas.Formula:
+    def _formula(self, position: int) -> formulas.Formula:
         kind = self.settings.kind
         if kind in (OptimizerKind.SGD1, OptimizerKind.SGD2):
-            return formulas.SGD_WITH_MOMENTUM if self.has_momentum[place[0]] else formulas.SGD_WITHOUT_MOMENTUM
+            return formulas.SGD_WITH_MOMENTUM if self.has_momentum[position] else formulas.SGD_WITHOUT_MOMENTUM
         if kind in _ADAMS:
             return _ADAMS[kind]
         return formulas.RMSPROP_TF if self.settings.use_tf_variant else formulas.RMSPROP
