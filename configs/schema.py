@@ -42,7 +42,7 @@ class NormConfig(Section):
     grouping: Optional[Literal["contiguous", "strided"]] = Field(None, description="how group norm groups channels")
     eps: Optional[float] = Field(None, ge=0, description="added to the norm's variance; default 1e-5, frn 1e-6")
     momentum: Optional[float] = Field(
-        None, gt=0, le=1, description="batch norm: share of the new value in running statistics; default 0.1"
+        None, gt=0, le=1, description="batch norm: share of an update's images in running statistics; default 0.1"
     )
     proxy_eps: Optional[float] = Field(None, ge=0, description="added to the proxy's variance; the paper's code: 0.03")
     proxy_method: Optional[Literal["exact", "sampled"]] = Field(None, description="how proxy statistics are computed")
