@@ -10,6 +10,7 @@ from proxynorm.kernels.recompute import rebuild_activations
 from proxynorm.norm_act import NormAct
 from proxynorm.norms import share_statistics
 from proxynorm.proxy import proxy_statistics
+from proxynorm.reestimation import reestimate_statistics
 from proxynorm.weight_standardization import WeightStandardizedConv2d
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
     "has_fused_kernels",
     "proxy_statistics",
     "rebuild_activations",
+    "reestimate_statistics",
     "share_statistics",
 ]

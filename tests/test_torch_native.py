@@ -15,7 +15,7 @@ from configs.device_section import DeviceConfig, IpuConfig
 from configs.learning_sections import OptimizerConfig
 from configs.schema import BatchConfig
 from models import build_model
-from proxynorm import NormActFactory, affine_parameter_names
+from proxynorm import NormActFactory, affine_parameter_names, share_statistics
 from training.classifier import Classifier
 from training.nonfinite import NonFiniteLossError, are_finite
 from training.order import step_key
@@ -48,6 +48,7 @@ def prepared_backend(
         can_share_statistics=True,
     )
     backend = TorchBackend(DeviceConfig(name="cpu", **device))
+    share_statistics(network, None, plan.gradient_accumulation)
     backend.setup(classifier, plan, OPTIMIZER, affine_parameter_names(network), seed=0)
     return backend
 
