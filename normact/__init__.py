@@ -13,6 +13,8 @@ from normact.proxy import proxy_statistics
 from normact.reestimation import reestimate_statistics
 from normact.weight_standardization import WeightStandardizedConv2d
 
+__version__ = "0.1.0"
+
 __all__ = [
     "ConversionReport",
     "FoldReport",

@@ -158,9 +158,9 @@ def batch_norm(
 
 
 def momentum_of_a_batch(momentum: float, batches: int) -> float:
-    """1 - (1 - momentum)^(1 / batches): what each of an update's batches weighs, so that together they weigh `momentum`.
+    """1 - (1 - momentum)^(1 / batches): what each of an update's batches weighs.
 
-    One batch weighs `momentum` to the bit.
+    Together they weigh `momentum`; a single one does to the bit.
     """
     return momentum if batches == 1 else 1.0 - (1.0 - momentum) ** (1.0 / batches)
 

@@ -54,9 +54,9 @@ def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor]) -> int:
     Each layer's new mean and (unbiased) variance are of all values that reach it, over the images and positions of all
     batches together (`PooledStatistics`): every image counts the same and no momentum is involved. While they are
     taken, batch norms normalize by the statistics of the whole batch that passes, whatever their norm_batch_size and
-    without other processes, and all else is in evaluation mode (no dropout, no stochastic depth). So give large batches:
-    what a layer sees then hardly differs from what it will see in evaluation. Where a run was trained with small
-    normalization batches, this takes away what its running averages lack (they are noisy, of weights that were
+    without other processes, and all else is in evaluation mode (no dropout, no stochastic depth). So give large
+    batches: what a layer sees then hardly differs from what it will see in evaluation. Where a run was trained with
+    small normalization batches, this takes away what its running averages lack (they are noisy, of weights that were
     changing, and means within batches), and leaves what small batches did to the weights.
 
     Args:
@@ -81,9 +81,7 @@ def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor]) -> int:
     statistics: Dict[nn.Module, PooledStatistics] = {norm: PooledStatistics() for norm in norms}
     ours = [norm for norm in norms if isinstance(norm, BatchNorm)]
     kept: List[Tuple[BatchNorm, object, object]] = [(norm, norm.norm_batch_size, norm.process_group) for norm in ours]
-    hooks = [
-        norm.register_forward_pre_hook(lambda module, inputs: statistics[module].add(inputs[0])) for norm in norms
-    ]
+    hooks = [norm.register_forward_pre_hook(lambda module, inputs: statistics[module].add(inputs[0])) for norm in norms]
     try:
         for norm in norms:
             norm.train()

@@ -12,8 +12,8 @@ def are_finite(tensors: Sequence[Tensor]) -> bool:
     """Whether every number of all tensors is finite.
 
     A NaN or an infinity makes the 2-norm of its tensor not finite, and the 2-norm is many times faster on CPUs than
-    their largest magnitude. Finite numbers may overflow it too (from 1.8e19 on in float32), so a norm that is not finite
-    is followed by a look at every number.
+    their largest magnitude. Finite numbers may overflow it too (from 1.8e19 on in float32), so a norm that is not
+    finite is followed by a look at every number.
 
     Args:
         tensors: one or more, of floating point, on one device.

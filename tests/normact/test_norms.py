@@ -2,7 +2,7 @@
 
 import multiprocessing
 import socket
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 import pytest
