@@ -17,7 +17,7 @@ from typing import Callable, Dict, List, Optional, Type
 from analysis.curves import plot_curves
 from analysis.power_plot import plot_power_log
 from backends import DeviceError, choose_backend
-from configs import Config, ConfigError, dump_config, find_config, load_config
+from configs import Config, ConfigError, dump_config, find_config, load_config, own_seed
 from continuation import check_same_images, check_same_step, restore, save
 from datasets import DataError
 from datasets.loading import explained_loading
@@ -60,7 +60,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         if options.print_config:
             print(dump_config(config), end="")
             return 0
-        return run_experiment(find_config(options.config).stem, config, options)
+        return run_experiment(default_name(options.config, config), config, options)
     except tuple(EXIT_CODES) as error:
         print(f"error: {error}", file=sys.stderr)
         return exit_code_of(error)
@@ -77,6 +77,12 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     add("--print-config", action="store_true", help="print the complete configuration and stop")
     add("--dry-run", action="store_true", help="print device, batch plan, network, memory and steps, and stop")
     return parser.parse_args(arguments)
+
+
+def default_name(name_or_path: str, config: Config) -> str:
+    """The run's name, and its folder's below runs/: the file's, with the seed behind it where that is another."""
+    name, seed = find_config(name_or_path).stem, config.run.seed
+    return name if seed == own_seed(name_or_path) else f"{name}-seed{seed}"
 
 
 def run_experiment(name: str, config: Config, options: argparse.Namespace) -> int:

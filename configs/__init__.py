@@ -2,7 +2,7 @@
 
 from configs.batch import BatchPlan, plan_batch
 from configs.errors import ConfigError
-from configs.load import config_names, dump_config, find_config, load_config
+from configs.load import config_names, dump_config, find_config, load_config, own_seed
 from configs.schema import Config
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "dump_config",
     "find_config",
     "load_config",
+    "own_seed",
     "plan_batch",
 ]
