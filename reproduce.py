@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from configs import ConfigError
+from experiment.run_folder import RunFolderError
 from grids.grid_lock import grid_lock
 from grids.load import find_grid, load_grid
 from grids.plan import Plan, Selection, build_plan
@@ -22,7 +23,6 @@ from grids.runner import Outcome, Runner, changed_text
 from grids.seeds import check_name, parse_seeds
 from grids.state import folder_of, state_of
 from grids.table import build_table
-from training.run_folder import RunFolderError
 
 EXIT_CODES_OF_SIGNALS: Dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 75}
 FAILED = 1
@@ -109,7 +109,7 @@ def refuse_changed(plan: Plan, results: Results, runs: Path) -> None:
 
 def list_states(plan: Plan, results: Results, runs: Path) -> List[Tuple[str, str]]:
     """(state, run and what there is to say) of every run."""
-    lines = []
+    lines: List[Tuple[str, str]] = []
     for trial in plan.trials():
         state = state_of(trial, plan, results, folder_of(trial, runs))
         rate = f", learning rate {state.config.optimizer.learning_rate:g}" if state.config else ""

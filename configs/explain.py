@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Type, Union
+from typing import Any, List, Mapping, Optional, Sequence, Set, Tuple, Type, Union
 
 from pydantic import BaseModel, ValidationError
 from typing_extensions import get_origin

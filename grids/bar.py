@@ -20,6 +20,8 @@ class Bar:
     def __init__(self, total: int) -> None:
         self._started = time.monotonic()
         self._left = ""
+        self._total = total
+        tqdm.monitor_interval = 0  # no thread that redraws: `show` does, and processes are forked beside it
         self._bar = tqdm(total=total, disable=None, bar_format="{percentage:3.0f}%|{bar}| {desc}")
 
     def __enter__(self) -> "Bar":
@@ -33,9 +35,9 @@ class Bar:
     def show(self, done: float, gained: float) -> None:
         """Runs done, with parts of those under way; `gained`: how many of them since the start."""
         minutes = (time.monotonic() - self._started) / 60
-        self._left = f", about {minutes / gained * (self._bar.total - done):.0f} min left" if gained > 0 else ""
+        self._left = f", about {minutes / gained * (self._total - done):.0f} min left" if gained > 0 else ""
         self._bar.n = done
-        self._bar.set_description_str(f"{done:.1f} of {self._bar.total} runs, {minutes:.0f} min{self._left}")
+        self._bar.set_description_str(f"{done:.1f} of {self._total} runs, {minutes:.0f} min{self._left}")
 
     def say(self, line: str) -> None:
         """One line, above the bar."""
@@ -44,4 +46,4 @@ class Bar:
 
     def ended(self, count: int, line: str) -> None:
         """The line of the run that ended as the `count`-th."""
-        self.say(f"[{count}/{self._bar.total}] {line}{self._left}")
+        self.say(f"[{count}/{self._total}] {line}{self._left}")

@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 from typing import List, Optional
 
+from experiment.run_folder import RunFolder
 from grids.plan import Trial
 from grids.state import State
 from training.parents_end import end_with
-from training.run_folder import RunFolder
 
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"
 CONSOLE = "console.log"
@@ -53,7 +53,8 @@ class Child:
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
                 start_new_session=True,
                 pass_fds=(lock,),
-                preexec_fn=functools.partial(end_with, os.getpid(), signal.SIGTERM),
+                # The runner has no other thread that could hold a lock.
+                preexec_fn=functools.partial(end_with, os.getpid(), signal.SIGTERM),  # noqa: PLW1509
             )
 
     def exit_code(self) -> Optional[int]:

@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 from typing import Callable, Iterator
 
-from training.run_folder import RunFolderError
+from experiment.run_folder import RunFolderError
 
 
 @contextlib.contextmanager

@@ -110,7 +110,9 @@ def build_plan(grid: Grid, selection: Selection) -> Plan:
     Raises:
         ConfigError: a row, column or seed that cannot be, and a combination whose configuration is refused.
     """
-    columns: Dict[Optional[str], Column] = {**(grid.columns or {None: Column()})}
+    columns: Dict[Optional[str], Column] = {None: Column()}
+    if grid.columns is not None:
+        columns = {name: column for name, column in grid.columns.items()}
     rows = _chosen("--rows", selection.rows, list(grid.rows))
     chosen = _chosen("--columns", selection.columns, [name for name in columns if name is not None]) or [None]
     cells = {
@@ -156,5 +158,3 @@ def _check(cell: Cell) -> None:
         raise ConfigError(f"{cell}: {error}") from error
     if config.run.output_dir is not None:
         raise ConfigError(f"{cell}: run.output_dir {config.run.output_dir}: a grid's runs have folders of their own")
-
-

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from configs import Config, ConfigError
 from configs.meaning import differences
+from experiment.atomic_file import replace_file
+from experiment.run_folder import RunFolder
 from grids.plan import Trial
-from training.atomic_file import replace_file
-from training.run_folder import RunFolder
 
 _RECORDED = ("power_every_epochs", "power_images")  # of section run: they decide what a result holds
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, List
 
+from experiment.stop_signals import StopSignals
 from grids.bar import Bar
 from grids.child import Child
 from grids.plan import Plan, Trial
 from grids.results import Results
 from grids.state import State, folder_of, state_of
-from training.stop_signals import StopSignals
 
 DIVERGED = 5  # train.py's exit code for a loss that is not finite
 POLL_SECONDS = 0.2

@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from typing_extensions import Annotated
 
-from configs.section import Floats, Section, Words, list_to_tuple
+from configs.schema.section import Floats, Section, Words, list_to_tuple
 from grids.seeds import check_name, parse_seeds
 
 

@@ -10,10 +10,10 @@ import yaml
 from typing_extensions import Literal
 
 from configs import Config
+from experiment.run_folder import RunFolder
 from grids.plan import Plan, Trial
 from grids.rates import RateCheckError, choose_rate
 from grids.results import Results, why_changed
-from training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
