@@ -31,13 +31,13 @@ import numpy as np
 from configs.schema import DataConfig
 from datasets import fashion_mnist
 from datasets.data_sets import DataSets
-from datasets.decode import decode
 from datasets.errors import DataError
 from datasets.fashion_mnist import CLASS_NAMES, NUM_IMAGES
 from datasets.fashion_mnist_files import obtain_files
 from datasets.fetch_lock import fetch_lock
 from datasets.folder import data_folder, missing_data
 from datasets.idx import parse_idx, write_idx
+from datasets.images.decode import decode
 from datasets.memory import ImagesInMemory, data_sets_in_memory
 from datasets.photo_files import obtain_photos
 from datasets.scenes import SIZE, compose

@@ -1,7 +1,7 @@
 """Divide a photograph into blocks, so that the pixels to train on and those to evaluate on are apart.
 
-Blocks of 96 x 96 pixels have 8 unused pixels between neighbours. A quarter of them, those with (row + column) mod 4 = 3,
-is for evaluation.
+Blocks of 96 x 96 pixels have 8 unused pixels between neighbours. A quarter of them, those with
+(row + column) mod 4 = 3, is for evaluation.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 """Photo patches: 4,000 + 1,000 colour images of 64 x 64 pixels, cut from ten photographs; the class is the photograph.
 
-A small task on real pixels and real JPEG files, made at set-up from photographs that are in two Python packages. It is
-a toy: it shows that a network learns and that the JPEG path works, and nothing about recognizing objects.
+A test of the JPEG path, made at set-up from photographs that are in two Python packages: it shows that real files are
+decoded, cropped and learnt from. It cannot compare norms: the class is in a patch's colour mean and contrast, which
+norms of single images remove (`python -m datasets.shortcuts` measures it), and the patches to evaluate on come from a
+few dozen blocks.
 
-A patch lies in one block of its photograph (see photo_blocks.py), at a multiple of 4 pixels from its corner: no pixel is
-in both halves, while patches of one half overlap. Patches whose brightness hardly varies (standard deviation below 4)
-show no more than a colour and are left out. Saved as JPEG of quality 90.
+A patch lies in one block of its photograph (see photo_blocks.py), at a multiple of 4 pixels from its corner: no pixel
+is in both halves, while patches of one half overlap. Patches whose brightness hardly varies (standard deviation below
+4) show no more than a colour and are left out. Saved as JPEG of quality 90.
 
     python -m datasets.photo_patches [--data-dir DIR]      makes the files and prints the folder that holds them
 """

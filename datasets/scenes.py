@@ -1,17 +1,17 @@
 """Compose scenes: a garment of Fashion-MNIST before a piece of a photograph, both in random colours.
 
-With the garment's opacity A and texture T, resized and placed, the garment's mean texture m, and per channel k
+With the garment's opacity A and texture T, resized and placed, its mean texture m = sum T / sum A, and per channel k
 
-    ground_k = G_k + c * (P_k - mean(P_k))                   P: a window of a photograph, 32 x 32 pixels after averaging
+    ground_k = G_k + c * (P_k - mean(P_k))                   P: a window of a photograph, averaged to 32 x 32 pixels
     scene_k  = (1 - A) * ground_k + A * F_k + d * (T - m A)  clipped to [0, 255] and rounded
 
-All else is random, each number uniform in the range that stands beside its name below and independent of the class: the
-window (photograph, block, place, side, orientation, order of channels), the colours G and F, the contrasts c and d (of
-either sign), the garment's size and place. G and F have brightnesses that differ by LEAST_DIFFERENCE or more. So images
-differ in mean and contrast, and neither says what they show.
+Random, and independent of the class, are the window (photograph, block, place, side, orientation, order of channels),
+the colours G and F, the contrasts c and d (d of either sign), the garment's size and place: each number is uniform in
+the range that its name has below. The brightnesses of G and F differ by LEAST_DIFFERENCE or more. So images differ in
+mean and contrast, and neither says what they show.
 
-Everything is whole numbers, or single operations on 64-bit floats, which give the same bits on every machine; products of
-matrices add whole numbers below 2^53, which is exact in any order.
+A number is whole, or made by single operations on 64-bit floats, which give the same bits on every machine; products of
+matrices and sums add whole numbers below 2^53, which is exact in any order.
 """
 
 from __future__ import annotations
@@ -41,9 +41,7 @@ SCENES = 0x5CE9E5  # first word of the random keys
 HALVES = {"train": 0, "val": 1}  # the second; the third is the image's index
 
 
-def compose(
-    garments: np.ndarray, photos: Dict[str, np.ndarray], half: str, first: int
-) -> np.ndarray:
+def compose(garments: np.ndarray, photos: Dict[str, np.ndarray], half: str, first: int) -> np.ndarray:
     """Return scenes `first`, `first` + 1, ... of a half, a function of their numbers, garments and photographs.
 
     Args:
