@@ -2,16 +2,16 @@
 
     python -m datasets.shortcuts --config scenes_rn10_bn [--set data.dir=DIR]
 
-Numbers of an image, in whole pixels / 255:
+Numbers of an image, from pixels / 255:
 
     statistics    mean and standard deviation of each channel
     histograms    the share of each channel's values in 16 equal bins, and of all colours in 4 x 4 x 4 boxes
 
 Each is standardized over the training images. Two models learn the class from statistics, histograms and both: the
-majority of the 25 nearest neighbours (Euclidean distance, ties to the lowest label), and multinomial logistic regression
-by L-BFGS with a small penalty. Printed is the share of evaluation images that each names rightly, beside chance, the
-share of the largest class. Where a model does much better than chance, a norm of single images, which removes means and
-deviations, removes what the classes are told by, and says nothing about other data.
+majority of the 25 nearest neighbours (Euclidean distance, ties to the lowest label), and multinomial logistic
+regression by L-BFGS with a small penalty. Printed is the share of evaluation images that each names rightly, beside
+chance, the share of the largest class. Where a model does much better, a norm of single images, which removes means
+and deviations, removes what tells the classes apart: such images cannot compare norms.
 """
 
 from __future__ import annotations
