@@ -56,7 +56,16 @@ class NormConfig(Section):
 class DataConfig(Section):
     """Which images, and how they are augmented."""
 
-    name: Literal["fashion_mnist", "cifar10", "cifar100", "photo_patches", "image_folder", "image_shards", "generated"]
+    name: Literal[
+        "fashion_mnist",
+        "fashion_scenes",
+        "cifar10",
+        "cifar100",
+        "photo_patches",
+        "image_folder",
+        "image_shards",
+        "generated",
+    ]
     dir: Optional[str] = Field(
         None, description="folder of the data; default: $DATA_DIR, else data/; image_shards also: URL"
     )
