@@ -17,7 +17,7 @@ from typing import Any, Callable, Dict, List, Optional, Type
 from analysis.curves import plot_curves
 from analysis.power_plot import plot_power_log
 from backends import DeviceError, choose_backend
-from configs import Config, ConfigError, config_name, dump_config, load_config
+from configs import Config, ConfigError, config_name, dump_config, load_config, own_seed
 from datasets import DataError
 from experiment.checkpoint import has_checkpoint
 from experiment.continuation import check_same_images, check_same_step, restore, save
@@ -87,6 +87,12 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     return options
 
 
+def default_folder(name_or_path: str, config: Config) -> str:
+    """runs/<name of the config>; with another seed than that of its file, -seed<N> behind it."""
+    name, seed = config_name(name_or_path), config.run.seed
+    return f"runs/{name}" if seed == own_seed(name_or_path) else f"runs/{name}-seed{seed}"
+
+
 def run_experiment(name: str, config: Config, options: argparse.Namespace) -> int:
     """One run, from a checked configuration to its summary. Returns the exit code."""
     backend = choose_backend(config.device, config.ipu, options.dry_run)
@@ -97,7 +103,7 @@ def run_experiment(name: str, config: Config, options: argparse.Namespace) -> in
                 print(describe(run))
                 print(describe_norms(run))
             return 0
-        folder = RunFolder(Path(config.run.output_dir or f"runs/{name}"))
+        folder = RunFolder(Path(config.run.output_dir or default_folder(options.config, config)))
         with StopSignals() as signals, RunOutput(folder, backend.is_primary, options.resume) as output:
             try:
                 # A checkpoint holds all weights: what the run started from need not be there any more.

@@ -62,7 +62,16 @@ class NormConfig(Section):
 class DataConfig(Section):
     """Which images, and how they are augmented."""
 
-    name: Literal["fashion_mnist", "cifar10", "cifar100", "photo_patches", "image_folder", "image_shards", "generated"]
+    name: Literal[
+        "fashion_mnist",
+        "fashion_scenes",
+        "cifar10",
+        "cifar100",
+        "photo_patches",
+        "image_folder",
+        "image_shards",
+        "generated",
+    ]
     dir: Optional[str] = Field(
         None, description="folder of the data; default: $DATA_DIR, else data/; image_shards also: URL"
     )
@@ -110,7 +119,9 @@ class RunConfig(Section):
     """What a run writes, and its seed."""
 
     seed: int = Field(ge=0, lt=2**63, description="keys weights' start values, image order and augmentation")
-    output_dir: Optional[str] = Field(None, description="run folder; default: runs/<name of the config>")
+    output_dir: Optional[str] = Field(
+        None, description="run folder; default: runs/<name of the config>, -seed<N> behind it if not the file's seed"
+    )
     log_every_steps: int = Field(100, gt=0, description="steps between training records in metrics.jsonl")
     eval_every_epochs: int = Field(1, gt=0)
     checkpoint_every_steps: Optional[int] = Field(None, gt=0, description="besides the one after each epoch")
