@@ -215,7 +215,8 @@ def affine_parameter_names(model: nn.Module) -> Set[str]:
     """Names of the parameters that take no weight decay: the scales, shifts and thresholds of norms.
 
     That is every parameter of a NormAct but proxy_beta and proxy_gamma (gamma and beta; tau of filter response norm,
-    v of EvoNorm-S0, alpha and s of DyT and Derf), and weight and bias of plain torch norms. Weight decay applies to everything else.
+    v of EvoNorm-S0, alpha and s of DyT and Derf), and weight and bias of plain torch norms. Weight decay applies to
+    everything else.
 
     Source: Labatie et al. 2021, section 5.
     """

@@ -18,7 +18,7 @@ from normact.fold.flow import Takers, conv_in_front, find_takers, has_hooks, mod
 from normact.fold.layers import ChannelAffine, FoldedNormAct, folded_conv, folded_linear
 from normact.fold.report import FoldedLayer, FoldReport
 from normact.norm_act import NormAct, find_kernels
-from normact.norms import BatchNorm, EvoNormS0, FilterResponseNorm, IdentityNorm
+from normact.norms import BatchNorm, EvoNormS0, FilterResponseNorm, GroupNorm, IdentityNorm
 from normact.proxy import proxy_statistics
 from normact.weight_standardization import WeightStandardizedConv2d
 
