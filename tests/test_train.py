@@ -575,3 +575,22 @@ def test_a_run_with_another_activation_and_sampled_proxies_says_so_and_its_weigh
     start = ["--set", f"model.pretrained={folder}"]
     assert run(tmp_path / "second", *start) == 4
     assert run(tmp_path / "third", *start, "--set", "model.activation=gelu", "--set", "schedule.epochs=1") == 0
+
+
+def test_a_run_without_a_terminal_tells_where_it_is_at_each_log_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, "--set", "run.log_every_steps=2", "--set", "device.compile=false") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    positions = [line.split("  ")[0] for line in lines]
+    assert positions == ["epoch 0.50/2", "epoch 1/2", "epoch 1.50/2", "epoch 2/2"]
+    assert all("loss" in line and "top1" in line and "images/s" in line and "min left" in line for line in lines)
+
+
+def test_precision_auto_is_recorded_as_what_the_device_made_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("backends.torch_native.has_bfloat16_instructions", lambda: False)
+    assert run(tmp_path, "--set", "device.precision=auto", "--set", "schedule.epochs=1") == 0
+    assert json.loads((tmp_path / "summary.json").read_text())["precision"] == "float32"
+    assert final(tmp_path, 4)["execution"]["precision"] == "float32"
