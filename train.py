@@ -16,6 +16,7 @@ from typing import Callable, Dict, List, Optional, Type
 
 from analysis.curves import plot_curves
 from analysis.power_plot import plot_power_log
+from analysis.settings import read_settings, run_title
 from backends import DeviceError, choose_backend
 from configs import Config, ConfigError, dump_config, find_config, load_config
 from datasets import DataError
@@ -247,9 +248,10 @@ def report(run: Run, output: RunOutput, progress: Progress) -> None:
         "parameters": run.cost.parameters,
     }
     if run.backend.is_primary:
-        plot_curves(output.folder.metrics, output.folder.curves)
+        title = run_title(run.name, read_settings(output.folder.config))
+        plot_curves(output.folder.metrics, output.folder.curves, title)
         if output.folder.power.exists():
-            plot_power_log(output.folder.power, output.folder.power_plot)
+            plot_power_log(output.folder.power, output.folder.power_plot, title)
     output.finish(summary)
     rows = {
         "test top-1": f"{means.top1:.4f}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -123,25 +123,34 @@ def compare_rows(rows: Sequence[Row], metric: Metric, against: str = "") -> Comp
 def notes_of(comparison: Comparison) -> List[str]:
     """How to read the numbers, and what is not in them."""
     notes = _method_notes(comparison)
+    titles: Dict[str, List[str]] = {}  # of the rows that the same must be said of
     for summary in comparison.summaries:
-        title = summary.row.title
-        if summary.missing:
-            notes.append(f"{title}: not measured or not finite for {_seeds(summary.missing)}; so there is no mean.")
-        if summary.row.pooled:
-            notes.append(f"{title}: its runs differ in {', '.join(summary.row.pooled)} too.")
-    for summary, difference in _differences(comparison):
-        if difference.unpaired and difference.by_seed:
-            notes.append(
-                f"{summary.row.title}: {_seeds(difference.unpaired)} not in the difference to {difference.against}: "
-                "only one of the two has it."
-            )
-        if difference.interval.reason:
-            notes.append(f"{summary.row.title}: no interval of the difference: {difference.interval.reason}.")
+        for remark in _remarks(summary):
+            titles.setdefault(remark, []).append(summary.row.title)
+    notes += [f"{'; '.join(rows)}: {remark}" for remark, rows in titles.items()]
     columns = {summary.row.column for summary in comparison.summaries if summary.row.name == comparison.against}
     without = [column for column in comparison.columns if column not in columns]
     if comparison.against and without:
         notes.append(f"{comparison.against} is not in column {', '.join(without)}, which has no differences then.")
     return notes
+
+
+def _remarks(summary: Summary) -> Iterator[str]:
+    """What must be said about one row."""
+    row, difference = summary.row, summary.difference
+    if summary.missing:
+        diverged = all(run.diverged for run in row.runs if run.seed in summary.missing)
+        why = "the loss was not finite" if diverged else "not measured, or not finite,"
+        yield f"{why} for {_seeds(summary.missing)}, so there is no mean."
+    if row.pooled:
+        yield f"its runs differ not in their seeds alone, but in {', '.join(row.pooled)}."
+    if difference is not None and difference.unpaired and difference.by_seed:
+        yield (
+            f"{_seeds(difference.unpaired)} not in the difference to {difference.against}: only one of the two has "
+            f"{'it' if len(difference.unpaired) == 1 else 'them'}."
+        )
+    if difference is not None and difference.interval.reason:
+        yield f"no interval of the difference: {difference.interval.reason}."
 
 
 def _method_notes(comparison: Comparison) -> List[str]:
@@ -152,7 +161,11 @@ def _method_notes(comparison: Comparison) -> List[str]:
     intervals = [difference.interval for difference in differences if not difference.interval.reason]
     counts = sorted({len(difference.by_seed) for difference in differences})
     if intervals:
-        drawn = "" if all(interval.is_exact for interval in intervals) else f", or {NUM_RESAMPLES:,} drawn with a fixed seed"
+        drawn = (
+            ""
+            if all(interval.is_exact for interval in intervals)
+            else f", or {NUM_RESAMPLES:,} drawn with a fixed seed"
+        )
         short = ", ".join(f"{100 * COVERAGE[count]:.0f} % with {count}" for count in counts if count in COVERAGE)
         notes.append(
             "Differences are paired by seed; in brackets the 95 % BCa bootstrap interval of their mean over seeds, from "
@@ -189,7 +202,9 @@ def _against(summary: Summary, reference: Optional[Summary]) -> Summary:
     by_seed = {seed: own[seed] - other[seed] for seed in own if seed in other}
     unpaired = tuple(sorted(set(own) ^ set(other)))
     if summary.missing or reference.missing:  # the seeds that are left are not a fair choice of seeds
-        difference = Difference(title, {}, unpaired, Interval(reason="a seed of one of the two rows has no value"), None)
+        difference = Difference(
+            title, {}, unpaired, Interval(reason="a seed of one of the two rows has no value"), None
+        )
     elif not by_seed:
         difference = Difference(title, {}, unpaired, Interval(reason=f"no seed in common with {title}"), None)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, Optional, Tuple
+from typing import Dict, Optional
 
 from analysis.comparison.run_result import RunResult
 
@@ -57,4 +57,3 @@ METRICS: Dict[str, Metric] = {
 }
 # Figures of which a picture shows the error, because its axis begins at 0.
 ERROR_OF: Dict[str, str] = {"top1": "error", "reestimated_top1": "reestimated_error"}
-Seeds = Tuple[int, ...]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Sequence, Tuple
 
 from analysis.comparison.run_result import RunResult
 from analysis.results_file import ResultsError
+from analysis.settings import differing_settings, network_of, settings_texts
 
 BY_NAME = "name"
-# What does not say what a run is: its seed and what it writes; where images lie and who reads them.
+# What does not say what a run is, besides section run: where images lie and who reads them.
 _NOT_MEANT = ("data.dir", "data.cache_dir", "data.workers")
 
 
@@ -66,17 +67,12 @@ def group_runs(results: Sequence[RunResult], keys: Sequence[str] = ()) -> List[R
         told_apart = _told_apart(runs, keys)
         groups: Dict[str, List[RunResult]] = {}
         for run in runs:
-            text = ", ".join(f"{key}={_text(run.settings.get(key))}" for key in told_apart)
-            label = ", ".join(part for part in (name, text) if part) or _network(run)
+            label = ", ".join([name] * bool(name) + settings_texts(run.settings, told_apart)) or network_of(
+                run.settings
+            )
             groups.setdefault(label, []).append(run)
         rows += [Row(label, column, _by_seed(label, group)) for label, group in groups.items()]
     return rows
-
-
-def differing_settings(settings: Sequence[Mapping[str, Any]]) -> List[str]:
-    """The keys whose values are not the same in all of `settings`; one that is missing counts as null."""
-    keys = dict.fromkeys(key for each in settings for key in each)
-    return [key for key in keys if len({repr(each.get(key)) for each in settings}) > 1]
 
 
 def _told_apart(runs: List[RunResult], keys: Sequence[str]) -> List[str]:
@@ -102,13 +98,3 @@ def _by_seed(label: str, runs: Iterable[RunResult]) -> Tuple[RunResult, ...]:
                 "the settings that tell them apart with --group-by"
             )
     return tuple(by_seed[seed] for seed in sorted(by_seed))
-
-
-def _network(run: RunResult) -> str:
-    proxy = "+PN" if run.settings.get("norm.proxy") else ""
-    return f"{_text(run.settings.get('model.name'))} {_text(run.settings.get('norm.name'))}{proxy}"
-
-
-def _text(value: Any) -> str:
-    """As YAML has it."""
-    return {None: "null", True: "true", False: "false"}.get(value, str(value)) if not isinstance(value, list) else str(value)

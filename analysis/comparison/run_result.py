@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
 from analysis.curves import read_records
 from analysis.results_file import ResultsError
-from configs import ConfigError
-from configs.yaml_file import read_yaml
+from analysis.settings import Settings, flat_settings, read_settings
 
 Figures = Mapping[str, Optional[float]]
 Layers = Tuple[Mapping[str, Any], ...]
-# The figures of a run; fractions for accuracies. What a norm or an older run has not is left out; null: not finite.
-FIGURES = (
-    "top1",
-    "top5",
-    "loss",
-    "train_top1",
-    "train_top5",
-    "train_loss",
-    "reestimated_top1",
-    "reestimated_top5",
-    "reestimated_loss",
-    "images_per_second",
-)
+# Name of a figure -> where a summary has it. Accuracies are fractions. An older run, or a norm without running
+# statistics to estimate again, lacks some.
+FIGURES: Dict[str, Tuple[str, ...]] = {
+    "top1": ("top1",),
+    "top5": ("top5",),
+    "loss": ("loss",),
+    "train_top1": ("train", "top1"),
+    "train_loss": ("train", "loss"),
+    "reestimated_top1": ("test_reestimated", "top1"),
+    "reestimated_loss": ("test_reestimated", "loss"),
+    "images_per_second": ("images_per_second",),
+}
+_ABSENT = object()
+_DIGITS = re.compile(r"(\d+)")  # bn8 before bn16
+_EXIT_NONFINITE = 5  # of a run whose loss was not finite: a result too, without figures
 _RECORDS = ("split", "epoch", "loss", "top1")
 
 
@@ -41,8 +43,8 @@ class RunResult:
         column: the column of a grid, or "".
         seed: of weights, order and augmentation; runs of different rows are paired by it.
         settings: the complete configuration, "section.key" to value.
-        figures: of FIGURES, those that the run has.
-        records: of metrics.jsonl, each with split, epoch, loss and top1.
+        figures: of FIGURES, those that the run has; none where it diverged.
+        records: of metrics.jsonl, or its evaluations, each with split, epoch, loss and top1.
         power: of the last record of power.jsonl, name and power [P1, P2, P3, P4] of each layer.
         origin: versions, commit, machine and the like, for people.
     """
@@ -51,15 +53,20 @@ class RunResult:
     row: str
     column: str
     seed: int
-    settings: Mapping[str, Any]
+    settings: Settings
     figures: Figures
     records: Tuple[Mapping[str, Any], ...] = ()
     power: Layers = ()
     origin: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def diverged(self) -> bool:
+        """Its loss was not finite, so that it ended without a summary."""
+        return not self.figures
+
 
 def load_results(paths: Iterable[Path]) -> List[RunResult]:
-    """The runs at `paths`, in their order: run folders, result files, folders of result files or of run folders.
+    """The runs at `paths`, in their order: run folders, result files of a grid, or folders of either.
 
     Raises: ResultsError for a path that is none of these, a run that is not finished, and what cannot be read.
     """
@@ -82,61 +89,61 @@ def _sources(path: Path) -> List[Path]:
         raise ResultsError(f"{path}: no such run folder, result file or folder of them")
     if (path / "config.yaml").exists():
         return [path]
-    files = sorted(path.glob("*.seed*.json")) or sorted(folder.parent for folder in path.glob("*/config.yaml"))
+    files = list(path.glob("*.seed*.json")) or [config.parent for config in path.glob("*/config.yaml")]
     if not files:
         raise ResultsError(
             f"{path} is no run folder (it has no config.yaml) and holds neither result files (ROW.seedN.json) nor run "
             "folders"
         )
-    return files
+    return sorted(files, key=lambda file: [int(part) if part.isdigit() else part for part in _DIGITS.split(file.name)])
 
 
 def _from_folder(folder: Path) -> RunResult:
-    try:
-        config, _ = read_yaml(folder / "config.yaml")
-    except ConfigError as error:
-        raise ResultsError(f"{folder} has a config.yaml that cannot be read: {error}") from error
-    summary_path = folder / "summary.json"
-    if not summary_path.exists():
-        raise ResultsError(f"{folder} is not finished: {_state(folder)}; finish it with --resume, or leave it out")
-    summary = _read_object(summary_path)
-    settings = _flat_settings(config, folder / "config.yaml")
-    power = read_records(folder / "power.jsonl") if (folder / "power.jsonl").exists() else []
+    settings = read_settings(folder / "config.yaml")
+    summary = _summary_of(folder)
+    metrics, power = folder / "metrics.jsonl", folder / "power.jsonl"
     return RunResult(
         source=folder,
-        row=_text(summary.get("experiment", ""), "experiment", summary_path),
+        row=_text(summary.get("experiment", ""), "experiment", folder / "summary.json"),
         column="",
         seed=_seed(settings.get("run.seed"), folder / "config.yaml"),
         settings=settings,
-        figures=_figures(summary, summary_path),
-        records=_records(read_records(folder / "metrics.jsonl"), folder / "metrics.jsonl"),
-        power=_layers(power[-1], folder / "power.jsonl") if power else (),
+        figures=_figures(summary, folder / "summary.json"),
+        records=_records(read_records(metrics) if metrics.exists() else [], metrics),
+        power=_last_layers(read_records(power) if power.exists() else [], power),
         origin=_origin(summary),
     )
 
 
-def _state(folder: Path) -> str:
-    """What status.json says of a run without a summary."""
+def _summary_of(folder: Path) -> Dict[str, Any]:
+    """The summary of a finished run; {} for one that diverged."""
+    if (folder / "summary.json").exists():
+        return _read_object(folder / "summary.json")
     status = _read_object(folder / "status.json") if (folder / "status.json").exists() else {}
-    return f"{status.get('state', 'no summary.json')}, {status.get('reason', 'and no status.json')}"
+    if status.get("exit_code") == _EXIT_NONFINITE:
+        return {}
+    state = f"{status.get('state', 'it has no summary.json')}, {status.get('reason', 'and no status.json')}"
+    raise ResultsError(f"{folder} is not finished: {state}; finish it with --resume, or leave it out")
 
 
 def _from_file(path: Path) -> RunResult:
     document = _read_object(path)
-    for key in ("row", "seed", "config", "figures"):
-        if key not in document:
-            raise ResultsError(f"{path} is no result of a run: it has no {key!r}; see docs/analysis.md for its form")
-    records = document.get("records", [])
+    absent = [key for key in ("row", "seed", "config", "summary") if key not in document]
+    if absent:
+        raise ResultsError(f"{path} is no result of a grid's run: it has no {', '.join(absent)}")
+    summary = {} if document["summary"] is None else document["summary"]
+    if not isinstance(summary, dict):
+        raise ResultsError(f"{path}: summary {summary!r} is not an object of names and numbers")
     return RunResult(
         source=path,
         row=_text(document["row"], "row", path),
         column=_text(document.get("column") or "", "column", path),
         seed=_seed(document["seed"], path),
-        settings=_flat_settings(document["config"], path),
-        figures=_figures(document["figures"], path),
-        records=_records(records, path),
-        power=_layers(document["power"], path) if document.get("power") else (),
-        origin=_origin(document),
+        settings=flat_settings(document["config"], path),
+        figures=_figures(summary, path),
+        records=_records(document.get("evaluations", []), path),
+        power=_last_layers(document.get("power", []), path),
+        origin=_origin(summary),
     )
 
 
@@ -148,12 +155,6 @@ def _read_object(path: Path) -> Dict[str, Any]:
     if not isinstance(value, dict):
         raise ResultsError(f"{path} holds {type(value).__name__}, expected one JSON object")
     return value
-
-
-def _flat_settings(config: Any, path: Path) -> Dict[str, Any]:
-    if not isinstance(config, dict) or not all(isinstance(section, dict) for section in config.values()):
-        raise ResultsError(f"{path}: the configuration is not made of sections with keys")
-    return {f"{section}.{key}": value for section, keys in config.items() for key, value in keys.items()}
 
 
 def _seed(value: Any, path: Path) -> int:
@@ -168,15 +169,19 @@ def _text(value: Any, key: str, path: Path) -> str:
     return value
 
 
-def _figures(values: Any, path: Path) -> Dict[str, Optional[float]]:
-    if not isinstance(values, dict):
-        raise ResultsError(f"{path}: figures {values!r} are not an object of names and numbers")
-    figures = {name: _number(values[name], name, path) for name in FIGURES if name in values}
-    if "top1" not in figures:
-        raise ResultsError(f"{path}: it has no figure top1; it has {', '.join(values) or 'none'}")
-    for name, value in figures.items():
-        if "top" in name and (value is None or not 0 <= value <= 1):
-            raise ResultsError(f"{path}: {name} {value} is no fraction of 0 to 1")
+def _figures(summary: Mapping[str, Any], path: Path) -> Dict[str, Optional[float]]:
+    figures: Dict[str, Optional[float]] = {}
+    for name, keys in FIGURES.items():
+        value: Any = summary
+        for key in keys:
+            value = value.get(key, _ABSENT) if isinstance(value, Mapping) else _ABSENT
+        if value is not _ABSENT:
+            figures[name] = _number(value, name, path)
+    if summary and "top1" not in figures:
+        raise ResultsError(f"{path}: it has no figure top1; it has {', '.join(summary)}")
+    for name, number in figures.items():
+        if "top" in name and (number is None or not 0 <= number <= 1):
+            raise ResultsError(f"{path}: {name} {number} is no fraction of 0 to 1")
     return figures
 
 
@@ -200,10 +205,15 @@ def _records(values: Any, path: Path) -> Tuple[Mapping[str, Any], ...]:
     return tuple(values)
 
 
-def _layers(record: Any, path: Path) -> Layers:
-    layers = record.get("layers") if isinstance(record, dict) else record
+def _last_layers(records: Any, path: Path) -> Layers:
+    """The layers of the last power record; () without one."""
+    if not isinstance(records, list):
+        raise ResultsError(f"{path}: power records are not a list")
+    if not records:
+        return ()
+    layers = records[-1].get("layers") if isinstance(records[-1], dict) else None
     if not isinstance(layers, list) or not layers:
-        raise ResultsError(f"{path}: a power record has no layers")
+        raise ResultsError(f"{path}: the last power record has no layers")
     for layer in layers:
         powers = layer.get("power") if isinstance(layer, dict) else None
         if not isinstance(powers, list) or len(powers) != 4 or not isinstance(layer.get("name"), str):

@@ -1,0 +1,132 @@
+"""A figure against a setting, e.g. error against normalization batch: lines of rows that differ in it, bands of others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict, List, Sequence, Tuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.comparison.compare import Comparison, Summary
+from analysis.comparison.pictures.bars import INTERVAL_WORDS, value_text, whiskers
+from analysis.comparison.pictures.picture import LINES, Picture, tidy
+from analysis.results_file import ResultsError
+from analysis.settings import norm_of
+
+_LEGEND = "means over seeds; whiskers and bands: 95 % intervals"
+_WORDS = {"batch.norm_batch_size": "normalization batch (images)"}
+
+
+@dataclass(frozen=True)
+class Series:
+    """Rows of one norm: `points` by the setting's value where they differ in it, else a `level`, the same for all."""
+
+    label: str
+    points: Tuple[Tuple[float, Summary], ...]
+
+    @property
+    def is_level(self) -> bool:
+        return len(self.points) == 1
+
+
+def series_of(comparison: Comparison, key: str) -> List[Series]:
+    """Lines and levels. Rows of one norm and column with different values of `key` form a line; any other row a level.
+
+    Raises: ResultsError where no two rows differ in `key`, or it is no number.
+    """
+    groups: Dict[Tuple[str, str], List[Tuple[float, Summary]]] = {}
+    for summary in comparison.summaries:
+        value = summary.row.setting(key)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ResultsError(f"--x {key}: {summary.row.title} has {value!r}; numbers can be drawn")
+        group = (norm_of(summary.row.runs[0].settings), summary.row.column)
+        groups.setdefault(group, []).append((float(value), summary))
+    series: List[Series] = []
+    for (norm, column), points in groups.items():
+        if len({value for value, _ in points}) == len(points) > 1:
+            label = f"{norm}, {column}" if column else norm
+            series.append(Series(label, tuple(sorted(points, key=lambda point: point[0]))))
+        else:
+            series += [Series(summary.row.title, ((value, summary),)) for value, summary in points]
+    if all(each.is_level for each in series):
+        raise ResultsError(f"--x {key}: no rows of one norm differ in it, so there is no line to draw")
+    return series
+
+
+def against_setting_picture(comparisons: Sequence[Comparison], key: str) -> Picture:
+    """The picture of one or more figures: further ones, e.g. with re-estimated statistics, are lines where rows have
+    them, and no levels."""
+    drawn: List[Tuple[Comparison, Series]] = [(comparisons[0], each) for each in series_of(comparisons[0], key)]
+    for further in comparisons[1:]:
+        drawn += [
+            (further, each)
+            for each in series_of(further, key)
+            if not each.is_level and any(summary.by_seed for _, summary in each.points)
+        ]
+    drawn.sort(key=lambda item: item[1].is_level)
+    first, words = comparisons[0], _WORDS.get(key, key)
+
+    def draw(figure: Figure) -> None:
+        figure.set_size_inches(7.5, 4.6)
+        axes = figure.subplots()
+        lines = [item for item in drawn if not item[1].is_level]
+        for number, (comparison, series) in enumerate(drawn):
+            shift = 1.05 ** (lines.index((comparison, series)) - (len(lines) - 1) / 2) if not series.is_level else 1.0
+            _draw(axes, _label(comparison, first, series), series, LINES[number % len(LINES)], shift)
+        ticks = sorted({value for _, series in drawn if not series.is_level for value, _ in series.points})
+        if ticks[0] > 0:
+            axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel(words)
+        axes.set_ylabel(first.metric.label)
+        axes.set_title(f"{first.metric.label} against {words}", fontsize=11)
+        axes.legend(fontsize=8, frameon=False, title=_LEGEND, title_fontsize=7.5, alignment="left")
+        tidy(axes)
+
+    alt = "; ".join(
+        f"{_label(comparison, first, series)}: {_values(comparison, series)}" for comparison, series in drawn
+    )
+    return Picture(
+        name=key.rpartition(".")[2],
+        title=f"{first.metric.label} against {words}",
+        caption=(
+            f"Points and level lines: mean over seeds. Whiskers and level bands: {INTERVAL_WORDS}. A level is of one row, "
+            "which does not depend on the setting, drawn across. Points of two lines are moved apart sideways to be seen."
+        ),
+        alt=f"{first.metric.label} against {words}. {alt}.",
+        draw=draw,
+    )
+
+
+def _label(comparison: Comparison, first: Comparison, series: Series) -> str:
+    _, comma, how = comparison.metric.label.partition(", ")
+    return (
+        series.label if comparison is first else f"{series.label}, {how.replace(' (%)', '') or comparison.metric.label}"
+    )
+
+
+def _values(comparison: Comparison, series: Series) -> str:
+    if series.is_level:
+        return value_text(comparison, series.points[0][1])
+    return ", ".join(f"{value:g}: {value_text(comparison, summary)}" for value, summary in series.points)
+
+
+def _draw(axes: Axes, label: str, series: Series, line: Dict[str, str], shift: float) -> None:
+    with_mean = [(value, summary, summary.mean) for value, summary in series.points if summary.mean is not None]
+    if series.is_level:
+        for _, summary, mean in with_mean:
+            axes.axhline(
+                mean,
+                color=line["color"],
+                linestyle=line["linestyle"],
+                linewidth=1.4,
+                label=f"{label}, the same for any value",
+            )
+            if summary.interval.low is not None and summary.interval.high is not None:
+                axes.axhspan(summary.interval.low, summary.interval.high, color=line["color"], alpha=0.15, linewidth=0)
+        return
+    axes.plot([shift * value for value, _, _ in with_mean], [mean for _, _, mean in with_mean], **line, label=label)
+    for value, summary, mean in with_mean:
+        axes.errorbar(shift * value, mean, yerr=whiskers(mean, summary.interval), color=line["color"], capsize=3)
