@@ -168,8 +168,8 @@ def _method_notes(comparison: Comparison) -> List[str]:
         )
         short = ", ".join(f"{100 * COVERAGE[count]:.0f} % with {count}" for count in counts if count in COVERAGE)
         notes.append(
-            "Differences are paired by seed; in brackets the 95 % BCa bootstrap interval of their mean over seeds, from "
-            f"all n^n resamples{drawn}."
+            "Differences are paired by seed; in brackets the 95 % BCa bootstrap interval of their mean over seeds, "
+            f"from all n^n resamples{drawn}."
             + (f" With few seeds it is too short: it covers the mean of normal values in {short}." if short else "")
         )
     least = ", ".join(f"{count}: {smallest_p(count):.3g}" for count in counts)

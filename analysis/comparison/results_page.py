@@ -39,7 +39,7 @@ def fill_page(text: str, page_folder: Path, ask: Ask) -> Tuple[str, List[Tuple[P
     blocks = list(_BLOCK.finditer(text))
     if not blocks or len(blocks) != text.count(BEGIN) or len(blocks) != text.count(END):
         raise ResultsError(
-            f"{text.count(BEGIN)} lines begin a block and {text.count(END)} end one; the page needs one or more blocks, "
+            f"{text.count(BEGIN)} lines begin a block and {text.count(END)} end one; the page needs one at least, "
             f"each `{BEGIN}ARGUMENTS -->` on a line, and `{END}` on a later one"
         )
     pictures: List[Tuple[Picture, Path]] = []

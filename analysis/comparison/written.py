@@ -66,7 +66,7 @@ class Answer:
         lacking = [kind for kind in kinds if kind not in self.pictures]
         if lacking:
             raise ResultsError(
-                f"these runs give no picture {', '.join(lacking)}: setting needs --x, curves need two evaluated epochs, "
+                f"these runs give no picture {', '.join(lacking)}: setting needs --x, curves two evaluated epochs, "
                 "power needs runs with power.jsonl"
             )
         return [self.pictures[kind] for kind in kinds]

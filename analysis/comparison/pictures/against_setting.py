@@ -1,9 +1,9 @@
-"""A figure against a setting, e.g. error against normalization batch: lines of rows that differ in it, bands of others."""
+"""A figure against a setting, as error against normalization batch: lines of rows that differ in it, others level."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -92,8 +92,8 @@ def against_setting_picture(comparisons: Sequence[Comparison], key: str) -> Pict
         name=key.rpartition(".")[2],
         title=f"{first.metric.label} against {words}",
         caption=(
-            f"Points and level lines: mean over seeds. Whiskers and level bands: {INTERVAL_WORDS}. A level is of one row, "
-            "which does not depend on the setting, drawn across. Points of two lines are moved apart sideways to be seen."
+            f"Points and level lines: mean over seeds. Whiskers and bands: {INTERVAL_WORDS}. A level line is one row, "
+            "drawn across for comparison. Points of several lines are moved apart sideways to be seen."
         ),
         alt=f"{first.metric.label} against {words}. {alt}.",
         draw=draw,
@@ -101,10 +101,9 @@ def against_setting_picture(comparisons: Sequence[Comparison], key: str) -> Pict
 
 
 def _label(comparison: Comparison, first: Comparison, series: Series) -> str:
-    _, comma, how = comparison.metric.label.partition(", ")
-    return (
-        series.label if comparison is first else f"{series.label}, {how.replace(' (%)', '') or comparison.metric.label}"
-    )
+    if comparison is first:
+        return series.label
+    return f"{series.label}, {comparison.metric.label.replace(' (%)', '').split(', ')[-1]}"
 
 
 def _values(comparison: Comparison, series: Series) -> str:
@@ -113,7 +112,7 @@ def _values(comparison: Comparison, series: Series) -> str:
     return ", ".join(f"{value:g}: {value_text(comparison, summary)}" for value, summary in series.points)
 
 
-def _draw(axes: Axes, label: str, series: Series, line: Dict[str, str], shift: float) -> None:
+def _draw(axes: Axes, label: str, series: Series, line: Dict[str, Any], shift: float) -> None:
     with_mean = [(value, summary, summary.mean) for value, summary in series.points if summary.mean is not None]
     if series.is_level:
         for _, summary, mean in with_mean:
@@ -122,7 +121,7 @@ def _draw(axes: Axes, label: str, series: Series, line: Dict[str, str], shift: f
                 color=line["color"],
                 linestyle=line["linestyle"],
                 linewidth=1.4,
-                label=f"{label}, the same for any value",
+                label=f"{label} (drawn across)",
             )
             if summary.interval.low is not None and summary.interval.high is not None:
                 axes.axhspan(summary.interval.low, summary.interval.high, color=line["color"], alpha=0.15, linewidth=0)

@@ -57,16 +57,15 @@ def whiskers(mean: float, interval: Interval) -> "list[list[float]]":
 
 
 def _draw(axes: Axes, comparison: Comparison, column: str) -> None:
-    names = []
+    names, ink = [], axes.xaxis.label.get_color()
     for place, summary in enumerate(comparison.of_column(column)):
         mean, values = summary.mean, list(summary.by_seed.values())
         names.append(summary.row.name if mean is not None else f"{summary.row.name} (no mean)")
         if mean is not None:
             axes.barh(place, mean, height=0.66, color=LINES[5]["color"], alpha=0.75)
             if not summary.interval.reason:
-                ink = axes.xaxis.label.get_color()
                 axes.errorbar(mean, place, xerr=whiskers(mean, summary.interval), color=ink, capsize=3, linewidth=1.2)
-        axes.plot(values, [place + 0.2] * len(values), ".", color=LINES[1]["color"], markersize=4)
+        axes.plot(values, [place + 0.22] * len(values), ".", color=ink, markersize=4)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(left=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -77,7 +77,7 @@ def _curve(row: Row, key: str) -> Curve:
     return np.array(epochs), np.array(values)
 
 
-def _draw(axes: Axes, row: Row, key: str, line: Dict[str, str]) -> None:
+def _draw(axes: Axes, row: Row, key: str, line: Dict[str, Any]) -> None:
     epochs, values = _curve(row, key)
     seeds = f"{len(row.runs)} seed{'s' if len(row.runs) > 1 else ''}"
     axes.plot(epochs, values.mean(axis=0), **line, markersize=4, linewidth=1.6, label=f"{row.name} ({seeds})")

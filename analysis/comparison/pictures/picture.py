@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, Tuple
 from xml.sax.saxutils import escape
 
 import matplotlib
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -38,11 +39,11 @@ class Theme:
     lines: Tuple[str, ...]
 
     @property
-    def settings(self) -> Dict[str, Any]:
-        """For matplotlib; text as outlines, so that a picture looks the same everywhere."""
+    def settings(self) -> Any:
+        """For matplotlib.rc_context; text as outlines, so that a picture looks the same everywhere."""
         ink = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), self.ink)
         grounds = dict.fromkeys(("figure.facecolor", "savefig.facecolor", "axes.facecolor"), self.ground)
-        lines = {"axes.prop_cycle": matplotlib.cycler(color=list(self.lines)), "grid.color": self.faint}
+        lines = {"axes.prop_cycle": cycler(color=list(self.lines)), "grid.color": self.faint}
         return {**ink, **grounds, **lines, "svg.fonttype": "path", "svg.hashsalt": "picture"}
 
 
