@@ -1,8 +1,8 @@
 """The paper's analysis on any network:  python analyze.py COMMAND ...
 
-python analyze.py power --run runs/fashion_rn20_gnpn     power decomposition of a run's checkpoints
+python analyze.py power --run runs/fashion_rn20_gn8pn     power decomposition of a run's checkpoints
 python analyze.py power --model timm:resnet18            ... of a timm or torchvision network
-python analyze.py proxy --run runs/fashion_rn20_gnpn     how well each proxy fits: which condition of Theorem 3 fails
+python analyze.py proxy --run runs/fashion_rn20_gn8pn     how well each proxy fits: which condition of Theorem 3 fails
 python analyze.py random-net --norm layer layer+pn --out DIR     random nets of Definition 1
 python analyze.py theory --out DIR                       each theorem: claimed, measured, bound, verdict
 python analyze.py curves RUN...                          loss and accuracy of runs, also of running and stopped ones
