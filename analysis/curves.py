@@ -52,7 +52,7 @@ def plot_curves(metrics_path: Union[str, Path], out_png: Union[str, Path], title
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
     if title:
-        figure.suptitle("\n".join(textwrap.wrap(title, 110)), fontsize=11)
+        figure.suptitle("\n".join(textwrap.wrap(title, 110)), fontsize=11, parse_math=False)
     figure.savefig(out_png, dpi=150)
 
 

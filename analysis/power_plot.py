@@ -77,7 +77,7 @@ def draw_power(figure: Figure, panels: Sequence[PowerPanel], *, columns: int = 0
     figure.legend(handles=handles, loc="outside upper center", ncols=legend_columns, fontsize=8, frameon=False)
     if note:
         width = int(17 * figure.get_size_inches()[0])  # characters of this size in the figure's width
-        figure.supxlabel("\n".join(textwrap.wrap(note, width)), fontsize=7.5)
+        figure.supxlabel("\n".join(textwrap.wrap(note, width)), fontsize=7.5, parse_math=False)
 
 
 def panel_of_layers(title: str, layers: Sequence[Mapping[str, Any]]) -> PowerPanel:
@@ -120,7 +120,7 @@ def _draw(axes: Axes, panel: PowerPanel) -> None:
         axes.fill_between(depth, low, high, color="black", alpha=0.3, linewidth=0)
     if panel.bound is not None:
         axes.plot(depth, panel.bound, color="black", linestyle="--", linewidth=1.2)
-    axes.set_title(panel.title, fontsize=9)
+    axes.set_title(panel.title, fontsize=9, parse_math=False)
     axes.set_xlim(1, max(2, len(depth)))
     axes.set_ylim(0, 1)
     axes.tick_params(labelsize=7)

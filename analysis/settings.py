@@ -69,7 +69,8 @@ def settings_texts(settings: Settings, keys: Sequence[str]) -> List[str]:
 
 def setting_text(value: Any) -> str:
     """A value as YAML has it."""
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (bool, list, type(None))) else str(value)
+    is_plain = isinstance(value, (int, float)) or (isinstance(value, str) and value.isprintable())
+    return str(value) if is_plain and not isinstance(value, bool) else json.dumps(value, ensure_ascii=False)
 
 
 def differing_settings(all_settings: Sequence[Settings]) -> List[str]:

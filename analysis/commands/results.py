@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import List, NoReturn
+from typing import List, NoReturn, Optional
 
 from analysis.commands.arguments import Commands, add_command
 from analysis.commands.compare import add_question, add_written, question_of
@@ -50,13 +50,17 @@ def results(options: argparse.Namespace) -> None:
     print(options.page)
 
 
-def ask(arguments: List[str]) -> Asked:
-    """What a block's arguments ask for."""
+def ask(arguments: List[str]) -> Optional[Asked]:
+    """What a block's arguments ask for; None where a folder of results is not there yet."""
     parser = _BlockParser(prog="compare", add_help=False)
     add_question(parser)
     add_written(parser)
     options = parser.parse_args(arguments)
     if (options.out is None) != (options.pictures is None):
         raise ResultsError("a block of the page has --pictures and --out, or neither")
+    missing = [str(path) for path in options.runs if not path.exists()]
+    if missing:
+        print(f"{', '.join(missing)}: no results yet")
+        return None
     answered = answer(question_of(options))
     return Asked(answered, tuple(answered.chosen(options.pictures or [])), options.out or Path())

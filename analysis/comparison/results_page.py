@@ -6,13 +6,14 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, List, Tuple
+from typing import Callable, List, Optional, Tuple
 
 from analysis.comparison.pictures.picture import Picture
 from analysis.comparison.written import Answer, picture_markdown
 from analysis.results_file import ResultsError
 
 BEGIN, END = "<!-- compare: ", "<!-- end of compare -->"
+NOT_YET = "*No results yet.*"
 _BLOCK = re.compile(rf"^{BEGIN}(?P<arguments>.*?) -->\n(?P<body>.*?)^{END}$", re.MULTILINE | re.DOTALL)
 
 
@@ -25,8 +26,8 @@ class Asked:
     folder: Path
 
 
-# From the arguments of a block, as after `analyze.py compare`
-Ask = Callable[[List[str]], Asked]
+# From the arguments of a block, as after `analyze.py compare`; None where there is no result yet.
+Ask = Callable[[List[str]], Optional[Asked]]
 
 
 def fill_page(text: str, page_folder: Path, ask: Ask) -> Tuple[str, List[Tuple[Picture, Path]]]:
@@ -46,6 +47,8 @@ def fill_page(text: str, page_folder: Path, ask: Ask) -> Tuple[str, List[Tuple[P
 
     def body(match: "re.Match[str]") -> str:
         asked = ask(shlex.split(match["arguments"]))
+        if asked is None:
+            return f"{BEGIN}{match['arguments']} -->\n\n{NOT_YET}\n\n{END}"
         parts = [picture_markdown(each, each.path_in(asked.folder), page_folder) for each in asked.pictures]
         pictures.extend((each, asked.folder) for each in asked.pictures)
         filled = "\n".join([*parts, asked.answer.markdown()])

@@ -164,8 +164,8 @@ def _seed(value: Any, path: Path) -> int:
 
 
 def _text(value: Any, key: str, path: Path) -> str:
-    if not isinstance(value, str):
-        raise ResultsError(f"{path}: {key} {value!r} is not a text")
+    if not isinstance(value, str) or not value.isprintable():
+        raise ResultsError(f"{path}: {key} {value!r} is not a text of one line")
     return value
 
 

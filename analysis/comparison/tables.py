@@ -29,8 +29,24 @@ class Table:
 
 
 def tables_of(comparison: Comparison) -> List[Table]:
-    """One table for each column of a grid: mean, deviation, seeds, and differences where there are some."""
-    return [_table(comparison, column) for column in comparison.columns]
+    """One table for each column of a grid: mean, deviation, seeds, and differences where there are some. Before several
+    of them all means side by side, as in the paper's tables."""
+    tables = [_table(comparison, column) for column in comparison.columns]
+    return tables if len(tables) == 1 else [_overview(comparison), *tables]
+
+
+def _overview(comparison: Comparison) -> Table:
+    metric, columns = comparison.metric, comparison.columns
+    cells = {(summary.row.name, summary.row.column): _short(comparison, summary) for summary in comparison.summaries}
+    names = dict.fromkeys(summary.row.name for summary in comparison.summaries)
+    rows = tuple((name, *(cells.get((name, column), "") for column in columns)) for name in names)
+    return Table(f"{metric.label}: mean ± sd (seeds)", ("", *columns), rows)
+
+
+def _short(comparison: Comparison, summary: Summary) -> str:
+    text, count = comparison.metric.text, len(summary.by_seed) + len(summary.missing)
+    deviation = "" if summary.deviation is None else f" ± {text(summary.deviation)}"
+    return f"{text(summary.mean)}{deviation} ({count})"
 
 
 def _table(comparison: Comparison, column: str) -> Table:

@@ -48,7 +48,8 @@ def series_of(comparison: Comparison, key: str) -> List[Series]:
             label = f"{norm}, {column}" if column else norm
             series.append(Series(label, tuple(sorted(points, key=lambda point: point[0]))))
         else:
-            series += [Series(summary.row.title, ((value, summary),)) for value, summary in points]
+            alone = len(points) == 1 and not column
+            series += [Series(norm if alone else summary.row.title, ((value, summary),)) for value, summary in points]
     if all(each.is_level for each in series):
         raise ResultsError(f"--x {key}: no rows of one norm differ in it, so there is no line to draw")
     return series

@@ -44,7 +44,8 @@ class Theme:
         ink = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), self.ink)
         grounds = dict.fromkeys(("figure.facecolor", "savefig.facecolor", "axes.facecolor"), self.ground)
         lines = {"axes.prop_cycle": cycler(color=list(self.lines)), "grid.color": self.faint}
-        return {**ink, **grounds, **lines, "svg.fonttype": "path", "svg.hashsalt": "picture"}
+        # Names of runs are text, a $ in them too.
+        return {**ink, **grounds, **lines, "svg.fonttype": "path", "svg.hashsalt": "picture", "text.parse_math": False}
 
 
 PAPER = Theme(ink="#222222", faint="#dddddd", ground="white", lines=_ON_LIGHT)
