@@ -61,10 +61,11 @@ def compare(options: argparse.Namespace) -> None:
     if options.pictures is not None and options.out is None:
         raise ValueError("--pictures has no effect without --out DIR; add it")
     answered = answer(question_of(options))
-    markdown, document = answered.markdown(), answered.to_json()
-    print(json.dumps(document, indent=1, allow_nan=False) if options.json else markdown)
+    tables, document = answered.markdown(), answered.to_json()
     if options.out is not None:
         write_results(options.out / "comparison.json", document)
+        page = tables
         for picture in answered.chosen(options.pictures or list(answered.pictures)):
-            markdown += "\n" + picture_markdown(picture, picture.save(options.out), options.out)
-        (options.out / "comparison.md").write_text(markdown, encoding="utf-8")
+            page += "\n" + picture_markdown(picture, picture.save(options.out), options.out)
+        (options.out / "comparison.md").write_text(page, encoding="utf-8")
+    print(json.dumps(document, indent=1, allow_nan=False) if options.json else tables)

@@ -172,7 +172,7 @@ def _method_notes(comparison: Comparison) -> List[str]:
             f"from all n^n resamples{drawn}."
             + (f" With few seeds it is too short: it covers the mean of normal values in {short}." if short else "")
         )
-    least = ", ".join(f"{count}: {smallest_p(count):.3g}" for count in counts)
+    least = ", ".join(f"{count}: {smallest_p(count):.3f}" for count in counts)
     notes.append(
         "p: exact two-sided sign-flip test over all 2^n signs, not adjusted for the number of rows "
         f"({len(differences)}). The least that n seeds can give is 2^(1-n) ({least})."

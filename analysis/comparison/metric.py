@@ -28,8 +28,14 @@ class Metric:
     digits: int = 4
 
     def of(self, run: RunResult) -> Optional[float]:
-        """The run's value; None where it has none, or none that is finite."""
-        figure = run.figures.get(self.figure)
+        """The run's value; None where it has none, or none that is finite.
+
+        Only batch norm has statistics to re-estimate; for any other norm the figure is what it is without.
+        """
+        name = self.figure
+        if name.startswith("reestimated_") and not str(run.settings.get("norm.name")).startswith("batch"):
+            name = name[len("reestimated_") :]
+        figure = run.figures.get(name)
         return None if figure is None else self.offset + self.scale * figure
 
     def text(self, value: Optional[float], sign: bool = False) -> str:
@@ -51,9 +57,9 @@ METRICS: Dict[str, Metric] = {
     "loss": Metric("test loss", "loss"),
     "train_top1": _accuracy("training top-1", "train_top1"),
     "train_loss": Metric("training loss", "train_loss"),
-    "reestimated_top1": _accuracy("test top-1, statistics re-estimated", "reestimated_top1"),
-    "reestimated_error": _error("test error, statistics re-estimated", "reestimated_top1"),
-    "reestimated_loss": Metric("test loss, statistics re-estimated", "reestimated_loss"),
+    "reestimated_top1": _accuracy("test top-1 with BN statistics re-estimated", "reestimated_top1"),
+    "reestimated_error": _error("test error with BN statistics re-estimated", "reestimated_top1"),
+    "reestimated_loss": Metric("test loss with BN statistics re-estimated", "reestimated_loss"),
 }
 # Figures of which a picture shows the error, because its axis begins at 0.
 ERROR_OF: Dict[str, str] = {"top1": "error", "reestimated_top1": "reestimated_error"}

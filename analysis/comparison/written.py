@@ -99,9 +99,9 @@ def pictures_of(rows: Sequence[Row], question: Question) -> Dict[str, Picture]:
     first = ERROR_OF.get(question.metrics[0], question.metrics[0])
     pictures: Dict[str, Picture] = {}
     if question.setting:
-        names = [first] + [f"reestimated_{first}"] * (f"reestimated_{first}" in METRICS and _reestimated(rows))
-        comparisons = [compare_rows(rows, METRICS[name]) for name in names]
-        pictures["setting"] = against_setting_picture(comparisons, question.setting)
+        again = METRICS.get(f"reestimated_{first}") if _reestimated(rows) else None
+        reestimated = None if again is None else compare_rows(rows, again)
+        pictures["setting"] = against_setting_picture(compare_rows(rows, METRICS[first]), reestimated, question.setting)
     pictures["bars"] = bars_picture(compare_rows(rows, METRICS[first]))
     if has_curves(rows):
         pictures["curves"] = learning_curves_picture(rows)

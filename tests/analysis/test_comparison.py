@@ -64,7 +64,7 @@ def test_nothing_is_bold_with_three_seeds_however_far_apart(tmp_path: Path) -> N
     markdown = markdown_of(comparison)
     assert "**" not in markdown
     assert "Fewer than six seeds cannot give p of .05 or less" in markdown
-    assert "(3: 0.25)" in markdown
+    assert "(3: 0.250)" in markdown
 
 
 def test_only_the_clear_difference_is_bold(tmp_path: Path) -> None:
@@ -167,6 +167,18 @@ def test_chosen_settings_group_runs_and_two_runs_of_a_seed_are_refused(tmp_path:
         group_runs(runs, ("model.width",))
     with pytest.raises(ResultsError, match=r"--group-by norm\.prosy: no run has this setting"):
         group_runs(runs, ("norm.prosy",))
+
+
+def test_a_norm_without_statistics_to_reestimate_is_compared_as_it_is(tmp_path: Path) -> None:
+    for seed in range(3):
+        summary = {"test_reestimated": {"top1": 0.7, "loss": 1.0}}
+        settings = {"norm__name": "batch", "norm__num_groups": None}
+        write_result(tmp_path, "bn", seed, 0.5, summary=summary, **settings)
+        write_result(tmp_path, "old_bn", seed, 0.5, **settings)
+        write_result(tmp_path, "gn", seed, 0.75)
+    rows = {summary.row.name: summary for summary in compared(load_results([tmp_path]), "reestimated_top1").summaries}
+    assert (rows["bn"].mean, rows["gn"].mean) == (pytest.approx(70), pytest.approx(75))
+    assert rows["old_bn"].missing == (0, 1, 2)  # it was not measured
 
 
 def test_unknown_references_and_metrics_that_no_run_has_are_refused(tmp_path: Path) -> None:

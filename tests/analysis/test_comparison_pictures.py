@@ -87,6 +87,15 @@ def test_bars_begin_at_zero_and_have_the_seeds_as_dots(tmp_path: Path) -> None:
     assert dots == [[], pytest.approx([20, 19, 18]), pytest.approx([10, 9, 8])]
 
 
+def test_bars_of_every_column_are_wholly_in_view(tmp_path: Path) -> None:
+    for column, top1 in (("easy", 0.9), ("hard", 0.3)):
+        write_result(tmp_path, "bn", 0, top1, column=column)
+    panels = drawn(answer(Question((tmp_path,))).pictures["bars"]).axes
+    assert [axes.get_title(loc="left") for axes in panels] == ["easy", "hard"]
+    for axes in panels:
+        assert all(patch.get_width() <= axes.get_xlim()[1] for patch in axes.patches)
+
+
 def test_learning_curves_have_the_mean_and_a_band_from_least_to_greatest(tmp_path: Path) -> None:
     for seed, top1 in enumerate((0.5, 0.7)):
         write_run(tmp_path / str(seed), seed, top1)

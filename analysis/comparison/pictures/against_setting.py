@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Dict, List, Sequence, Tuple
+from dataclasses import dataclass, replace
+from typing import Any, Dict, List, Optional, Tuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -55,56 +55,49 @@ def series_of(comparison: Comparison, key: str) -> List[Series]:
     return series
 
 
-def against_setting_picture(comparisons: Sequence[Comparison], key: str) -> Picture:
-    """The picture of one or more figures: further ones, e.g. with re-estimated statistics, are lines where rows have
-    them, and no levels."""
-    drawn: List[Tuple[Comparison, Series]] = [(comparisons[0], each) for each in series_of(comparisons[0], key)]
-    for further in comparisons[1:]:
-        drawn += [
-            (further, each)
-            for each in series_of(further, key)
-            if not each.is_level and any(summary.by_seed for _, summary in each.points)
-        ]
-    drawn.sort(key=lambda item: item[1].is_level)
-    first, words = comparisons[0], _WORDS.get(key, key)
+def against_setting_picture(comparison: Comparison, reestimated: Optional[Comparison], key: str) -> Picture:
+    """The picture of a figure against a setting.
+
+    Args:
+        reestimated: the same figure with batch norm's statistics re-estimated, which gives further lines where rows
+            have it; None for none.
+    """
+    drawn = series_of(comparison, key)
+    for each in series_of(reestimated, key) if reestimated is not None else ():
+        if not each.is_level and norm_of(each.points[0][1].row.runs[0].settings).startswith("BN"):
+            drawn.append(replace(each, label=f"{each.label}, statistics re-estimated"))
+    lines, levels = [each for each in drawn if not each.is_level], [each for each in drawn if each.is_level]
+    metric, words = comparison.metric, _WORDS.get(key, key)
 
     def draw(figure: Figure) -> None:
         figure.set_size_inches(7.5, 4.6)
         axes = figure.subplots()
-        lines = [item for item in drawn if not item[1].is_level]
-        for number, (comparison, series) in enumerate(drawn):
-            shift = 1.05 ** (lines.index((comparison, series)) - (len(lines) - 1) / 2) if not series.is_level else 1.0
-            _draw(axes, _label(comparison, first, series), series, LINES[number % len(LINES)], shift)
-        ticks = sorted({value for _, series in drawn if not series.is_level for value, _ in series.points})
+        for place, series in enumerate(lines):
+            _draw_line(axes, series, LINES[place % len(LINES)], 1.05 ** (place - (len(lines) - 1) / 2))
+        for place, series in enumerate(levels, start=len(lines)):
+            _draw_level(axes, series, LINES[place % len(LINES)])
+        ticks = sorted({value for series in lines for value, _ in series.points})
         if ticks[0] > 0:
             axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
         axes.set_xlabel(words)
-        axes.set_ylabel(first.metric.label)
-        axes.set_title(f"{first.metric.label} against {words}", fontsize=11)
+        axes.set_ylabel(metric.label)
+        axes.set_title(f"{metric.label} against {words}", fontsize=11)
         axes.legend(fontsize=8, frameon=False, title=_LEGEND, title_fontsize=7.5, alignment="left")
         tidy(axes)
 
-    alt = "; ".join(
-        f"{_label(comparison, first, series)}: {_values(comparison, series)}" for comparison, series in drawn
-    )
+    alt = "; ".join(f"{series.label}: {_values(comparison, series)}" for series in lines + levels)
     return Picture(
         name=key.rpartition(".")[2],
-        title=f"{first.metric.label} against {words}",
+        title=f"{metric.label} against {words}",
         caption=(
             f"Points and level lines: mean over seeds. Whiskers and bands: {INTERVAL_WORDS}. A level line is one row, "
             "drawn across for comparison. Points of several lines are moved apart sideways to be seen."
         ),
-        alt=f"{first.metric.label} against {words}. {alt}.",
+        alt=f"{metric.label} against {words}. {alt}.",
         draw=draw,
     )
-
-
-def _label(comparison: Comparison, first: Comparison, series: Series) -> str:
-    if comparison is first:
-        return series.label
-    return f"{series.label}, {comparison.metric.label.replace(' (%)', '').split(', ')[-1]}"
 
 
 def _values(comparison: Comparison, series: Series) -> str:
@@ -113,20 +106,18 @@ def _values(comparison: Comparison, series: Series) -> str:
     return ", ".join(f"{value:g}: {value_text(comparison, summary)}" for value, summary in series.points)
 
 
-def _draw(axes: Axes, label: str, series: Series, line: Dict[str, Any], shift: float) -> None:
-    with_mean = [(value, summary, summary.mean) for value, summary in series.points if summary.mean is not None]
-    if series.is_level:
-        for _, summary, mean in with_mean:
-            axes.axhline(
-                mean,
-                color=line["color"],
-                linestyle=line["linestyle"],
-                linewidth=1.4,
-                label=f"{label} (drawn across)",
-            )
-            if summary.interval.low is not None and summary.interval.high is not None:
-                axes.axhspan(summary.interval.low, summary.interval.high, color=line["color"], alpha=0.15, linewidth=0)
+def _draw_line(axes: Axes, series: Series, line: Dict[str, Any], shift: float) -> None:
+    points = [(shift * value, summary, summary.mean) for value, summary in series.points if summary.mean is not None]
+    axes.plot([value for value, _, _ in points], [mean for _, _, mean in points], **line, label=series.label)
+    for value, summary, mean in points:
+        axes.errorbar(value, mean, yerr=whiskers(mean, summary.interval), color=line["color"], capsize=3)
+
+
+def _draw_level(axes: Axes, series: Series, line: Dict[str, Any]) -> None:
+    ((_, summary),) = series.points
+    if summary.mean is None:
         return
-    axes.plot([shift * value for value, _, _ in with_mean], [mean for _, _, mean in with_mean], **line, label=label)
-    for value, summary, mean in with_mean:
-        axes.errorbar(shift * value, mean, yerr=whiskers(mean, summary.interval), color=line["color"], capsize=3)
+    style = {"color": line["color"], "linestyle": line["linestyle"], "linewidth": 1.4}
+    axes.axhline(summary.mean, **style, label=f"{series.label} (drawn across)")
+    if summary.interval.low is not None and summary.interval.high is not None:
+        axes.axhspan(summary.interval.low, summary.interval.high, color=line["color"], alpha=0.15, linewidth=0)

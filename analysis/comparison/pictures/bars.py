@@ -20,6 +20,7 @@ def bars_picture(comparison: Comparison) -> Picture:
         panels = figure.subplots(len(columns), 1, squeeze=False, sharex=True, gridspec_kw={"height_ratios": counts})
         for axes, column in zip(panels[:, 0], columns):
             _draw(axes, comparison, column)
+        panels[-1, 0].set_xlim(left=0)  # last: it ends the growth of the axis that all panels share
         panels[-1, 0].set_xlabel(comparison.metric.label)
         figure.suptitle(f"{comparison.metric.label}, mean over seeds", fontsize=11)
 
@@ -68,7 +69,6 @@ def _draw(axes: Axes, comparison: Comparison, column: str) -> None:
         axes.plot(values, [place + 0.22] * len(values), ".", color=ink, markersize=4)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlim(left=0)
     axes.tick_params(axis="x", labelsize=8)
     axes.grid(True, axis="x", linewidth=0.7)
     axes.set_axisbelow(True)

@@ -14,6 +14,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 # Colours by number, which a theme decides; with marker and dash, so that they are told apart in grey too.
 LINES: Tuple[Dict[str, Any], ...] = (
@@ -74,7 +75,7 @@ class Picture:
     def svg(self, theme: Theme) -> bytes:
         """The same bytes for the same numbers: no date, no random names."""
         with matplotlib.rc_context(theme.settings):
-            figure = Figure(layout="constrained")
+            figure = Figure(layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
             FigureCanvasAgg(figure)
             self.draw(figure)
             file = io.BytesIO()
