@@ -49,12 +49,17 @@ def histograms(images: Tensor) -> Tensor:
     """Return the shares of values and of colours. Shape (N, C, H, W) in [0, 1] -> (N, C * BINS + BOXES^C)."""
     pixels = images.flatten(2)  # (N, C, H W)
     place = (pixels * BINS).long().clamp(max=BINS - 1)
-    shares = [functional.one_hot(channel, BINS).float().mean(1) for channel in place.unbind(1)]
+    shares = [shares_of(channel, BINS) for channel in place.unbind(1)]
     box = torch.zeros_like(place[:, 0])
     for channel in pixels.unbind(1):
         box = box * BOXES + (channel * BOXES).long().clamp(max=BOXES - 1)
-    shares.append(functional.one_hot(box, BOXES ** pixels.shape[1]).float().mean(1))
-    return torch.cat(shares, dim=1)
+    return torch.cat([*shares, shares_of(box, BOXES ** pixels.shape[1])], dim=1)
+
+
+def shares_of(numbers: Tensor, count: int) -> Tensor:
+    """Return the share of each of 0 ... count - 1 in each row. Shape (N, P) int64 -> (N, count) float32."""
+    one = torch.full(numbers.shape, 1 / numbers.shape[1])
+    return torch.zeros(len(numbers), count).scatter_add_(1, numbers, one)
 
 
 FEATURES = {"statistics": (statistics,), "histograms": (histograms,), "both": (statistics, histograms)}
