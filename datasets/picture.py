@@ -83,7 +83,7 @@ def draw(config: DataConfig, columns: int, out: str) -> None:
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Write the picture; return 0, 2 for a configuration that cannot be, 3 for bad data or 74 for a full disk."""
+    """Write the picture; return 0, 2 for a bad configuration, 3 for bad data or 74 where nothing can be written."""
     parser = argparse.ArgumentParser(prog="python -m datasets.picture", description="Draw examples of a data set.")
     parser.add_argument(
         "--config", required=True, metavar="NAME|PATH", help="an experiment of configs/, or a YAML file"
@@ -98,7 +98,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         draw(load_config(options.config, options.set).data, options.columns, options.out)
     except (ConfigError, DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return {ConfigError: 2, DataError: 3}.get(type(error), 74)
+        return 2 if isinstance(error, ConfigError) else 3 if isinstance(error, DataError) else 74
     return 0
 
 
