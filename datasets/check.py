@@ -34,7 +34,8 @@ from datasets.errors import DataError
 from datasets.folder import data_folder
 from datasets.image_folder import HALVES, has_image_name, read_image_file
 from datasets.image_shards import ShardImages
-from datasets.shard_index import NOT_COMPUTED, scan_shard
+from datasets.shard_index import NOT_COMPUTED
+from datasets.shard_scan import scan_shard
 from datasets.shard_store import file_sum
 
 SHOWN = 20  # names of each kind that are listed

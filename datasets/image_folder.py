@@ -11,6 +11,7 @@ import numpy as np
 from typing_extensions import Protocol
 
 from configs.schema import DataConfig
+from datasets.class_names import check_class_names
 from datasets.data_sets import DataSets, EvaluationImages, ImageSource, Parts, TrainingImages, hash_parts
 from datasets.decode import EXTENSIONS, MAX_BYTES
 from datasets.encoded_image import EncodedImage, say_decoder, unusable
@@ -117,12 +118,13 @@ def find_classes(folder: Path) -> Tuple[str, ...]:
     """Return the names of the class folders in `folder`, sorted; names that start with a dot are passed over.
 
     Raises:
-        DataError: something that is not a folder, or fewer than two classes.
+        DataError: something that is not a folder, fewer than two classes, or names that cannot be told apart.
     """
     names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     for name in names:
         if not (folder / name).is_dir():
             raise DataError(f"{folder / name}: expected class folders only; move the file into its class or remove it")
+    check_class_names(str(folder), names)
     if len(names) < 2:
         raise DataError(
             f"{folder}: {len(names)} classes ({' '.join(names) or 'it is empty'}); a classifier needs 2 or more folders"
@@ -131,6 +133,7 @@ def find_classes(folder: Path) -> Tuple[str, ...]:
 
 
 def check_same_classes(train: Tuple[str, ...], evaluation: Tuple[str, ...], folder: Path) -> None:
+    check_class_names(str(folder), sorted({*train, *evaluation}))
     only = {"train": sorted(set(train) - set(evaluation)), "val": sorted(set(evaluation) - set(train))}
     for half, names in only.items():
         if names:

@@ -9,7 +9,8 @@ from made_images import save_noise
 from test_datasets_shards import add, contents, jpeg, shards_config, write_foreign, write_tar
 
 from datasets import DataError, build_datasets, check, pack
-from datasets.shard_index import FORMAT, parse_label
+from datasets.shard_index import FORMAT
+from datasets.shard_scan import parse_label
 
 LATIN = os.fsdecode(b"caf\xe9")
 

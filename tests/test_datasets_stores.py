@@ -21,7 +21,7 @@ from datasets.errors import StoreError
 from datasets.image_shards import ShardImages
 from datasets.loading import explained_loading
 from datasets.remote_store import version_of
-from datasets.shard_index import scan_shard
+from datasets.shard_scan import scan_shard
 
 MEMORY = fsspec.filesystem("memory")
 SLEEP = time.sleep
