@@ -176,7 +176,9 @@ class DataSets:
         std: the same for the standard deviation.
         class_names: one per label.
         fingerprint: changes with the stored images (their number, names, labels, sizes; pixels too where they are all
-            in memory), not with the folder that holds them or how they are augmented: a run that resumes compares it.
+            in memory, and contents where data.fingerprint says so), not with the folder that holds them or how they
+            are augmented: a run that resumes compares it.
+        decoder: what turns the files of images into pixels while training, for the same purpose; "" for nothing.
     """
 
     train: TrainingImages
@@ -188,6 +190,7 @@ class DataSets:
     std: Tuple[float, ...]
     class_names: Tuple[str, ...]
     fingerprint: str
+    decoder: str = ""
 
 
 def hash_parts(parts: Iterable[Union[bytes, memoryview]]) -> str:

@@ -13,9 +13,12 @@ from training.weights import CheckpointError
 
 # Kept for people; the other facts decide the result to the last bit.
 _HARMLESS = ("python",)  # numpy draws what is mixed and dropped
+_NOT_RECORDED = "not recorded"
 
 
-def execution_facts(plan: BatchPlan, device_name: str, config: Config, has_fused_kernels: bool) -> Dict[str, Any]:
+def execution_facts(
+    plan: BatchPlan, device_name: str, config: Config, has_fused_kernels: bool, decoder: str
+) -> Dict[str, Any]:
     """How this process computes: with equal facts the same configuration gives bit-identical results."""
     return {
         "python": platform.python_version(),
@@ -31,13 +34,15 @@ def execution_facts(plan: BatchPlan, device_name: str, config: Config, has_fused
         "ipu": str(config.ipu) if device_name.startswith("ipu") else "",
         "kernel": config.norm.kernel,
         "has_fused_kernels": has_fused_kernels,
+        "decoder": decoder,
     }
 
 
 def why_inexact(saved: Mapping[str, Any], current: Mapping[str, Any]) -> List[str]:
     """Reasons why continuing is not bit-identical to an uninterrupted run; empty where it is."""
+    recorded = {**dict.fromkeys(current, _NOT_RECORDED), **saved}  # earlier checkpoints hold fewer facts
     facts = [fact for fact in current if fact not in _HARMLESS]
-    return [f"{fact} was {saved[fact]}, is {current[fact]}" for fact in facts if saved[fact] != current[fact]]
+    return [f"{fact} was {recorded[fact]}, is {current[fact]}" for fact in facts if recorded[fact] != current[fact]]
 
 
 def check_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], path: str) -> None:

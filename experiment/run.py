@@ -52,4 +52,4 @@ class Run:
     @property
     def execution(self) -> Dict[str, Any]:
         """What decides the result to the last bit, besides the configuration."""
-        return execution_facts(self.plan, self.backend.name, self.config, has_fused_kernels())
+        return execution_facts(self.plan, self.backend.name, self.config, has_fused_kernels(), self.data.decoder)

@@ -97,9 +97,16 @@ class ShardImages:
     def load(self, index: int) -> Tuple[EncodedImage, int]:
         """Return the image and its label. Raises DataError, naming shard, member and class, where it cannot be read,
         and StoreError where that is due to the place and not to the image."""
-        label = int(self.labels[index])
-        shard, length = self.shards[self.shard_of[index]], int(self.lengths[index])
-        name = f"{self.store.path(shard)}, {os.fsdecode(self.names[index])} (class {self.class_names[label]})"
+        return EncodedImage(self.content(index), self.name(index)), int(self.labels[index])
+
+    def name(self, index: int) -> str:
+        """What errors call the image."""
+        shard, member = self.shards[self.shard_of[index]], os.fsdecode(self.names[index])
+        return f"{self.store.path(shard)}, {member} (class {self.class_names[self.labels[index]]})"
+
+    def content(self, index: int) -> bytes:
+        """Return the bytes of the member. Raises DataError as `load` does."""
+        shard, length, name = self.shards[self.shard_of[index]], int(self.lengths[index]), self.name(index)
         if length > MAX_BYTES:
             raise unusable(name, f"it has {length} bytes, over the limit of {MAX_BYTES} for an image")
         try:
@@ -108,7 +115,7 @@ class ShardImages:
             raise StoreError(f"{name}: cannot be read: {error.strerror or error}") from error
         if len(content) != length:
             raise unusable(name, f"the shard gave {len(content)} bytes of {length}: it is cut short")
-        return EncodedImage(content, name), label
+        return content
 
 
 def open_store(config: DataConfig) -> ShardStore:
