@@ -47,7 +47,7 @@ def check_class_names(place: str, names: Iterable[str]) -> None:
         normal = unicodedata.normalize("NFC", name)
         if normal in seen:
             raise DataError(
-                f"{place}: two classes look the same: {name}, written {ascii(seen[normal])} and {ascii(name)}; rename "
+                f"{place}: two classes look the same: {name}, written {seen[normal]!a} and {name!a}; rename "
                 "or join them"
             )
         seen[normal] = name

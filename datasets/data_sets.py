@@ -69,6 +69,17 @@ class EvaluationImages:
         return self.transform(image), label
 
 
+def shared_flags(count: int) -> torch.Tensor:
+    """Return zeros that loading processes see and set. Raises DataError where shared memory has no room for them."""
+    try:
+        return torch.zeros(count, dtype=torch.uint8).share_memory_()
+    except RuntimeError as error:
+        raise DataError(
+            f"data.max_corrupt counts in shared memory, which has no room for {count} bytes ({error}); enlarge "
+            "/dev/shm (docker run --shm-size) or remove data.max_corrupt"
+        ) from error
+
+
 @dataclass(frozen=True)
 class Parts:
     """Consecutive parts of a data set, files that hold many images, which are read a few at a time.
@@ -117,7 +128,7 @@ class TrainingImages:
         self.max_corrupt = max_corrupt
         self.parts = parts
         # one byte an image, seen by all loading processes
-        self._is_corrupt = torch.zeros(len(source) if max_corrupt else 0, dtype=torch.uint8).share_memory_()
+        self._is_corrupt = shared_flags(len(source) if max_corrupt else 0)
         KeyedRandom(seed)  # an unusable seed is refused here, not in a loading process
 
     @property

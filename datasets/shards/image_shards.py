@@ -224,7 +224,8 @@ def load_halves(store: ShardStore) -> Tuple[Dict[str, List[ShardIndex]], Tuple[s
     indices = {half: [found[shard] for shard in names] for half, names in halves.items()}
     if CLASSES_FILE in files:
         return indices, parse_class_names(store.path(CLASSES_FILE), store.read(CLASSES_FILE))
-    labels = np.unique(np.concatenate([index.labels for half in indices.values() for index in half] or [[]]))
+    seen = [index.labels for half in indices.values() for index in half]
+    labels = np.unique(np.concatenate(seen)) if seen else np.zeros(0, dtype=np.int32)
     num_classes = int(labels.max()) + 1 if len(labels) else 0
     if len(labels) < num_classes:
         LOGGER.warning(

@@ -19,7 +19,6 @@ from typing import List, Tuple
 import numpy as np
 
 from datasets.errors import DataError
-from datasets.images.decode import EXTENSIONS
 
 SUFFIX = ".index"
 FORMAT = "proxynorm-shard-index-2"

@@ -15,8 +15,8 @@ import tarfile
 from collections import Counter
 from typing import BinaryIO, Dict, List, Optional, Tuple
 
-from datasets.images.decode import EXTENSIONS
 from datasets.errors import DataError
+from datasets.images.decode import EXTENSIONS
 from datasets.shards.index import NOT_COMPUTED, ShardIndex, check_label, make_index
 from datasets.shards.tar_members import LINKS, TarMember, read_at, read_tar
 

@@ -20,8 +20,8 @@ from datasets import DataError, build_datasets, check
 from datasets.errors import StoreError
 from datasets.shards import remote_store
 from datasets.shards.image_shards import ShardImages
-from datasets.shards.scan import scan_shard
 from datasets.shards.remote_store import version_of
+from datasets.shards.scan import scan_shard
 from experiment.guarded_loading import explained_loading
 
 MEMORY = fsspec.filesystem("memory")
