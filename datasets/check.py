@@ -3,9 +3,9 @@
     python -m datasets.check --config rn50_gn8pn [--set data.dir=DIR] [--workers 8]
 
 Reads and decodes every image, compares shards with their index and, where they have one, their SHA-256 sum, and counts.
-Lines that begin with "error" make the exit code 3: a layout that the data set would refuse, an unreadable image, a class
-without images in one half, a shard that is not as it was packed or indexed. Other lines are facts to look at: sizes,
-modes, copies, images in both halves. The last line is "ok", or says how many kinds of errors there are.
+Lines that begin with "error" make the exit code 3: a layout that the data set would refuse, an unreadable image, a
+class without images in one half, a shard that is not as it was packed or indexed. Other lines are facts to look at:
+sizes, modes, copies, images in both halves. The last line is "ok", or says how many kinds of errors there are.
 
 Exit code: 0 ok, 2 the configuration cannot be, 3 errors.
 """

@@ -191,7 +191,7 @@ class EncodedSource(ImageSource, Protocol):
 
 
 def contents_fingerprint(source: EncodedSource) -> str:
-    """Return digits that change with any byte of any image. All files are read. Raises DataError where one cannot be."""
+    """Return digits that change with any byte of any image. It reads all files. Raises DataError where it cannot."""
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         digests = pool.map(lambda index: hash_parts([source.content(index)]), range(len(source)))
         return hash_parts(digest.encode() for digest in digests)

@@ -159,7 +159,7 @@ def explain(error: BaseException) -> Optional[str]:
 
 
 def told_by_a_process(message: str) -> Optional[str]:
-    """Return in one line what error a loading process reported, from the message with its traceback; None if none did."""
+    """Return in one line what a loading process reported with its traceback; None if `message` comes from none."""
     found = IN_WORKER.match(message)
     if found is None:
         return None

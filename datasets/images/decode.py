@@ -92,7 +92,7 @@ def read_header(file: BinaryIO) -> Tuple[int, int, str]:
 
 
 def reason(error: Exception, file: BinaryIO) -> str:
-    """Return what is wrong with the file. Pillow's words for one that it does not know name the object that holds it."""
+    """Return what is wrong with a file. Pillow's words for one that it does not know name an object of the program."""
     if not isinstance(error, UnidentifiedImageError):
         return str(error) or type(error).__name__
     file.seek(0)

@@ -209,7 +209,7 @@ def load_halves(store: ShardStore) -> Tuple[Dict[str, List[ShardIndex]], Tuple[s
     companions = [index for index, _ in built if index.companions]
     if companions:
         LOGGER.warning(
-            "%d files of macOS (._NAME) are passed over, first in %s; COPYFILE_DISABLE=1 keeps its tar from adding them",
+            "%d files of macOS (._NAME) are passed over, first in %s; COPYFILE_DISABLE=1 keeps tar from adding them",
             sum(index.companions for index in companions),
             store.path(companions[0].shard),
         )

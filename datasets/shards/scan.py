@@ -13,6 +13,7 @@ import posixpath
 import re
 import tarfile
 from collections import Counter
+from dataclasses import replace
 from typing import BinaryIO, Dict, List, Optional, Tuple
 
 from datasets.errors import DataError
@@ -67,19 +68,18 @@ def _samples(path: str, file: BinaryIO) -> Tuple[List[Tuple[str, Sample]], int]:
             companions += 1
             continue
         key, extension = split_name(member.name)
-        if member.kind != tarfile.REGTYPE:
-            original = contents.get(member.target) if member.kind in LINKS else None
-            if original is None:
-                if last_suffix(extension) in EXTENSIONS + LABEL_EXTENSIONS:
-                    raise DataError(_no_content(path, member))
-                continue
-            member = TarMember(member.name, original.kind, original.offset, original.size)
-        contents[posixpath.normpath(member.name)] = member
+        original = member if member.kind == tarfile.REGTYPE else contents.get(member.target)
+        if original is None:
+            if last_suffix(extension) in EXTENSIONS + LABEL_EXTENSIONS:
+                raise DataError(_no_content(path, member))
+            continue
+        content = replace(original, name=member.name)
+        contents[posixpath.normpath(member.name)] = content
         if not samples or samples[-1][0] != key:
             samples.append((key, {}))
         if extension in samples[-1][1]:
             raise DataError(f"{path}: {member.name} is there twice; remove one")
-        samples[-1][1][extension] = member
+        samples[-1][1][extension] = content
     return samples, companions
 
 

@@ -89,4 +89,4 @@ def test_batches_are_writable_tensors_of_the_same_values_whichever_way(monkeypat
     for (images, labels), numbers in zip(loader, batches_of(4)):
         assert labels.tolist() == numbers and labels.dtype == torch.int64
         assert images.dtype == torch.uint8 and images[:, 0, 0, 0].tolist() == numbers
-        images += 1
+        images.add_(1)

@@ -111,12 +111,15 @@ MODES = {
     ),
     "10-bit RGB PPM": (lambda: BytesIO(b"P6 1 1 1023\n" + struct.pack(">3H", 0, 512, 1023)), [(0, 128, 255)]),
     "16-bit gray TIFF, white is 0": (
-        lambda: tiff(3, 16, struct.pack("<3H", 0, 257 * 9, 65535), white_is_zero=True), [(255,) * 3, (246,) * 3, (0,) * 3],
+        lambda: tiff(3, 16, struct.pack("<3H", 0, 257 * 9, 65535), white_is_zero=True),
+        [(255,) * 3, (246,) * 3, (0,) * 3],
     ),
     "8-bit gray TIFF, white is 0": (
         lambda: tiff(3, 8, bytes([0, 9, 255]), white_is_zero=True), [(255,) * 3, (246,) * 3, (0,) * 3],
     ),
-    "1-bit TIFF, white is 0": (lambda: tiff(3, 1, bytes([0b01000000]), white_is_zero=True), [(255,) * 3, (0,) * 3, (255,) * 3]),
+    "1-bit TIFF, white is 0": (
+        lambda: tiff(3, 1, bytes([0b01000000]), white_is_zero=True), [(255,) * 3, (0,) * 3, (255,) * 3],
+    ),
     "16-bit RGB": (
         lambda: BytesIO(png(2, 1, 16, 2, b"\0" + struct.pack(">6H", 0, 255, 256, 511, 32768, 65535))),
         [(0, 0, 1), (1, 128, 255)],
@@ -176,9 +179,7 @@ def test_a_12_bit_ramp_keeps_all_its_256_levels():
 
 @pytest.mark.parametrize("bits", [10, 14])
 def test_depths_that_pillow_does_not_read_are_refused_as_such(bits):
-    with pytest.raises(
-        DataError, match="^it begins as a TIFF file, and is damaged or of a kind .bits, compression. that"
-    ):
+    with pytest.raises(DataError, match=r"^it begins as a TIFF file, and is damaged or of a kind \(bits"):
         decode(tiff(4, bits, bytes(8)))
 
 
@@ -206,7 +207,7 @@ def test_avif_is_read():
     assert np.abs(np.asarray(decode(file)).astype(int) - (200, 30, 40)).max() <= 4  # lossy
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("datasets.images.decode.FORMATS", ("JPEG",))
-        with pytest.raises(DataError, match="^it is an AVIF file, which needs Pillow 11.3"):
+        with pytest.raises(DataError, match=r"^it is an AVIF file, which needs Pillow 11\.3"):
             file.seek(0)
             decode(file)
 
