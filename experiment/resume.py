@@ -41,7 +41,8 @@ def execution_facts(
 
 def why_inexact(saved: Mapping[str, Any], current: Mapping[str, Any]) -> List[str]:
     """Reasons why continuing is not bit-identical to an uninterrupted run; empty where it is."""
-    recorded = {**dict.fromkeys(current, _NOT_RECORDED), **saved}  # earlier checkpoints hold fewer facts
+    # earlier checkpoints hold fewer facts; one that is empty now decides nothing
+    recorded = {fact: saved.get(fact, _NOT_RECORDED if value != "" else "") for fact, value in current.items()}
     facts = [fact for fact in current if fact not in _HARMLESS]
     return [f"{fact} was {recorded[fact]}, is {current[fact]}" for fact in facts if recorded[fact] != current[fact]]
 

@@ -9,7 +9,7 @@ from typing import Callable, Dict, List, Optional, Tuple, Union
 import pytest
 from test_datasets_shards import contents, jpeg, shards_config, write_foreign
 
-from datasets import DataError, build_datasets
+from datasets import DataError, build_datasets, check
 from datasets.shards.index import FORMER_FORMAT, parse_index
 from datasets.shards.scan import scan_shard
 from datasets.shards.tar_members import BLOCK, RECORD, read_tar
@@ -333,3 +333,19 @@ def test_joined_shards_load_as_one(tmp_path):
     folder = write_foreign(tmp_path)
     (folder / "set-train-0.tar").write_bytes(tar(samples(0, 4)) + tar(samples(4, 8)))
     assert contents(build_datasets(shards_config(folder), 0).train) == sorted(WHOLE)
+
+
+@pytest.mark.parametrize("seeds", [range(12), pytest.param(range(12, 300), marks=pytest.mark.slow)], ids=["12", "300"])
+def test_the_check_of_a_damaged_shard_ends_in_errors_or_in_all_images_and_never_in_a_traceback(tmp_path, seeds):
+    folder = write_foreign(tmp_path)
+    config = shards_config(folder)
+    for seed in seeds:
+        kind, content = damaged(base(seed), random.Random(seed))
+        (folder / "set-train-0.tar").write_bytes(content)
+        for index in folder.glob("*.index"):
+            index.unlink()
+        report = check.check(config, workers=0)
+        readable = [line for line in report.lines if line.startswith("train: ") and " readable" in line]
+        # images and labels whose own bits changed are read, or reported, as they are: all of them are counted
+        counts = [int(line.split()[1]) for line in readable]
+        assert report.errors if not counts else counts[0] >= NUM_IMAGES, (seed, kind, report.lines)
