@@ -18,9 +18,13 @@ _NOT_RECORDED = "not recorded"
 
 
 def execution_facts(
-    plan: BatchPlan, device_name: str, config: Config, has_fused_kernels: bool, decoder: str
+    plan: BatchPlan, device_name: str, precision: str, config: Config, has_fused_kernels: bool
 ) -> Dict[str, Any]:
-    """How this process computes: with equal facts the same configuration gives bit-identical results."""
+    """How this process computes: with equal facts the same configuration gives bit-identical results.
+
+    Args:
+        precision: what the device makes of device.precision auto.
+    """
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -29,13 +33,12 @@ def execution_facts(
         "device": device_name.split(":")[0],
         "replicas": plan.replicas,
         "micro_batch_size": plan.micro_batch_size,
-        "precision": config.device.precision,
+        "precision": precision if config.device.precision == "auto" else config.device.precision,
         "channels_last": config.device.channels_last,
         "compile": config.device.compile,
         "ipu": str(config.ipu) if device_name.startswith("ipu") else "",
         "kernel": config.norm.kernel,
         "has_fused_kernels": has_fused_kernels,
-        "decoder": decoder,
     }
 
 
