@@ -79,6 +79,11 @@ class DataConfig(Section):
     shuffle_shards: Optional[int] = Field(
         None, gt=0, description="image_shards: images are shuffled within so many shards at a time; default: within all"
     )
+    fingerprint: Optional[Literal["contents"]] = Field(
+        None,
+        description="image_folder, image_shards: what --resume compares; contents reads all files at each start; "
+        "default: number, names, labels and sizes",
+    )
     image_size: Optional[int] = Field(None, gt=0, description="pixels per side; default: the data set's own")
     crop_padding: Optional[int] = Field(None, gt=0, description="pixels of zero padding before a random crop")
     min_crop_area: Optional[float] = Field(
