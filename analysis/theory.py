@@ -134,6 +134,7 @@ def _proxy_folds(shape: RandomNetShape) -> Statement:
             expected = conv(layer(x))
             mean, inverse_std = proxy_statistics(activation, layer.weight, layer.bias, eps=0.0)
             conv.weight.mul_(inverse_std.view(1, -1, 1, 1))
+            assert conv.bias is not None
             conv.bias.sub_((conv.weight * mean.view(1, -1, 1, 1)).sum(dim=(1, 2, 3)))
             worst = max(worst, float((conv(plain(x)) - expected).abs().max() / expected.abs().max()))
     return Statement(
