@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .device_run import isRunningOnIpu
+from ._device.device_run import isRunningOnIpu
 from .errors import createPoptorchError
 
 __all__ = ["createPoptorchError", "isDispatchTracing", "isRunningOnIpu"]

@@ -9,13 +9,13 @@ from typing import Any, Dict, List, Optional
 
 import torch
 
-from . import config_file, enums
+from . import enums
 from ._logging import logger
-from .config_file import ConfigFileError
-from .enums import CommGroupType, ConnectionType, OutputMode, SyncPattern
-from .name_scopes import Attribute
-from .options_dict import OptionsDict
-from .strategies import (
+from ._options import config_file
+from ._options.attributes import Attribute
+from ._options.config_file import ConfigFileError
+from ._options.options_dict import OptionsDict
+from ._options.strategies import (
     BlockId,
     ParallelPhasedExecution,
     Phase,
@@ -25,7 +25,7 @@ from .strategies import (
     Stage,
     _IExecutionStrategy,
 )
-from .sub_options import (
+from ._options.sub_options import (
     _DistributedOptions,
     _JitOptions,
     _PopartOptions,
@@ -33,7 +33,8 @@ from .sub_options import (
     _TrainingOptions,
     require_type,
 )
-from .tensor_locations import TensorLocationSettings, _TensorLocationOptions
+from ._options.tensor_locations import TensorLocationSettings, _TensorLocationOptions
+from .enums import CommGroupType, ConnectionType, OutputMode, SyncPattern
 
 __all__ = [
     "Attribute",

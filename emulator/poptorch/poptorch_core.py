@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Dict
 
-from . import device_run, hardware
-from .backend_options import validate_backend_options
+from ._device import device_run, hardware
+from ._options.backend_options import validate_backend_options
 from .errors import Error, RecoverableError, UnrecoverableError
 
 __all__ = ["Error", "RecoverableError", "UnrecoverableError", "ipuHardwareVersion", "isCompilingWithDispatcher"]
