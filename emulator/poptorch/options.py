@@ -87,6 +87,7 @@ class Options(OptionsDict):
             _relax_optimizer_checks=False,
             _show_compilation_progress_bar=True,
             _module_namescope_enabled=True,
+            _emulates_unsupported=False,
         )
         if os.environ.get("POPTORCH_CACHE_DIR"):
             self.enableExecutableCaching(os.environ["POPTORCH_CACHE_DIR"])
@@ -322,6 +323,11 @@ class Options(OptionsDict):
     def disableModuleNamescope(self) -> Options:
         """Do not name operations after modules."""
         self._module_namescope_enabled = False
+        return self
+
+    def emulateUnsupportedOperators(self, enabled: bool = True) -> Options:
+        """Compute what PopTorch cannot compile, instead of refusing it; an option of the emulator alone."""
+        self._emulates_unsupported = enabled
         return self
 
     def updatableNamedBuffers(self, buffers: List[str]) -> Options:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Set
+from typing import Dict, List, Optional, Set
 
 import torch
 
@@ -12,9 +12,8 @@ from ..errors import backend_error
 from .loss_scaling import AutomaticLossScaling
 from .memory_meter import MemoryMeter
 from .operation_names import OperationNames
+from .operator_watch import OperatorWatch
 from .overlap import OverlappedTransfers
-
-_ON_DEVICE = "_poptorch_on_device"
 
 
 class DeviceRun:
@@ -46,11 +45,14 @@ class DeviceRun:
         self.is_training = is_training
         self.checks_finite = False  # stop at a result that is not a number or overflows
         self.memory: Optional[MemoryMeter] = None  # measures it
+        self.operators: Optional[OperatorWatch] = None  # refuses what the device cannot compile
         self.auto_scaling: Optional[AutomaticLossScaling] = None  # watches the gradients
         self.losses: List[torch.Tensor] = []
         self.overlap = OverlappedTransfers()
         self.updates_by_norms: Dict[int, int] = {}  # id(buffer) -> version steps made by norm operations
         self.updates_statistics = False  # a norm does; batch norm's updates leave the version as it was
+        self.open_multi_conv = False
+        self.convolutions = 0  # of the open MultiConv
         self.calls_host = False  # prints or calls a function of the host
         self.placement: Optional[Placement] = Placement(stage=0, phase=-1, ipu=0)
         self.used_ipus: Set[int] = set()
@@ -98,14 +100,3 @@ current: Optional[DeviceRun] = None
 def isRunningOnIpu() -> bool:
     """Whether the calling code is part of a forward pass on the device."""
     return current is not None
-
-
-def mark_on_device(tensor: torch.Tensor) -> torch.Tensor:
-    """Note that this tensor object lives on the device."""
-    tensor.__dict__[_ON_DEVICE] = True
-    return tensor
-
-
-def is_on_device(value: Any) -> bool:
-    """Whether the value is a tensor that was computed on, or sent to, the device."""
-    return isinstance(value, torch.Tensor) and _ON_DEVICE in value.__dict__

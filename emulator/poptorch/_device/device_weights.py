@@ -9,7 +9,7 @@ import torch
 
 from ..enums import CommGroupType
 from ..errors import createPoptorchError
-from .device_run import mark_on_device
+from .marks import mark_on_device, mark_variable
 
 ReplicaGrouping = Tuple[CommGroupType, int, Any]
 
@@ -70,6 +70,8 @@ def _new_like(host: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
     value = torch.empty_like(source)
     if isinstance(host, torch.nn.Parameter):
         value = torch.nn.Parameter(value, requires_grad=host.requires_grad)
+    if value.is_floating_point():  # whole numbers become constants of the graph
+        mark_variable(value)
     return mark_on_device(value)
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import backend_error
-from .device_run import is_on_device
+from .marks import is_on_device
 
 Arguments = Tuple[Any, ...]
 Keywords = Dict[str, Any]

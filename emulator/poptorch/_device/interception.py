@@ -6,18 +6,21 @@ import functools
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 import torch
+import torch.nn.functional as F
 from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function_unary
 
 from .._logging import logger
 from ..errors import backend_error
 from . import device_run
-from .device_run import DeviceRun, is_on_device, mark_on_device
+from .device_run import DeviceRun
 from .finite import require_finite
 from .intercepted_half import VIA_FLOAT, has_half, via_float
 from .intercepted_losses import LOSS_HANDLERS
 from .intercepted_norms import NORM_HANDLERS
+from .intercepted_recurrent import RECURRENT_HANDLERS
 from .intercepted_values import require_no_values
+from .marks import is_on_device, mark_on_device
 
 Handler = Callable[[DeviceRun, Callable[..., Any], Tuple[Any, ...], Dict[str, Any]], Any]
 
@@ -27,7 +30,9 @@ FACTORIES = {
         "arange empty full full_like linspace logspace ones rand randint randn randperm range tensor zeros zeros_like"
     ).split()
 }
-HANDLERS: Dict[Any, Handler] = {**LOSS_HANDLERS, **NORM_HANDLERS}
+HANDLERS: Dict[Any, Handler] = {**LOSS_HANDLERS, **NORM_HANDLERS, **RECURRENT_HANDLERS}
+KNOWN_WHOLE = {F.one_hot}  # the device never sees what this machine computes it with
+CONVOLUTIONS = {getattr(torch, f"conv{kind}{n}d") for kind in ("", "_transpose") for n in (1, 2, 3)}
 _plain_getitem = torch.Tensor.__getitem__
 
 
@@ -79,6 +84,8 @@ class DeviceMode(TorchFunctionMode):
             logger.warning("No device set in torch.%s(): forcing to IPU", func.__name__)
         handler = HANDLERS.get(func)
         call = func if handler is None else functools.partial(_handled, handler, self._run, func)
+        if self._run.operators is not None and (handler is not None or func in KNOWN_WHOLE):
+            call = functools.partial(self._run.operators.called_whole, call)
         note_cast = None if self._run.memory is None else self._run.memory.note_cast
         if func in VIA_FLOAT and has_half(args, kwargs):
             result = via_float(call, args, kwargs, note_cast)
@@ -104,6 +111,7 @@ class DeviceMode(TorchFunctionMode):
                     result.register_hook(self._run.auto_scaling.watch)
         names = [] if self._run.names is None else self._run.names.add(func.__name__, results)
         if self._run.is_tracing:
+            self._run.convolutions += func in CONVOLUTIONS
             self._run.place_operation(names)
             self._run.overlap.note_operation(args, kwargs)
             if self._run.memory is not None:

@@ -9,11 +9,13 @@ from typing import Any, List, NamedTuple, Optional, Sequence
 import torch
 
 from .._device import hardware
-from .._device.device_run import DeviceRun, is_on_device, mark_on_device
+from .._device.device_run import DeviceRun
 from .._device.device_weights import DeviceWeights
 from .._device.interception import DeviceMode
+from .._device.marks import is_on_device, mark_on_device, mark_variable
 from .._device.memory_meter import MemoryMeter
 from .._device.operation_names import OperationNames
+from .._device.operator_watch import OperatorWatch, is_strict
 from .._device.overlap import check_overlap_options
 from .._logging import logger
 from .._options.backend_options import validate_backend_options
@@ -65,6 +67,8 @@ def compile_graph(
         is_training=training,
     )
     naming.add_inputs(inputs)
+    if is_strict(options):
+        run.operators = OperatorWatch()
     if limited_kind() is not None:
         run.memory = MemoryMeter([tensor.values[0] for tensor in weights.parameters + weights.buffers], inputs)
     versions = [buffer.values[0]._version for buffer in weights.buffers]
@@ -73,8 +77,12 @@ def compile_graph(
         if run.memory is not None:
             watching.enter_context(run.memory.watching_autograd())
         watching.enter_context(naming.inside(model))
+        if run.operators is not None:
+            watching.enter_context(run.operators)
         watching.enter_context(DeviceMode(run))
         outputs = model(*args, **kwargs)
+    if run.operators is not None:
+        run.operators.check()
     if run.memory is not None:
         run.memory.finish()
     updated = [
@@ -124,7 +132,7 @@ def _check_input(tensor: torch.Tensor) -> None:
 def _first_micro_batch(tensor: torch.Tensor, form: BatchForm) -> torch.Tensor:
     rows = form.micro_batch_rows(tensor)
     part = tensor if tensor.dim() == 0 else tensor.narrow(0, 0, rows)
-    return mark_on_device(on_device_type(part).contiguous())
+    return mark_on_device(mark_variable(on_device_type(part).contiguous()))
 
 
 def _refuse_buffer_updates(

@@ -9,10 +9,11 @@ from typing import Any, List, Optional, Sequence, Set, Tuple
 
 import torch
 
-from .._device.device_run import DeviceRun, is_on_device, mark_on_device
+from .._device.device_run import DeviceRun
 from .._device.device_weights import DeviceWeights
 from .._device.finite import require_finite
 from .._device.interception import DeviceMode
+from .._device.marks import is_on_device, mark_on_device
 from .._optimizer.device_optimizer import DeviceOptimizer, Gradients
 from .._optimizer.process_group import sum_over_processes
 from .._optimizer.reduction import Reduction

@@ -7,6 +7,7 @@ from typing import Any, Callable, List, Optional, Union
 import torch
 
 from .._device import device_run
+from .._device.marks import mark_on_device
 from ..enums import MatMulSerializationMode, OverlapMode
 from ..errors import backend_error, createPoptorchError
 from ..structures import rebuilt, tensors_in
@@ -139,7 +140,7 @@ def _overlapped(structure: Any, mode: OverlapMode, direction: str) -> Any:
     if run is None or not run.is_tracing:
         return rebuilt(structure, tensors_in(structure))
     marked = [run.overlap.mark(direction, tensor, mode) for tensor in tensors_in(structure)]
-    return rebuilt(structure, [device_run.mark_on_device(tensor) for tensor in marked])
+    return rebuilt(structure, [mark_on_device(tensor) for tensor in marked])
 
 
 def for_loop(count: int, body: Callable[..., Any], inputs: List[torch.Tensor]) -> List[torch.Tensor]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+from typing import Any, Callable, ContextManager, Dict, List, Optional, Tuple, Union
 
 import torch
 
 from .._device import device_run
+from .._device.device_run import DeviceRun
+from .._device.marks import mark_on_device, mark_variable
 from ..errors import createPoptorchError
 from .tensor_text import TextForm
 
@@ -88,16 +91,21 @@ class CPU:
             run.calls_host = True
         device_run.current = None  # the function runs on the host
         try:
-            with torch._C.DisableTorchFunction():
+            with torch._C.DisableTorchFunction(), _unwatched(run):
                 results = self._layer_to_call(*(tensor.detach() for tensor in input))
         finally:
             device_run.current = run
         outputs = list(results) if isinstance(results, (list, tuple)) else [results]
         if run is not None:
-            outputs = [device_run.mark_on_device(output.detach()) for output in outputs]
+            outputs = [mark_on_device(mark_variable(output.detach())) for output in outputs]
         self.in_shapes = [tensor.shape for tensor in input]
         self.out_shapes = [tensor.shape for tensor in outputs]
         return outputs if isinstance(results, (list, tuple)) else outputs[0]
+
+
+def _unwatched(run: Optional[DeviceRun]) -> ContextManager[None]:
+    """The host computes everything."""
+    return contextlib.nullcontext() if run is None or run.operators is None else run.operators.paused()
 
 
 Attributes = Dict[str, Union[float, int, str, list, tuple]]

@@ -6,8 +6,10 @@ from typing import Any, List, Optional, Tuple, Union
 
 import torch
 
+from .._device import device_run
 from .._options.sub_options import require_type
 from ..enums import MultiConvPlanType
+from ..errors import backend_error
 
 
 class MultiConv:
@@ -65,10 +67,28 @@ class MultiConv:
         return self
 
     def __enter__(self) -> None:
-        """The settings have no effect here."""
+        """The settings have no effect here.
+
+        Raises:
+            Error: inside another MultiConv.
+        """
+        run = device_run.current
+        if run is not None and run.is_tracing:
+            if run.open_multi_conv:
+                raise backend_error("Nested poptorch.MultiConv is not supported.")
+            run.open_multi_conv, run.convolutions = True, 0
 
     def __exit__(self, type: Any, value: Any, traceback: Any) -> None:
-        """The settings have no effect here."""
+        """The settings have no effect here.
+
+        Raises:
+            Error: there was no convolution.
+        """
+        run = device_run.current
+        if run is not None and run.is_tracing:
+            run.open_multi_conv = False
+            if type is None and not run.convolutions:
+                raise backend_error("Unexpected end_multi_conv, is the IR malformed? A MultiConv needs a convolution")
 
 
 def _as_tuple(value: Any) -> Tuple[Any, ...]:
