@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import sys
@@ -29,8 +30,9 @@ class _LowerCaseLevel(logging.Formatter):
         super().__init__("[%(asctime)s.%(msecs)03d] [%(name)s] [%(levelname)s] %(message)s", "%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
-        record.levelname = record.levelname.lower()
-        return super().format(record)
+        own = copy.copy(record)  # other handlers get the same record
+        own.levelname = record.levelname.lower()
+        return super().format(own)
 
 
 class _CurrentStderr(logging.StreamHandler):

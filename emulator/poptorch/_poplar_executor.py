@@ -24,8 +24,10 @@ from ._logging import logger
 from ._optimizer.executor_optimizer import ExecutorOptimizer
 from ._printing import module_repr
 from .enums import CommGroupType, ConnectionType, OutputMode, VariableRetrievalMode
-from .errors import backend_error, createPoptorchError
+from .errors import NOT_COMPILED, createPoptorchError
 from .options import Options
+
+NO_EXECUTABLE_ERR = NOT_COMPILED
 
 
 class PoplarExecutor(ExecutorDevice, ExecutorReports):
@@ -119,6 +121,7 @@ class PoplarExecutor(ExecutorDevice, ExecutorReports):
     def __getstate__(self) -> Dict[str, Any]:
         return {**self.__dict__, "_program": None, "_weights": None, "_is_attached": False}
 
+    @torch.inference_mode(False)  # programs may call from within it; what is made here must last longer
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run one combined batch; the first call compiles the model.
 
@@ -173,15 +176,12 @@ class PoplarExecutor(ExecutorDevice, ExecutorReports):
         else:
             self._compile(arguments)
 
+    @torch.inference_mode(False)
     def _compile(self, arguments: BoundArguments) -> None:
         started = time.perf_counter()
-        if self._options.connection_type == ConnectionType.Never and hardware.uses_ipu_model(self._options):
-            raise backend_error(
-                "ConnectionType.Never / poptorch.Options.useOfflineIpuTarget not supported for the IPU model"
-            )
+        if hardware.uses_ipu_model(self._options):
+            hardware.check_ipu_model(self._options)
         popart = self._options._Popart.options
-        if popart["instrumentWithHardwareCycleCounter"] and hardware.uses_ipu_model(self._options):
-            raise backend_error("Cycle count logging is only supported on actual IPU hardware.")
         if popart.get("cachePath"):
             note_in_cache(popart["cachePath"], repr(self))
         if self._options.exists("use_model"):

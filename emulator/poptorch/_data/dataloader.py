@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Union
+from typing import Any, Dict, Iterable, Optional, Sequence, Union
 
 import torch
 
 from .._logging import logger
+from .._utils import combined_batch_generator
 from ..enums import DataLoaderMode
 from ..errors import createPoptorchError
 from ..options import Options
-from ..structures import rebuilt, tensors_in
 from .async_accessor import AccessibleLoader, AsynchronousDataAccessor
 from .distributed_dataset import _SubDataset
 
@@ -174,7 +174,8 @@ class DataLoader(AccessibleLoader):
             self.dataset.shuffle_global_indices()  # type: ignore[attr-defined]
             self.dataset.swap_range()  # type: ignore[attr-defined]
         if self._is_user_batch_sampler_set and self._num_batches_to_combine not in (None, 1):
-            return _joined(super().__iter__(), int(self._num_batches_to_combine or 1), self.rebatched_drop_last)
+            count = int(self._num_batches_to_combine or 1)
+            return combined_batch_generator(super().__iter__(), count, self.rebatched_drop_last)
         return super().__iter__()
 
 
@@ -198,20 +199,3 @@ def _length_or_none(batch_sampler: Any) -> Optional[int]:
         return len(batch_sampler)
     except (TypeError, NotImplementedError):
         return None
-
-
-def _joined(batches: Iterator[Any], count: int, drop_last: bool) -> Iterator[Any]:
-    """`count` batches at a time, one after the other in one; a shorter rest only if drop_last is False."""
-    pending: List[Any] = []
-    for batch in batches:
-        pending.append(batch)
-        if len(pending) == count:
-            yield _concatenated(pending)
-            pending = []
-    if pending and not drop_last:
-        yield _concatenated(pending)
-
-
-def _concatenated(batches: List[Any]) -> Any:
-    columns = zip(*(tensors_in(batch) for batch in batches))
-    return rebuilt(batches[-1], [torch.cat(column) for column in columns])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Optional, Set
+from typing import Any, Callable, Dict, List, Optional, Set
 
 import torch
 
@@ -95,6 +95,13 @@ class DeviceRun:
 
 
 current: Optional[DeviceRun] = None
+
+
+def as_one_operator(call: Callable[..., Any], *args: Any) -> Any:
+    """Call a function that stands for an operator of the device which torch lacks."""
+    if current is None or current.operators is None:
+        return call(*args)
+    return current.operators.called_whole(call, *args)
 
 
 def isRunningOnIpu() -> bool:

@@ -9,6 +9,7 @@ import torch
 
 from ..enums import CommGroupType
 from ..errors import createPoptorchError
+from .graph_gradients import without_backward_hooks
 from .marks import mark_on_device, mark_variable
 
 ReplicaGrouping = Tuple[CommGroupType, int, Any]
@@ -63,7 +64,9 @@ class DeviceTensor:
         """Copy the device's value (of replica 0, where replicas differ) to the host."""
         with torch.no_grad(), torch._C.DisableTorchFunction():
             source = torch.stack(self.values) if self.is_split else self.values[0]
-            self.host.detach().copy_(source)
+            host = self.host
+            with torch.inference_mode(host.is_inference()):  # a tensor made in that mode changes in it alone
+                host.detach().copy_(source)
 
 
 def _new_like(host: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
@@ -126,7 +129,8 @@ class DeviceWeights:
         _flip_training(changed)
         problem: Optional[str] = None
         try:
-            yield
+            with without_backward_hooks([module for module, _ in self._modules]):
+                yield
         finally:
             for slot, original, value, kind in host:
                 problem = problem or _change(slot, value, kind)

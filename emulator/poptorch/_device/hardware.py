@@ -42,6 +42,27 @@ def ipuHardwareVersion() -> int:
     return EMULATED_VERSION
 
 
+def check_ipu_model(options: Any) -> None:
+    """Check that the IPU Model can do what the options want.
+
+    Raises:
+        Error: it cannot.
+    """
+    if options.connection_type == ConnectionType.Never:
+        raise backend_error(
+            "ConnectionType.Never / poptorch.Options.useOfflineIpuTarget not supported for the IPU model"
+        )
+    if options._Popart.options["instrumentWithHardwareCycleCounter"]:
+        raise backend_error("Cycle count logging is only supported on actual IPU hardware.")
+    if options.Distributed.numProcesses > 1:
+        raise backend_error("Only IPU Hardware devices supported for distributed replicated graphs, not the IPU model")
+    if options.replication_factor > 1:
+        raise backend_error(
+            f"Replicated top level graphs are not supported on the IPU model (replication factor "
+            f"{options.replication_factor}): use one replica there, and more gradient accumulation or device iterations"
+        )
+
+
 def check_ipu_count(ipus: int, options: Any) -> None:
     """Check the number of IPUs of all replicas of a model.
 

@@ -6,6 +6,7 @@ from typing import Any, Callable, Dict, Iterator, Tuple
 
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
 from ..errors import backend_error
 from .marks import is_on_device
@@ -42,7 +43,7 @@ def _require_static_index(func: Callable[..., Any], index: Any) -> None:
         if is_on_device(element):
             if element.dtype in (torch.bool, torch.uint8):
                 if func.__name__ == "__getitem__":
-                    _refuse_shape(func)
+                    raise DynamicOutputShapeException(f"aten.index.Tensor is unsupported {_UNKNOWN_SHAPE}")
             elif element.dim() == 0:
                 _refuse_read(func)
 
@@ -70,14 +71,14 @@ def _refuse_read(func: Callable[..., Any]) -> None:
 
 
 def _refuse_shape(func: Callable[..., Any]) -> None:
-    raise backend_error(
-        f"Operations using aten::{func.__name__.strip('_')} are unsupported where the values of a tensor decide the "
-        "shape of the result: the shapes of a compiled graph are fixed. Give a length (minlength of bincount(), "
-        "num_classes of one_hot()) where there is one; instead of selecting by a mask keep all elements: "
-        "torch.where(mask, x, other), x * mask, x[mask] = value"
-    )
+    raise backend_error(f"Operations using aten::{func.__name__.strip('_')} are unsupported {_UNKNOWN_SHAPE}")
 
 
+_UNKNOWN_SHAPE = (
+    "where the values of a tensor decide the shape of the result: the shapes of a compiled graph are fixed. Give a "
+    "length (minlength of bincount(), num_classes of one_hot()) where there is one; instead of selecting by a mask "
+    "keep all elements: torch.where(mask, x, other), x * mask, x[mask] = value"
+)
 _READING = {
     torch.Tensor.item,
     torch.Tensor.tolist,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
@@ -15,6 +16,7 @@ from ..errors import backend_error
 from . import device_run
 from .device_run import DeviceRun
 from .finite import require_finite
+from .graph_gradients import HOOKS_OF_TENSORS, differentiating_the_graph, ignored_hook
 from .intercepted_half import VIA_FLOAT, has_half, via_float
 from .intercepted_losses import LOSS_HANDLERS
 from .intercepted_norms import NORM_HANDLERS
@@ -53,6 +55,7 @@ class DeviceMode(TorchFunctionMode):
         self._previous: Optional[DeviceRun] = None
         self._validates = True
         self._changes_getitem = True
+        self._gradients = contextlib.ExitStack()
 
     def __enter__(self) -> DeviceMode:
         self._previous, device_run.current = device_run.current, self._run
@@ -62,10 +65,12 @@ class DeviceMode(TorchFunctionMode):
         self._changes_getitem = "__getitem__" not in vars(torch.Tensor)
         if self._changes_getitem:
             torch.Tensor.__getitem__ = _getitem  # type: ignore[method-assign, assignment]
+        self._gradients.enter_context(differentiating_the_graph())
         return super().__enter__()
 
     def __exit__(self, *details: Any) -> None:
         device_run.current = self._previous
+        self._gradients.close()
         Distribution.set_default_validate_args(self._validates)
         if self._changes_getitem:
             del torch.Tensor.__getitem__
@@ -76,6 +81,8 @@ class DeviceMode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         require_no_values(func, args, kwargs)
+        if func in HOOKS_OF_TENSORS:
+            return ignored_hook()
         if func is torch.Tensor.to:
             args = _on_this_machine(args)
         if "device" in kwargs:

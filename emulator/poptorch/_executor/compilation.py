@@ -11,6 +11,7 @@ import torch
 from .._device import hardware
 from .._device.device_run import DeviceRun
 from .._device.device_weights import DeviceWeights
+from .._device.graph_gradients import warn_of_hooks
 from .._device.interception import DeviceMode
 from .._device.marks import is_on_device, mark_on_device, mark_variable
 from .._device.memory_meter import MemoryMeter
@@ -67,6 +68,8 @@ def compile_graph(
         is_training=training,
     )
     naming.add_inputs(inputs)
+    if training:
+        warn_of_hooks(model)
     if is_strict(options):
         run.operators = OperatorWatch()
     if limited_kind() is not None:

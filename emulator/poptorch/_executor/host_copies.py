@@ -32,6 +32,7 @@ class ExecutorDevice(ExecutorState):
             return True
         return False
 
+    @torch.inference_mode(False)
     def copyWeightsToHost(self) -> None:
         """Copy parameters and buffers from the device to the model."""
         self._live()
@@ -41,6 +42,7 @@ class ExecutorDevice(ExecutorState):
         self._weights.store()
         self._host_weights_version += 1
 
+    @torch.inference_mode(False)
     def copyWeightsToDevice(self) -> None:
         """Copy parameters and buffers from the model to the device; an optimizer of torch.optim loses its state."""
         self._live()
@@ -51,6 +53,7 @@ class ExecutorDevice(ExecutorState):
         if self._optimizers is not None:
             self._optimizers.weights_were_sent()
 
+    @torch.inference_mode(False)
     def copyNamedBuffersToDevice(self) -> None:
         """Copy the buffers that Options.updatableNamedBuffers() names from the model to the device."""
         self._live()
@@ -62,6 +65,7 @@ class ExecutorDevice(ExecutorState):
             if any(slot.name in names for slot in buffer.slots):
                 buffer.load()
 
+    @torch.inference_mode(False)
     def setOptimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Tell the device of a changed or another optimizer; needed after every change, a scheduler's too."""
         if self._optimizers is None:
@@ -83,6 +87,7 @@ class ExecutorDevice(ExecutorState):
         """Whether the model is compiled and attached."""
         return self.isCompiled() and self._is_attached
 
+    @torch.inference_mode(False)
     def attachToDevice(self) -> None:
         """Attach to the device again and send weights and state."""
         self._live()
@@ -97,6 +102,7 @@ class ExecutorDevice(ExecutorState):
             self._optimizers.on_attach()
         self._generator.sent()
 
+    @torch.inference_mode(False)
     def detachFromDevice(self) -> None:
         """Fetch weights and state and let go of the device."""
         self._live()
@@ -109,6 +115,7 @@ class ExecutorDevice(ExecutorState):
         hardware.release(self)
         self._is_attached = False
 
+    @torch.inference_mode(False)
     def destroy(self) -> None:
         """Fetch weights and state, drop the executable and unwrap the model; it can then be wrapped again."""
         if not self.isCompiled():

@@ -12,8 +12,11 @@ from collections import OrderedDict
 from typing import Any, Callable, Dict, Tuple
 
 import torch
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import createPoptorchError
+
+_set_aside_classes: Any = WeakIdKeyDictionary()  # module or tensor -> its wrapping class
 
 
 class Wrapped:
@@ -36,6 +39,35 @@ def unwrap_model(model: torch.nn.Module) -> None:
     unwrap(model)
     for tensor in _tensors_of(model):
         unwrap(tensor)
+
+
+def set_aside_model(model: torch.nn.Module) -> None:
+    """Take the wrapping off a model until restore_model(): so long nothing fetches its weights."""
+    _set_aside(model)
+    for tensor in list(_tensors_of(model)):
+        _set_aside(tensor)
+
+
+def restore_model(model: torch.nn.Module) -> None:
+    """Undo set_aside_model()."""
+    for tensor in list(_tensors_of(model)):
+        restore(tensor)
+    restore(model)
+
+
+def restore(obj: Any) -> Any:
+    """Give a module or tensor back the wrapping that was set aside, if any; returns it."""
+    wrapper = _set_aside_classes.get(obj)
+    if wrapper is not None:
+        obj.__class__ = wrapper
+    return obj
+
+
+def _set_aside(value: Any) -> None:
+    if is_wrapped(value):
+        wrapper = type(value)
+        unwrap(value)
+        _set_aside_classes[value] = wrapper
 
 
 def wrap_model(model: torch.nn.Module, executor: Any) -> None:

@@ -194,7 +194,8 @@ def dynamic_update(input: torch.Tensor, src: torch.Tensor, dim: int, start: torc
         )
     if input.dtype != src.dtype:
         raise createPoptorchError(f"input and src tensor must have same dtype. ({input.dtype} vs {src.dtype})")
-    return input.index_copy(dim, (start.reshape(1) + torch.arange(size, device="cpu")).long(), src)
+    rows = start.reshape(1) + torch.arange(size, device="cpu")
+    return device_run.as_one_operator(torch.index_copy, input, dim, rows.long(), src)
 
 
 def _no_emulation(name: str) -> Exception:

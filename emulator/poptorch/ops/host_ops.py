@@ -46,7 +46,8 @@ def ipu_print_tensor(
     )
     _print(title, tensor, form)
     if print_gradient and tensor.requires_grad:
-        tensor.register_hook(lambda gradient: _print(f"{title}_gradient" if title else "gradient", gradient, form))
+        with torch._C.DisableTorchFunction():  # the device prints this one
+            tensor.register_hook(lambda gradient: _print(f"{title}_gradient" if title else "gradient", gradient, form))
     return tensor
 
 
