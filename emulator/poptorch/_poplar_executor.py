@@ -13,6 +13,7 @@ from ._device.device_weights import DeviceWeights, ReplicaGrouping
 from ._device.random_state import DeviceGenerator
 from ._executor import wrapping
 from ._executor.arguments import ArgumentBinder, BoundArguments, check_same_form
+from ._executor.cleanup import live_executors
 from ._executor.compilation import compile_graph, is_pipelined
 from ._executor.compile_hooks import postcompile_hooks, precompile_hooks
 from ._executor.executable_file import note_in_cache, read_executable, write_executable
@@ -71,6 +72,7 @@ class PoplarExecutor(ExecutorDevice, ExecutorReports):
         if training:
             self._optimizers = ExecutorOptimizer(self, optimizer)
         self._options._freeze()
+        live_executors.add(self)
         if training:
             wrapping.wrap_model(self._user_model, self)
 

@@ -43,7 +43,8 @@ def _require_static_index(func: Callable[..., Any], index: Any) -> None:
         if is_on_device(element):
             if element.dtype in (torch.bool, torch.uint8):
                 if func.__name__ == "__getitem__":
-                    raise DynamicOutputShapeException(f"aten.index.Tensor is unsupported {_UNKNOWN_SHAPE}")
+                    text: Any = f"aten.index.Tensor is unsupported {_UNKNOWN_SHAPE}"  # torch puts the operator here
+                    raise DynamicOutputShapeException(text)
             elif element.dim() == 0:
                 _refuse_read(func)
 

@@ -16,6 +16,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import createPoptorchError
 
+wrapped_models: Any = weakref.WeakSet()  # wrapped once; whether they still are is_wrapped() tells
 _set_aside_classes: Any = WeakIdKeyDictionary()  # module or tensor -> its wrapping class
 
 
@@ -76,6 +77,7 @@ def wrap_model(model: torch.nn.Module, executor: Any) -> None:
     Raises:
         Error: a buffer that is not a plain tensor.
     """
+    wrapped_models.add(model)
     parent = weakref.ref(executor)
     parameter_class = _parameter_class(parent)
     buffer_class = _buffer_class(parent)

@@ -62,11 +62,11 @@ def trained(model, fold, accum_type=torch.float32):
     return executor._program._folding, outputs, model.state_dict()
 
 
-@pytest.mark.parametrize("layer", [torch.nn.GroupNorm(2, 4), OwnFunction()], ids=lambda layer: type(layer).__name__)
+@pytest.mark.parametrize("layer", [torch.nn.ReLU, OwnFunction])
 def test_folded_steps_give_the_outputs_losses_and_weights_of_single_ones(layer):
-    folding, folded, weights = trained(Network(layer), fold=True)
+    folding, folded, weights = trained(Network(layer()), fold=True)
     assert folding._is_allowed and folding._is_verified
-    _, single, expected = trained(Network(layer), fold=False)
+    _, single, expected = trained(Network(layer()), fold=False)
     for ours, reference in zip(folded, single):
         for value, correct in zip(ours, reference):
             assert value.dtype == correct.dtype
