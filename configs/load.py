@@ -1,22 +1,26 @@
 """From a name on the command line to a checked Config, with errors that name file, line and key."""
 
 import difflib
+import re
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Set, Tuple, Type
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from configs.errors import ConfigError
+from configs.explain import explain
 from configs.schema import Config
-from configs.yaml_file import KeyPath, Lines, parse_value, read_yaml
+from configs.yaml_file import KeyPath, parse_value, read_yaml
 
 FOLDER = Path(__file__).resolve().parent
 _NEAREST_SHOWN = 4
+_GRIDS = "grids"  # the folder of tables of runs, which are no experiments
+_OF_32_GROUPS = ("rn50", "rn101", "rnx50", "rnx101")  # the paper's plain group norm in ResNets
 
 
 def load_config(name_or_path: str, overrides: Sequence[str] = (), texts: Sequence[Tuple[str, str, str]] = ()) -> Config:
-    """The experiment called `name_or_path`: configs/<name>.yaml, or the path of a YAML file.
+    """The experiment called `name_or_path`: configs/*/<name>.yaml, or the path of a YAML file.
 
     Args:
         overrides: `section.key=value` each, applied in order; the values are read as YAML.
@@ -39,12 +43,25 @@ def load_config(name_or_path: str, overrides: Sequence[str] = (), texts: Sequenc
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(_describe(error, path, lines, sources))) from error
+        raise ConfigError("\n".join(explain(error, Config, path, lines, sources))) from error
 
 
 def config_names() -> List[str]:
     """The names of the shipped experiments."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return sorted(_shipped_files())
+
+
+def config_name(name_or_path: str) -> str:
+    """What a run of `--config name_or_path` is called: the name as it was given, or that of the file."""
+    return Path(name_or_path).stem
+
+
+def own_seed(name_or_path: str) -> Optional[int]:
+    """The run.seed that the file itself gives; None where it gives none."""
+    path = find_config(name_or_path)
+    values = _on_its_base(read_yaml(path)[0], path, {})
+    run = values.get("run")
+    return run.get("seed") if isinstance(run, dict) else None
 
 
 def find_config(name_or_path: str, source: str = "--config") -> Path:
@@ -54,16 +71,31 @@ def find_config(name_or_path: str, source: str = "--config") -> Path:
         if not path.is_file():
             raise ConfigError(f"{source} {name_or_path}: no such file")
         return path
-    path = FOLDER / f"{name_or_path}.yaml"
-    if not path.is_file():
-        names = config_names()
-        near = difflib.get_close_matches(name_or_path, names, n=_NEAREST_SHOWN)
+    files = _shipped_files()
+    found = files.get(name_or_path) or files.get(_present_name(name_or_path))
+    if found is None:
+        near = difflib.get_close_matches(name_or_path, files, n=_NEAREST_SHOWN)
         hint = f"; the nearest are {', '.join(near)}" if near else ""
         raise ConfigError(
-            f"{source} {name_or_path}: no such experiment{hint}. `ls {FOLDER}` lists all "
-            f"{len(names)}; the path of a YAML file will do as well"
+            f"{source} {name_or_path}: no such experiment{hint}. `ls {FOLDER}/*/` lists all "
+            f"{len(files)}; the path of a YAML file will do as well"
         )
-    return path
+    return found
+
+
+def _shipped_files() -> Dict[str, Path]:
+    """name -> file. One folder a data set, and one for IPUs; names are unique over the folders."""
+    return {path.stem: path for path in FOLDER.glob("*/*.yaml") if path.parent.name != _GRIDS}
+
+
+def _present_name(name: str) -> str:
+    """The name of an experiment that was once called `name`: former names did not tell the groups of group norm."""
+    match = re.fullmatch(r"(.+?)_gn(ws)?(pn)?(_.+)?", name)
+    if match is None:
+        return name
+    network, ws, pn, rest = match.groups(default="")
+    plain_groups = 32 if network in _OF_32_GROUPS and not ws and not pn else 8
+    return f"{network}_gn{4 if 'en' in network.split('_') else plain_groups}{ws}{pn}{rest}"
 
 
 def dump_config(config: Config) -> str:
@@ -74,23 +106,31 @@ def dump_config(config: Config) -> str:
 def _on_its_base(values: Dict[str, Any], path: Path, sources: Dict[KeyPath, str]) -> Dict[str, Any]:
     """Where a file names another experiment as its `base`: that one's values, replaced key by key by the file's own.
 
-    For files that say only how an experiment is executed elsewhere, so that what it means is written once.
+    A base may have a base itself. `null` leaves out what the base gives.
     """
-    name = values.pop("base", None)
-    if name is None:
-        return values
-    base_path = find_config(str(name), f"{path}: base")
-    base, base_lines = read_yaml(base_path)
-    if "base" in base:
-        raise ConfigError(f"{path}: its base {name} has a base itself; name {base['base']} or write the values out")
-    sources.update((key_path, f"{base_path}:{line}") for key_path, line in base_lines.items() if len(key_path) == 2)
-    for section, own in values.items():
-        if not isinstance(own, dict):
-            raise ConfigError(f"{path}: {section} is not a section with keys")
-        _section_of(base, section, str(path)).update(own)
-        for key in own:
-            sources.pop((section, key), None)
-    return base
+    chain = [path]
+    own_values = [values]
+    while (name := own_values[-1].pop("base", None)) is not None:
+        base_path = find_config(str(name), f"{chain[-1]}: base")
+        if base_path.resolve() in [file.resolve() for file in chain]:
+            raise ConfigError(f"{chain[-1]}: base {name} is a file that has this one as a base; name another")
+        base, base_lines = read_yaml(base_path)
+        for key_path, line in base_lines.items():
+            if len(key_path) == 2:
+                sources.setdefault(key_path, f"{base_path}:{line}")
+        chain.append(base_path)
+        own_values.append(base)
+    whole = own_values.pop()
+    for file, own in zip(chain[-2::-1], own_values[::-1]):
+        for section, fields in own.items():
+            if not isinstance(fields, dict):
+                raise ConfigError(f"{file}: {section} is not a section with keys")
+            _section_of(whole, section, str(file)).update(fields)
+    for section, fields in values.items():
+        if isinstance(fields, dict):
+            for key in fields:
+                sources.pop((section, key), None)  # these are found in the file's own lines
+    return whole
 
 
 def _apply_override(values: Dict[str, Any], override: str) -> KeyPath:
@@ -111,71 +151,3 @@ def _section_of(values: Dict[str, Any], section: str, source: str) -> Dict[str, 
     if not isinstance(found, dict):
         raise ConfigError(f"{source}: {section} is not a section of this config")
     return found
-
-
-def _describe(error: ValidationError, path: Path, lines: Lines, sources: Dict[KeyPath, str]) -> List[str]:
-    messages: List[str] = []
-    misspelt: Set[KeyPath] = set()
-    # Unknown keys first: one that is near a missing key is that key, misspelt, and one message is enough.
-    for problem in sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden"):
-        key_path = tuple(str(part) for part in problem["loc"][:2])
-        if problem["type"] == "extra_forbidden":
-            misspelt.update(key_path[:-1] + (name,) for name in _nearest(key_path))
-        elif problem["type"] == "missing" and key_path in misspelt:
-            continue
-        where = _locate(key_path, path, lines, sources)
-        messages.append(f"{where}: {'.'.join(str(part) for part in problem['loc'])}: {_explain(problem, key_path)}")
-    return messages
-
-
-def _locate(key_path: KeyPath, path: Path, lines: Lines, sources: Dict[KeyPath, str]) -> str:
-    if key_path in sources:
-        return sources[key_path]
-    if (
-        len(key_path) == 1
-    ):  # a rule between fields of a section: an override that touched the section is the likely cause
-        touched = [source for other, source in sources.items() if other[0] == key_path[0]]
-        if touched:
-            return touched[-1]
-    for length in range(len(key_path), 0, -1):
-        if key_path[:length] in lines:
-            return f"{path}:{lines[key_path[:length]]}"
-    return str(path)
-
-
-_EXPECTED = {
-    "string_type": "a word or quoted text",
-    "int_type": "an integer",
-    "int_from_float": "an integer",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "model_type": "a section with keys",
-    "model_attributes_type": "a section with keys",
-    "tuple_type": "a list such as [30, 60]",
-}
-
-
-def _explain(problem: Any, key_path: KeyPath) -> str:
-    kind = problem["type"]
-    if kind == "extra_forbidden":
-        near = _nearest(key_path)
-        hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(_known_keys(key_path[:-1]))}"
-        return f"unknown key (got {problem['input']!r}); {hint}"
-    if kind == "missing":
-        return "missing; add it"
-    if kind == "value_error":
-        return str(problem["ctx"]["error"])
-    expected = _EXPECTED.get(kind)
-    return f"got {problem['input']!r}, expected {expected or problem['msg'].replace('Input should be ', '')}"
-
-
-def _nearest(key_path: KeyPath) -> List[str]:
-    return difflib.get_close_matches(key_path[-1], _known_keys(key_path[:-1]), n=1, cutoff=0.5)
-
-
-def _known_keys(section: Tuple[str, ...]) -> List[str]:
-    model: Optional[Type[BaseModel]] = Config
-    for name in section:
-        annotation = model.model_fields[name].annotation if model else None
-        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
-    return list(model.model_fields) if model else []

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Dict
-
-from torch import nn
 
 from backends import Backend
 from configs import BatchPlan, Config
 from datasets import DataSets
 from experiment.resume import execution_facts
 from experiment.starting_weights import norm_record
+from models import ImageClassifier
 from models.cost import Cost
 from normact import NormActFactory, has_fused_kernels
 
@@ -27,7 +27,7 @@ class Run:
     backend: Backend
     data: DataSets
     factory: NormActFactory
-    network: nn.Module
+    network: ImageClassifier
     plan: BatchPlan
     cost: Cost
 
@@ -45,6 +45,28 @@ class Run:
         return min(self.config.run.power_images or DEFAULT_POWER_IMAGES, len(self.data.evaluation))
 
     @property
+    def settings(self) -> Dict[str, Any]:
+        """What tells runs apart, for their summaries; the complete configuration is in config.yaml."""
+        config = self.config
+        settings = dataclasses.asdict(self.factory)
+        norm = {"name": settings.pop("norm"), **{key: value for key, value in settings.items() if value is not None}}
+        return {
+            "data": config.data.name,
+            "model": config.model.name,
+            "activation": self.network.activation,
+            "norm": norm,
+            "optimizer": config.optimizer.name,
+            "learning_rate": config.optimizer.learning_rate,
+            "seed": config.run.seed,
+            "epochs": config.schedule.epochs,
+            "global_batch_size": self.plan.global_batch_size,
+            "norm_batch_size": self.plan.norm_batch_size,
+            "micro_batch_size": self.plan.micro_batch_size,
+            "replicas": self.plan.replicas,
+            "precision": self.backend.precision,
+        }
+
+    @property
     def norm_record(self) -> Dict[str, Any]:
         """What decides how saved weights are to be read; checkpoints keep it."""
         return norm_record(self.factory)
@@ -52,4 +74,4 @@ class Run:
     @property
     def execution(self) -> Dict[str, Any]:
         """What decides the result to the last bit, besides the configuration."""
-        return execution_facts(self.plan, self.backend.name, self.config, has_fused_kernels())
+        return execution_facts(self.plan, self.backend.name, self.backend.precision, self.config, has_fused_kernels())

@@ -20,6 +20,9 @@ class ModelConfig(Section):
 
     name: str = Field(description="a network of models/, e.g. resnet20 or resnet50")
     width: Optional[int] = Field(None, gt=0, description="channels of the first stage; default: the network's own")
+    activation: Optional[str] = Field(
+        None, description="relu, silu, gelu, leaky_relu(0.2), ...; default: the network's own, relu or silu"
+    )
     pretrained: Optional[str] = Field(None, description="file of weights to start from, instead of newly drawn ones")
     reset_classifier: bool = Field(False, description="the classifier is drawn anew, not taken from pretrained")
     train_only: Optional[Words] = Field(None, description="modules to train, e.g. [top, classifier]; default: all")
@@ -36,16 +39,19 @@ class ModelConfig(Section):
 class NormConfig(Section):
     """What normalizes the activations. A field left out takes the layer's default (normact.NormActFactory)."""
 
-    name: str = Field(description="batch, layer, group, instance, frn, evonorm_s0, none; +ws: weight standardization")
+    name: str = Field(
+        description="batch, layer, group, instance (each also with +ws), frn, evonorm_s0, dyt, derf, none"
+    )
     proxy: bool = Field(description="true: Proxy Normalization after each activation")
     num_groups: Optional[int] = Field(None, gt=0, description="groups of group norm")
     grouping: Optional[Literal["contiguous", "strided"]] = Field(None, description="how group norm groups channels")
     eps: Optional[float] = Field(None, ge=0, description="added to the norm's variance; default 1e-5, frn 1e-6")
     momentum: Optional[float] = Field(
-        None, gt=0, le=1, description="batch norm: share of the new value in running statistics; default 0.1"
+        None, gt=0, le=1, description="batch norm: share of an update's images in running statistics; default 0.1"
     )
     proxy_eps: Optional[float] = Field(None, ge=0, description="added to the proxy's variance; the paper's code: 0.03")
     proxy_method: Optional[Literal["exact", "sampled"]] = Field(None, description="how proxy statistics are computed")
+    num_samples: Optional[int] = Field(None, gt=0, description="proxy_method sampled: samples; default: 200")
     learn_proxy: Optional[bool] = Field(None, description="false: the proxy's own mean and scale stay at zero")
     kernel: Literal["auto", "fused", "reference"] = Field(
         "auto", description="fused kernels, or plain torch operations"
@@ -56,7 +62,16 @@ class NormConfig(Section):
 class DataConfig(Section):
     """Which images, and how they are augmented."""
 
-    name: Literal["fashion_mnist", "cifar10", "cifar100", "photo_patches", "image_folder", "image_shards", "generated"]
+    name: Literal[
+        "fashion_mnist",
+        "fashion_scenes",
+        "cifar10",
+        "cifar100",
+        "photo_patches",
+        "image_folder",
+        "image_shards",
+        "generated",
+    ]
     dir: Optional[str] = Field(
         None, description="folder of the data; default: $DATA_DIR, else data/; image_shards also: URL"
     )
@@ -104,7 +119,9 @@ class RunConfig(Section):
     """What a run writes, and its seed."""
 
     seed: int = Field(ge=0, lt=2**63, description="keys weights' start values, image order and augmentation")
-    output_dir: Optional[str] = Field(None, description="run folder; default: runs/<name of the config>")
+    output_dir: Optional[str] = Field(
+        None, description="run folder; default: runs/<name of the config>, -seed<N> behind it if not the file's seed"
+    )
     log_every_steps: int = Field(100, gt=0, description="steps between training records in metrics.jsonl")
     eval_every_epochs: int = Field(1, gt=0)
     checkpoint_every_steps: Optional[int] = Field(None, gt=0, description="besides the one after each epoch")
@@ -117,6 +134,15 @@ class RunConfig(Section):
     power_images: Optional[int] = Field(
         None, gt=0, description="power.jsonl is about the first this many evaluation images; default: 1000"
     )
+    evaluate_training_images: int = Field(
+        10_000, ge=0, description="training images evaluated after the last epoch, without augmentation; 0: none"
+    )
+    reestimation_images: int = Field(
+        10_000,
+        ge=0,
+        description="batch norm: training images over which its statistics are taken anew after the last epoch, for a "
+        "second evaluation; 0: none",
+    )
     wandb: Literal["off", "online", "offline"] = Field("off")
     wandb_project: str = Field("proxynorm")
 
@@ -124,6 +150,8 @@ class RunConfig(Section):
     def check(self) -> "RunConfig":
         if self.power_every_epochs is None:
             self.refuse_unused("no power_every_epochs", ("power_images",))
+        if self.reestimation_images == 1:
+            raise ValueError("reestimation_images 1 has no variance; use 2 or more, or 0 for no re-estimation")
         return self
 
 

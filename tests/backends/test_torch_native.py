@@ -1,5 +1,7 @@
 """The CPU backend: how a batch is cut up does not change the weights, unless the norm depends on it."""
 
+import logging
+import math
 from typing import Any, Dict, List, Optional
 
 import pytest
@@ -14,9 +16,9 @@ from configs.schema import BatchConfig
 from configs.schema.device import DeviceConfig, IpuConfig
 from configs.schema.learning import OptimizerConfig
 from models import build_model
-from normact import NormActFactory, affine_parameter_names
+from normact import NormActFactory, affine_parameter_names, share_statistics
 from training.classifier import Classifier
-from training.nonfinite import NonFiniteLossError
+from training.nonfinite import NonFiniteLossError, are_finite
 from training.order import step_key
 
 GLOBAL_BATCH = 32
@@ -47,6 +49,7 @@ def prepared_backend(
         can_share_statistics=True,
     )
     backend = TorchBackend(DeviceConfig(name="cpu", **device))
+    share_statistics(network, None, plan.gradient_accumulation)
     backend.setup(classifier, plan, OPTIMIZER, affine_parameter_names(network), seed=0)
     return backend
 
@@ -150,6 +153,37 @@ def test_a_non_finite_gradient_stops_before_the_weights_change() -> None:
     assert changed == [next(iter(before))]  # the NaN itself, which equals nothing
 
 
+HUGE = 3e38  # finite, and its square is not: the norm of the gradient overflows
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, -1.0], True),
+        ([HUGE, -HUGE, HUGE], True),
+        ([math.nan, 1.0], False),
+        ([math.inf, -math.inf], False),
+        ([HUGE, -math.inf], False),
+        ([1e-45, 0.0], True),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1])
+def test_huge_finite_gradients_are_finite_and_anything_else_is_noticed(
+    values: List[float], expected: bool, place: int
+) -> None:
+    tensors = [torch.ones(33), torch.ones(2, 2)]
+    tensors[place].view(-1)[: len(values)] = torch.tensor(values)
+    assert are_finite(tensors) is expected
+
+
+def test_a_step_with_huge_finite_gradients_is_made() -> None:
+    backend = prepared_backend(GNPN, 32, 1, torch.float32)
+    network = backend._classifier.network
+    network.classifier.bias.register_hook(lambda gradient: torch.full_like(gradient, HUGE))
+    backend.train_step(images_and_labels(0), 0, 1e-30)
+    assert network.classifier.bias.detach().abs().max() > 1e7
+
+
 def test_continuing_from_a_state_is_bit_identical() -> None:
     straight = prepared_backend(GNPN, 16, 1, torch.float32)
     states: List[Dict[str, Any]] = []
@@ -197,3 +231,40 @@ def test_the_choice_of_a_device_says_why() -> None:
     backend: Optional[Any] = choose_backend(DeviceConfig(name="auto"), IpuConfig())
     assert backend is not None
     assert backend.reason
+
+
+@pytest.mark.parametrize(
+    ("asked", "has_instructions", "precision", "warns"),
+    [
+        ("auto", True, "bfloat16", False),
+        ("auto", False, "float32", False),
+        ("bfloat16", True, "bfloat16", False),
+        ("bfloat16", False, "bfloat16", True),
+        ("float32", False, "float32", False),
+    ],
+)
+def test_bfloat16_is_chosen_or_warned_of_by_the_processors_instructions(
+    asked: Any,
+    has_instructions: bool,
+    precision: str,
+    warns: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("backends.torch_native.has_bfloat16_instructions", lambda: has_instructions)
+    with caplog.at_level(logging.WARNING):
+        backend = TorchBackend(DeviceConfig(name="cpu", precision=asked))
+    assert backend.precision == precision
+    assert ("use --set device.precision=auto" in caplog.text) == warns
+    with backend._autocast():
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert (product.dtype == torch.bfloat16) == (precision == "bfloat16")
+
+
+def test_only_what_compiles_at_the_first_step_says_so() -> None:
+    backend = prepared_backend(GNPN, 32, 1, torch.float32)
+    assert not backend.will_compile
+    assert TorchBackend(DeviceConfig(name="cpu", compile=True)).will_compile
+    backend.will_compile = True
+    backend.train_step(images_and_labels(0), 0, 0.1)
+    assert not backend.will_compile
