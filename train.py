@@ -17,6 +17,7 @@ from typing import Any, Callable, Dict, List, Optional, Type
 
 from analysis.curves import plot_curves
 from analysis.power_plot import plot_power_log
+from analysis.settings import read_settings, run_title
 from backends import DeviceError, choose_backend
 from configs import Config, ConfigError, config_name, dump_config, load_config, own_seed
 from datasets import DataError
@@ -269,9 +270,10 @@ def report(run: Run, output: RunOutput, progress: Progress, details: Dict[str, A
         **details,
     }
     if run.backend.is_primary:
-        plot_curves(output.folder.metrics, output.folder.curves)
+        title = run_title(run.name, read_settings(output.folder.config))
+        plot_curves(output.folder.metrics, output.folder.curves, title)
         if output.folder.power.exists():
-            plot_power_log(output.folder.power, output.folder.power_plot)
+            plot_power_log(output.folder.power, output.folder.power_plot, title)
     output.finish(summary)
     rows = {
         "test top-1": f"{means.top1:.4f}",
