@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from normact import NormAct
 from normact.batch_norm import BatchNorm, batch_norm
 from normact.norms import EvoNormS0, FilterResponseNorm, GroupNorm
+from normact.pointwise import DynamicErf, DynamicTanh
 from normact.recognize import describe_norm
 
 Normalization = Callable[[Tensor], Tensor]  # x as the layer receives it -> y (N, C, *spatial)
@@ -76,6 +77,8 @@ def _of_norm_act(norm: nn.Module) -> Union[Normalization, str]:
         return partial(_batch_norm, norm)
     if isinstance(norm, GroupNorm):
         return norm
+    if isinstance(norm, (DynamicTanh, DynamicErf)):
+        return "DyT and Derf bound each value by itself: nothing is normalized"
     return "nothing is normalized"
 
 

@@ -16,8 +16,14 @@ from training.weights import CheckpointError
 _HARMLESS = ("python",)  # numpy draws what is mixed and dropped
 
 
-def execution_facts(plan: BatchPlan, device_name: str, config: Config, has_fused_kernels: bool) -> Dict[str, Any]:
-    """How this process computes: with equal facts the same configuration gives bit-identical results."""
+def execution_facts(
+    plan: BatchPlan, device_name: str, precision: str, config: Config, has_fused_kernels: bool
+) -> Dict[str, Any]:
+    """How this process computes: with equal facts the same configuration gives bit-identical results.
+
+    Args:
+        precision: what the device makes of device.precision auto.
+    """
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -26,7 +32,7 @@ def execution_facts(plan: BatchPlan, device_name: str, config: Config, has_fused
         "device": device_name.split(":")[0],
         "replicas": plan.replicas,
         "micro_batch_size": plan.micro_batch_size,
-        "precision": config.device.precision,
+        "precision": precision if config.device.precision == "auto" else config.device.precision,
         "channels_last": config.device.channels_last,
         "compile": config.device.compile,
         "ipu": str(config.ipu) if device_name.startswith("ipu") else "",

@@ -18,13 +18,15 @@ from normact.norms import (
     GroupNorm,
     IdentityNorm,
 )
+from normact.pointwise import DynamicErf, DynamicTanh
 from normact.proxy import DEFAULT_NUM_SAMPLES, DEFAULT_PROXY_EPS, check_proxy_method
 from normact.weight_standardization import WeightStandardizedConv2d
 
 _WS = "+ws"
 _AFFINE_NORMS = ("batch", "layer", "instance", "group")
 _GROUP_FAMILY = ("layer", "instance", "group")
-NORMS = (*_AFFINE_NORMS, "frn", "evonorm_s0", "none", *(name + _WS for name in _AFFINE_NORMS))
+_POINTWISE = {"dyt": DynamicTanh, "derf": DynamicErf}
+NORMS = (*_AFFINE_NORMS, "frn", "evonorm_s0", *_POINTWISE, "none", *(name + _WS for name in _AFFINE_NORMS))
 
 _GROUP_DEFAULTS: Dict[str, Any] = {"num_groups": 8, "grouping": "contiguous"}
 # The fields that each norm uses, with their defaults; the others are refused.
@@ -35,6 +37,8 @@ _NORM_DEFAULTS: Dict[str, Dict[str, Any]] = {
     "group": {"eps": 1e-5, **_GROUP_DEFAULTS},
     "frn": {"eps": 1e-6},
     "evonorm_s0": {"eps": 1e-5, **_GROUP_DEFAULTS},
+    "dyt": {},
+    "derf": {},
     "none": {},
 }
 _PROXY_DEFAULTS: Dict[str, Any] = {"proxy_eps": DEFAULT_PROXY_EPS, "proxy_method": "exact", "learn_proxy": True}
@@ -48,8 +52,8 @@ class NormActFactory:
     not; a field given to a norm that does not use it is an error.
 
     Args:
-        norm: batch, layer, instance, group, frn, evonorm_s0 or none (affine and activation alone); batch, layer,
-            instance and group take the suffix "+ws" for weight-standardized convolutions.
+        norm: batch, layer, instance, group, frn, evonorm_s0, dyt, derf or none (affine and activation alone); batch,
+            layer, instance and group take the suffix "+ws" for weight-standardized convolutions.
         proxy: Proxy Normalization; True by default with batch, layer, instance and group, else False.
         num_groups: group and evonorm_s0; 8.
         grouping: group and evonorm_s0; "contiguous" (channel c in group c // (C / G)) or "strided" (c % G).
@@ -85,7 +89,10 @@ class NormActFactory:
         if self.norm not in NORMS:
             raise ValueError(f"norm {self.norm!r} is unknown; use one of {', '.join(NORMS)}")
         if self.proxy and self._base not in _AFFINE_NORMS:
-            raise ValueError(f"proxy composes with {', '.join(_AFFINE_NORMS)}; norm is {self.norm!r}; leave proxy out")
+            reason = ": what it gives has no mean of 0 and variance of 1" if self._base in _POINTWISE else ""
+            raise ValueError(
+                f"proxy composes with {', '.join(_AFFINE_NORMS)}; norm is {self.norm!r}{reason}; leave proxy out"
+            )
         self._set("proxy", self._base in _AFFINE_NORMS if self.proxy is None else self.proxy)
         self._resolve(_NORM_DEFAULTS, self._base, f"norm {self.norm!r}")
         self._resolve({"with": _PROXY_DEFAULTS, "without": {}}, "with" if self.proxy else "without", "proxy=False")
@@ -183,6 +190,8 @@ class NormActFactory:
             return GroupNorm(channels, num_groups, grouping=grouping, eps=eps)
         if self._base in _GROUP_FAMILY:
             return GroupNorm(channels, 1 if self._base == "layer" else channels, eps=eps)
+        if self._base in _POINTWISE:
+            return _POINTWISE[self._base](channels)
         if self._base == "frn":
             return FilterResponseNorm(channels, eps=eps, threshold=with_activation)
         if self._base == "evonorm_s0":
@@ -206,7 +215,8 @@ def affine_parameter_names(model: nn.Module) -> Set[str]:
     """Names of the parameters that take no weight decay: the scales, shifts and thresholds of norms.
 
     That is every parameter of a NormAct but proxy_beta and proxy_gamma (gamma and beta; tau of filter response norm,
-    v of EvoNorm-S0), and weight and bias of plain torch norms. Weight decay applies to everything else.
+    v of EvoNorm-S0, alpha and s of DyT and Derf), and weight and bias of plain torch norms. Weight decay applies to
+    everything else.
 
     Source: Labatie et al. 2021, section 5.
     """

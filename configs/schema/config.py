@@ -20,6 +20,9 @@ class ModelConfig(Section):
 
     name: str = Field(description="a network of models/, e.g. resnet20 or resnet50")
     width: Optional[int] = Field(None, gt=0, description="channels of the first stage; default: the network's own")
+    activation: Optional[str] = Field(
+        None, description="relu, silu, gelu, leaky_relu(0.2), ...; default: the network's own, relu or silu"
+    )
     pretrained: Optional[str] = Field(None, description="file of weights to start from, instead of newly drawn ones")
     reset_classifier: bool = Field(False, description="the classifier is drawn anew, not taken from pretrained")
     train_only: Optional[Words] = Field(None, description="modules to train, e.g. [top, classifier]; default: all")
@@ -36,7 +39,9 @@ class ModelConfig(Section):
 class NormConfig(Section):
     """What normalizes the activations. A field left out takes the layer's default (normact.NormActFactory)."""
 
-    name: str = Field(description="batch, layer, group, instance, frn, evonorm_s0, none; +ws: weight standardization")
+    name: str = Field(
+        description="batch, layer, group, instance (each also with +ws), frn, evonorm_s0, dyt, derf, none"
+    )
     proxy: bool = Field(description="true: Proxy Normalization after each activation")
     num_groups: Optional[int] = Field(None, gt=0, description="groups of group norm")
     grouping: Optional[Literal["contiguous", "strided"]] = Field(None, description="how group norm groups channels")
@@ -46,6 +51,7 @@ class NormConfig(Section):
     )
     proxy_eps: Optional[float] = Field(None, ge=0, description="added to the proxy's variance; the paper's code: 0.03")
     proxy_method: Optional[Literal["exact", "sampled"]] = Field(None, description="how proxy statistics are computed")
+    num_samples: Optional[int] = Field(None, gt=0, description="proxy_method sampled: samples; default: 200")
     learn_proxy: Optional[bool] = Field(None, description="false: the proxy's own mean and scale stay at zero")
     kernel: Literal["auto", "fused", "reference"] = Field(
         "auto", description="fused kernels, or plain torch operations"

@@ -15,7 +15,10 @@ class DeviceConfig(Section):
     """Where it runs, and in which form on CPUs and GPUs. Results do not depend on this section beyond rounding."""
 
     name: DeviceName = Field("auto", description="auto: the best device found")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast; weights stay float32")
+    precision: Literal["float32", "bfloat16", "auto"] = Field(
+        "float32",
+        description="bfloat16: autocast; weights stay float32. auto: bfloat16 where the device has instructions for it",
+    )
     channels_last: bool = Field(False, description="memory layout NHWC")
     compile: bool = Field(False, description="torch.compile of the network")
     threads: Optional[int] = Field(None, gt=0, description="CPU threads per process; default: torch's own choice")

@@ -18,7 +18,7 @@ from normact.fold.flow import Takers, conv_in_front, find_takers, has_hooks, mod
 from normact.fold.layers import ChannelAffine, FoldedNormAct, folded_conv, folded_linear
 from normact.fold.report import FoldedLayer, FoldReport
 from normact.norm_act import NormAct, find_kernels
-from normact.norms import BatchNorm, EvoNormS0, FilterResponseNorm, GroupNorm
+from normact.norms import BatchNorm, EvoNormS0, FilterResponseNorm, GroupNorm, IdentityNorm
 from normact.proxy import proxy_statistics
 from normact.weight_standardization import WeightStandardizedConv2d
 
@@ -216,7 +216,7 @@ def _affine_constants(layer: Any, norm: Any) -> Tuple[Dict[str, Tensor], bool]:
         running_mean, running_var = norm.running_mean.double(), norm.running_var.double()
         weight = weight * torch.rsqrt(running_var + norm.eps)
         bias = bias - running_mean * weight
-    return {"weight": weight, "bias": bias}, not isinstance(norm, GroupNorm)
+    return {"weight": weight, "bias": bias}, has_statistics or isinstance(norm, IdentityNorm)
 
 
 def _like(layer: Any) -> Tensor:
