@@ -81,7 +81,13 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     add = parser.add_argument
     add("model", type=Path, help="a run folder, a checkpoint, a state dict (also timm's, torchvision's), .pt2 or .onnx")
     add("--config", metavar="NAME|PATH", help="network and data; default: those in the checkpoint")
-    add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; repeatable")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override one value; null leaves it out; repeatable",
+    )
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of a network; auto: a GPU if there is one")
     add("--split", choices=("eval", "train"), default="eval", help="images to evaluate; training images unaugmented")
     add(

@@ -227,7 +227,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument(
         "--config", required=True, metavar="NAME|PATH", help="an experiment of configs/, or a YAML file"
     )
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; null leaves it out"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that read images")
     options = parser.parse_args(arguments)
     if options.workers < 0:
