@@ -77,7 +77,13 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--config", required=True, metavar="NAME|PATH", help="an experiment of configs/, or a YAML file")
-    add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; repeatable")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override one value; null leaves it out; repeatable",
+    )
     add("--device", metavar="NAME", help="auto, cpu, cuda, ipu, ipu_model or ipu_emulator; overrides device.name")
     add("--output-dir", metavar="DIR", help="the run folder; overrides run.output_dir")
     add("--resume", action="store_true", help="continue from the newest checkpoint of the run folder, if any")

@@ -79,7 +79,7 @@ def test_groups_of_a_single_value_are_refused() -> None:
     with pytest.raises(ValueError, match="single value"):
         GroupNorm(4, 4)(torch.ones(2, 4, 1, 1))
     with pytest.raises(ValueError, match="single value"):
-        NormActFactory(norm="instance")(4)(torch.ones(2, 4, 1, 1))
+        NormActFactory(norm="instance")(4, "relu")(torch.ones(2, 4, 1, 1))
 
 
 def test_a_large_mean_does_not_harm_the_statistics() -> None:
