@@ -23,6 +23,7 @@ from analysis.commands import plot, power, proxy, random_net, theory
 from analysis.commands.networks import Measured
 from analysis.images import one_over_f_images, photo_patches, standardized
 from analysis.norm_name import norm_label, parse_norm
+from backends.ending import end_with
 from backends.host_memory import keep_freed_memory
 from configs import ConfigError, load_config
 from configs.schema import DataConfig
@@ -166,4 +167,4 @@ def fashion_mnist_images(count: int, size: int, seed: int) -> Tensor:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from analysis.confusion import plot_confusion
+from backends.ending import end_with
 from configs import Config, ConfigError, load_config
 from datasets import DataSets, build_datasets
 from datasets.loading import explained_loading
@@ -217,4 +218,4 @@ def padded_to(batch_size: int, model: Model) -> Model:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -17,6 +17,7 @@ from typing import Callable, Dict, List, Optional, Type
 from analysis.curves import plot_curves
 from analysis.power_plot import plot_power_log
 from backends import DeviceError, choose_backend
+from backends.ending import end_with
 from configs import Config, ConfigError, dump_config, find_config, load_config
 from continuation import check_same_images, check_same_step, restore, save
 from datasets import DataError
@@ -268,4 +269,4 @@ def exit_code_of(error: BaseException) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)
