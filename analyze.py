@@ -1,8 +1,8 @@
 """The paper's analysis on any network:  python analyze.py power|proxy|random-net|theory|plot ...
 
-python analyze.py power --run runs/fashion_rn20_gnpn     power decomposition of a run's checkpoints
+python analyze.py power --run runs/fashion_rn20_gn8pn     power decomposition of a run's checkpoints
 python analyze.py power --model timm:resnet18            ... of a timm or torchvision network
-python analyze.py proxy --run runs/fashion_rn20_gnpn     how well each proxy fits: which condition of Theorem 3 fails
+python analyze.py proxy --run runs/fashion_rn20_gn8pn     how well each proxy fits: which condition of Theorem 3 fails
 python analyze.py random-net --norm layer layer+pn --out DIR     random nets of Definition 1
 python analyze.py theory --out DIR                       each theorem: claimed, measured, bound, verdict
 python analyze.py plot A/power.json B/power.json --out X.png     several results as one row of power plots
@@ -23,18 +23,19 @@ from analysis.commands import plot, power, proxy, random_net, theory
 from analysis.commands.networks import Measured
 from analysis.images import one_over_f_images, photo_patches, standardized
 from analysis.norm_name import norm_label, parse_norm
-from backends.ending import end_with
 from backends.host_memory import keep_freed_memory
 from configs import ConfigError, load_config
 from configs.schema import DataConfig
 from datasets import DataError, build_datasets
-from experiment import DEFAULT_POWER_IMAGES, build_network
-from proxynorm import NormActFactory, convert_norm
-from starting_weights import norm_record
-from training.checkpoint import CheckpointError, check_norm, load_checkpoint
-from training.run_folder import RunFolder
-from training.weights import load_model_state
-from training.weights_file import read_weights
+from experiment.checkpoint import check_norm, load_checkpoint
+from experiment.ending import end_with
+from experiment.prepare import build_network
+from experiment.run import DEFAULT_POWER_IMAGES
+from experiment.run_folder import RunFolder
+from experiment.starting_weights import norm_record
+from experiment.weights_file import read_weights
+from normact import NormActFactory, convert_norm
+from training.weights import CheckpointError, load_model_state
 
 EXIT_STOPPED = 130  # as a shell has it after SIGINT
 
@@ -129,7 +130,7 @@ def build_library_network(library: str, name: str) -> nn.Module:
     """
     if library not in ("timm", "torchvision"):
         raise ValueError(f"--model {library}{name and ':'}{name}: write timm:NAME or torchvision:NAME")
-    importlib.import_module("datasets.torchvision_import")  # which timm needs too
+    importlib.import_module("datasets.images.torchvision_import")  # which timm needs too
     torch.manual_seed(0)
     try:
         if library == "timm":

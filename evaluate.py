@@ -1,10 +1,10 @@
-"""Accuracy of trained weights or of an exported model, on any data set:  python evaluate.py runs/fashion_rn20_gnpn
+"""Accuracy of trained weights or of an exported model, on any data set:  python evaluate.py runs/fashion_rn20_gn8pn
 
-    python evaluate.py runs/fashion_rn20_gnpn                      the newest checkpoint of a run, on its own data set
+    python evaluate.py runs/fashion_rn20_gn8pn                      the newest checkpoint of a run, on its own data set
     python evaluate.py step_00001404.pt --set data.dir=DIR         one checkpoint; --set changes its configuration
     python evaluate.py resnetv2_50.safetensors --config rn50_bn    a state dict of this program, timm or torchvision
-    python evaluate.py model.pt2 --config fashion_rn20_gnpn        a program of torch.export
-    python evaluate.py model.onnx --config fashion_rn20_gnpn       with onnxruntime
+    python evaluate.py model.pt2 --config fashion_rn20_gn8pn        a program of torch.export
+    python evaluate.py model.onnx --config fashion_rn20_gn8pn       with onnxruntime
 
 Every image counts exactly once. A model is given normalized float images, (N, C, H, W), and gives logits. The result is
 one JSON object: top1, top5, loss, ece, each class, the confusion matrix; `--picture` draws that.
@@ -26,17 +26,17 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from analysis.confusion import plot_confusion
-from backends.ending import end_with
 from configs import Config, ConfigError, load_config
 from datasets import DataSets, build_datasets
-from datasets.loading import explained_loading
-from experiment import build_network
-from starting_weights import place_weights
+from experiment.atomic_file import replace_file
+from experiment.ending import end_with
+from experiment.guarded_loading import explained_loading
+from experiment.prepare import build_network
+from experiment.starting_weights import place_weights
+from experiment.weights_file import SavedWeights, read_weights
 from train import EXIT_CODES, exit_code_of
-from training.atomic_file import replace_file
-from training.checkpoint import CheckpointError
 from training.evaluation import Evaluation
-from training.weights_file import SavedWeights, read_weights
+from training.weights import CheckpointError
 
 Model = Callable[[Tensor], Tensor]
 EXPORTED = (".pt2", ".onnx")

@@ -1,4 +1,4 @@
-"""Trains one experiment:  python train.py --config fashion_rn20_gnpn
+"""Trains one experiment:  python train.py --config fashion_rn20_gn8pn
 
 The story of a run, from top to bottom: configuration -> device -> data -> network -> batch plan -> loop -> report.
 The same command runs under torchrun, one process per replica.
@@ -17,23 +17,27 @@ from typing import Callable, Dict, List, Optional, Type
 from analysis.curves import plot_curves
 from analysis.power_plot import plot_power_log
 from backends import DeviceError, choose_backend
-from backends.ending import end_with
-from configs import Config, ConfigError, dump_config, find_config, load_config
-from continuation import check_same_images, check_same_step, restore, save
+from configs import Config, ConfigError, config_name, dump_config, load_config
 from datasets import DataError
-from datasets.loading import explained_loading
-from experiment import Run, describe, describe_norms, measure_power_of_run, prepare
-from lockstep import Lockstep
+from experiment.checkpoint import has_checkpoint
+from experiment.continuation import check_same_images, check_same_step, restore, save
+from experiment.describe import describe, describe_norms
+from experiment.ending import end_with
+from experiment.guarded_loading import explained_loading
+from experiment.lockstep import Lockstep
+from experiment.power_log import measure_power_of_run
+from experiment.prepare import prepare
+from experiment.progress import Progress, Stopwatch, is_due
+from experiment.run import Run
+from experiment.run_folder import RunFolder, RunFolderError
+from experiment.run_output import RunOutput
+from experiment.stop_signals import StopSignals
+from experiment.tracker import Tracker
 from training.averaging import WeightAverage, build_average
-from training.checkpoint import CheckpointError, has_checkpoint
 from training.metrics import StepSums
 from training.nonfinite import NonFiniteLossError
-from training.progress import Progress, Stopwatch, is_due
-from training.run_folder import RunFolder, RunFolderError
-from training.run_output import RunOutput
 from training.schedule import build_schedule
-from training.stop_signals import StopSignals
-from training.tracker import Tracker
+from training.weights import CheckpointError
 
 EXIT_CODES: Dict[Type[Exception], int] = {
     ConfigError: 2,
@@ -61,7 +65,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         if options.print_config:
             print(dump_config(config), end="")
             return 0
-        return run_experiment(find_config(options.config).stem, config, options)
+        return run_experiment(config_name(options.config), config, options)
     except tuple(EXIT_CODES) as error:
         print(f"error: {error}", file=sys.stderr)
         return exit_code_of(error)

@@ -1,13 +1,14 @@
-"""The group in which torch.distributed connects the processes of a run: joined once, and left with nothing remaining."""
+"""The group in which torch.distributed connects the processes of a run: joined once, and left whole."""
 
 from __future__ import annotations
 
 import gc
 import importlib
+import threading
 
 import torch.distributed as dist
 
-_has_left = False
+_HAS_LEFT = threading.Event()
 
 
 def join(kind: str, **place: int) -> None:
@@ -30,13 +31,12 @@ def leave() -> None:
     the last reference it needs Python's interpreter, and aborts the process that is just taking it apart. So the group
     must end before: its threads are joined when nothing holds it any more, DistributedDataParallel included.
     """
-    global _has_left
     if dist.is_initialized():
-        _has_left = True
+        _HAS_LEFT.set()
         gc.collect()  # what holds the group in a cycle of references
         dist.destroy_process_group()
 
 
 def was_joined() -> bool:
     """Whether this process is or has been in a group."""
-    return _has_left or dist.is_initialized()
+    return _HAS_LEFT.is_set() or dist.is_initialized()

@@ -19,8 +19,8 @@ from backends.host_memory import available_bytes, keep_freed_memory
 from backends.image_loader import build_loader
 from backends.process_group import join, leave
 from configs.batch import BatchPlan
-from configs.device_section import DeviceConfig
-from configs.learning_sections import OptimizerConfig
+from configs.schema.device import DeviceConfig
+from configs.schema.learning import OptimizerConfig
 from training.classifier import Classifier
 from training.metrics import StepSums
 from training.nonfinite import NonFiniteLossError
@@ -29,7 +29,7 @@ from training.order import EvaluationBatches, TrainingBatches
 from training.weights import load_model_state
 
 _MEMORY_SHARE = 0.7  # of what is free: the rest is for weights, gradients, temporaries and other programs
-# Batch norm's running statistics are averaged after every update: see _average_buffers. torch 2.13 renamed the argument.
+# Batch norm's running statistics are averaged after every update, see _average_buffers. torch 2.13 renamed this.
 _BUFFERS_IN_FORWARD = (
     "forward_sync_buffers"
     if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters

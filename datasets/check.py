@@ -1,6 +1,6 @@
 """Check every image of a data set and print a report.
 
-    python -m datasets.check --config rn50_gnpn [--set data.dir=DIR] [--workers 8]
+    python -m datasets.check --config rn50_gn8pn [--set data.dir=DIR] [--workers 8]
 
 Reads and decodes every image, compares shards with their SHA-256 sums, or else with their index, and counts. Lines that
 begin with BAD make the exit code 3: a layout that the data set would refuse, an unreadable image, a class without
@@ -29,13 +29,13 @@ from configs import ConfigError, load_config
 from configs.schema import DataConfig
 from datasets import build_datasets
 from datasets.data_sets import DataSets
-from datasets.encoded_image import EncodedImage, unusable
 from datasets.errors import DataError
 from datasets.folder import data_folder
 from datasets.image_folder import HALVES, has_image_name, read_image_file
-from datasets.image_shards import ShardImages
-from datasets.shard_index import NOT_COMPUTED, scan_shard
-from datasets.shard_store import file_sum
+from datasets.images.encoded_image import EncodedImage, unusable
+from datasets.shards.image_shards import ShardImages
+from datasets.shards.index import NOT_COMPUTED, scan_shard
+from datasets.shards.store import file_sum
 
 SHOWN = 20  # names of each kind that are listed
 IMAGES_AT_ONCE = 64

@@ -1,8 +1,8 @@
 """Two processes, started and ended again and again:  python tests/launches.py --count 500
 
 Whatever goes wrong between processes at their end goes wrong rarely. This counts: every command that several processes
-run at once, by the real launcher, and (twenty times as often) forked from a process that has imported torch already, which
-makes a launch take about a second. Each is the whole command in two processes with an end of their own.
+run at once, by the real launcher, and (twenty times as often) forked from a process that has imported torch already,
+which makes a launch take about a second. Each is the whole command in two processes with an end of their own.
 
 The log keeps one line a launch; the same command goes on from there. The exit code is 1 if a launch failed.
 """

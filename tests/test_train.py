@@ -13,8 +13,9 @@ import pytest
 import torch
 
 import train
-from continuation import check_same_step
-from training.checkpoint import CheckpointError, load_checkpoint
+from experiment.checkpoint import load_checkpoint
+from experiment.continuation import check_same_step
+from training.weights import CheckpointError
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--config", "generated_smoke", "--device", "cpu"]
@@ -396,7 +397,7 @@ def test_a_dry_run_plans_without_the_weights_that_training_starts_from(
 
 
 def test_print_config_prints_yaml_that_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
-    assert train.main(["--config", "rn50_gnpn", "--print-config"]) == 0
+    assert train.main(["--config", "rn50_gn8pn", "--print-config"]) == 0
     output = capsys.readouterr().out
     for part in ("global_batch_size: 1024", "keep_checkpoints:", "crop_padding: null"):
         assert part in output
@@ -438,7 +439,7 @@ def test_imagenet_that_is_not_there_says_where_it_belongs_and_what_to_try(
 ) -> None:
     arguments = [
         "--config",
-        "rn50_gnpn",
+        "rn50_gn8pn",
         "--output-dir",
         str(tmp_path / "run"),
         "--set",
@@ -461,7 +462,7 @@ def test_a_folder_that_cannot_be_written_fails_before_anything_else(
 def test_two_runs_at_once_in_one_folder_are_refused_with_the_holder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from training.run_folder import RunFolder
+    from experiment.run_folder import RunFolder
 
     folder = RunFolder(tmp_path / "shared")
     folder.acquire(resume=False)

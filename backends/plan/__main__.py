@@ -1,4 +1,4 @@
-"""Plans from the command line:  python -m backends.plan --config rn50_gnpn --system bow --ipus 16
+"""Plans from the command line:  python -m backends.plan --config rn50_gn8pn --system bow --ipus 16
 
 Without --splits it proposes: the number of stages, balanced splits and the largest micro-batch that fits.
 """
@@ -21,11 +21,12 @@ from backends.plan.ipu_plan import IpuPlan, plan_ipu
 from backends.plan.pods import plan_pods
 from backends.plan.propose import largest_micro_batch, propose_plan
 from backends.plan.published import KNOWN_GOOD, PUBLISHED, Configuration
+from backends.plan.report import format_plan
 from backends.plan.trace import Trace, trace_network
 from configs import Config, ConfigError, load_config
-from configs.device_section import IpuConfig
+from configs.schema.device import IpuConfig
 from models import NETWORKS, build_model
-from proxynorm import NormActFactory
+from normact import NormActFactory
 
 _DEFAULT_PROPORTION = 0.6  # PopTorch's available memory proportion
 _CHANNELS = {"fashion_mnist": 1}  # of the data sets that are not coloured
@@ -91,7 +92,7 @@ def _plan(options: argparse.Namespace) -> int:
     if options.pods:
         return _plan_pods(options, trace, config)
     plan = _choose(options, trace, config)
-    print(f"{name}, norm {norm['norm']}, images of {image_size} x {image_size}\n\n{plan}")
+    print(f"{name}, norm {norm['norm']}, images of {image_size} x {image_size}\n\n{format_plan(plan)}")
     if options.compare_norms:
         tied = _trace(name, image_size, channels, width, norm="batch", proxy=False)
         print("\n" + format_norm_comparison(tied, trace, options.compare_norms, plan.execution, plan.system))

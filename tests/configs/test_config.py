@@ -1,0 +1,180 @@
+"""Configuration: every shipped YAML loads; every mistake is one line that names file, line, key, got, expected."""
+
+from pathlib import Path
+from typing import List
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configs import ConfigError, config_names, dump_config, find_config, load_config
+from configs.yaml_file import parse_value, read_yaml
+
+BASE = find_config("generated_smoke")
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "experiment.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def edited(folder: Path, old: str, new: str) -> str:
+    text = BASE.read_text()
+    assert old in text
+    return write(folder, text.replace(old, new, 1))
+
+
+def message_of(config: str, overrides: List[str]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(config, overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_every_shipped_config_loads_and_its_dump_reads_back_equal(name: str, tmp_path: Path) -> None:
+    config = load_config(name)
+    assert load_config(write(tmp_path, dump_config(config))) == config
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_every_shipped_config_opens_with_its_contract(name: str) -> None:
+    head = find_config(name).read_text().split("\n\n")[0]
+    assert head.startswith("# ")
+    if "\nbase: " not in head:  # complete: the files on top of it say only what differs
+        assert all(line.startswith("#") for line in head.splitlines())
+        for word in ("command", "machine", f"--config {name}"):
+            assert word in head
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("5E3", 5000.0),
+        ("1.", 1.0),
+        (".5", 0.5),
+        ("-2.5e+3", -2500.0),
+        ("8", 8),
+        ("0x10", 16),
+        ("true", True),
+        ("no", "no"),
+        ("off", "off"),
+        ("null", None),
+        ("[30, 60.5]", [30, 60.5]),
+        ("1e", "1e"),
+        ("'8'", "8"),
+    ],
+)
+def test_scalars_mean_what_they_look_like(text: str, value: object) -> None:
+    parsed = parse_value(text)
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+@given(st.floats(allow_nan=False))
+def test_every_float_that_is_written_reads_back_equal(value: float) -> None:
+    assert parse_value(yaml.safe_dump(value).splitlines()[0]) == value
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "parts"),
+    [
+        ("  global_batch_size: 64", "  global_batch_sise: 64", 22, ["unknown key", "did you mean global_batch_size?"]),
+        ("  epochs: 4", "  epochs: four", 33, ["schedule.epochs", "'four'", "an integer"]),
+        ("  epochs: 4", "  epochs: 4.5", 33, ["schedule.epochs", "4.5", "an integer"]),
+        ("  epochs: 4", "  epochs: 0", 33, ["schedule.epochs", "0", "greater than 0"]),
+        ("  proxy: true", "  proxy: no", 12, ["norm.proxy", "'no'", "true or false"]),
+        ("  learning_rate: 0.1", "  learning_rate: 'a'", 28, ["optimizer.learning_rate", "'a'", "a number"]),
+        ("  name: generated", "  name: imagenet", 15, ["data.name", "'imagenet'", "fashion_mnist"]),
+        ("  epochs: 4", "  epochs: 4\n  epochs: 5", 34, ["duplicate key schedule.epochs", "line 33"]),
+        ("  momentum: 0.9", "  momentum: &m 0.9", 29, ["anchors"]),
+        ("  momentum: 0.9", "  momentum: !!float 0.9", 29, ["tags"]),
+        ("  momentum: 0.9", "\tmomentum: 0.9", 29, ["not valid YAML"]),
+        ("  warmup_epochs: 0.5", "  warmup_epochs: 5", 31, ["warmup_epochs 5", "epochs 4"]),
+        ("  name: cosine", "  name: step", 31, ["needs milestones and decay_factor; add them"]),
+        ("  warmup_epochs: 0.5", "  decay_epochs: 2.0", 31, ["decay_epochs", "no effect with schedule cosine"]),
+        ("  momentum: 0.9", "  nesterov: true", 26, ["nesterov", "momentum 0"]),
+    ],
+)
+def test_a_mistake_in_a_file_is_named_with_file_and_line(
+    tmp_path: Path, old: str, new: str, line: int, parts: List[str]
+) -> None:
+    message = message_of(edited(tmp_path, old, new), [])
+    assert message.startswith(f"{tmp_path}/experiment.yaml:{line}:"), message
+    for part in parts:
+        assert part in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("batch.global_batch_size=6.5", ["--set batch.global_batch_size=6.5", "an integer"]),
+        ("batch.globl=8", ["unknown key", "known keys"]),
+        ("epochs=3", ["section.key=value"]),
+        ("schedule.epochs", ["section.key=value"]),
+        ("schedule.warmup_epochs=9", ["--set schedule.warmup_epochs=9", "warmup_epochs 9", "epochs 4"]),
+        ("shedule.epochs=3", ["unknown key", "did you mean schedule?"]),
+        ("schedule.epochs=[", ["not a YAML value"]),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_named_with_the_override(override: str, parts: List[str]) -> None:
+    message = message_of("generated_smoke", [override])
+    for part in parts:
+        assert part in message
+
+
+def test_overrides_apply_in_order_and_only_to_their_key() -> None:
+    plain = load_config("generated_smoke").model_dump()
+    config = load_config("generated_smoke", ["schedule.epochs=7", "schedule.epochs=9", "device.name=cpu"]).model_dump()
+    assert config["schedule"].pop("epochs") == 9
+    assert config["device"].pop("name") == "cpu"
+    plain["schedule"].pop("epochs")
+    plain["device"].pop("name")
+    assert config == plain
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"", "empty file"),
+        (b"- a\n- b\n", "got a list at the top"),
+        (b"\xff\xfe\x00", "not UTF-8"),
+        (b"# " + b"x" * 1_000_001, "bytes; a config has at most"),
+        (b"a: &a [1]\nb: [*a, *a]\n", "anchors"),
+        (b"[" * 5000 + b"]" * 5000, "nested too deeply"),
+        (b"? [a]\n: 1\n", "a key must be a word"),
+    ],
+)
+def test_a_file_that_is_no_config_is_refused_in_one_line(tmp_path: Path, content: bytes, part: str) -> None:
+    path = tmp_path / "experiment.yaml"
+    path.write_bytes(content)
+    message = message_of(str(path), [])
+    assert part in message
+    assert str(path) in message
+    assert "\n" not in message
+
+
+def test_a_missing_section_and_a_missing_key_are_both_named(tmp_path: Path) -> None:
+    values, _ = read_yaml(BASE)
+    del values["optimizer"]
+    del values["model"]["name"]
+    lines = message_of(write(tmp_path, yaml.safe_dump(values)), []).splitlines()
+    assert any("optimizer: missing" in line for line in lines)
+    assert any("model.name: missing" in line for line in lines)
+
+
+def test_an_unknown_experiment_names_the_nearest_few_and_where_the_others_are() -> None:
+    message = message_of("fashion_rn20_gnnp", [])
+    assert "the nearest are fashion_rn20_gn8pn, " in message and "/configs/*/`" in message
+    assert len(message) < 400  # not all of more than a hundred
+    assert "nearest" not in message_of("xyzzy", [])
+    assert "no such file" in message_of("nowhere/there.yaml", [])
+
+
+def test_a_config_cannot_be_changed_after_loading() -> None:
+    config = load_config("generated_smoke")
+    with pytest.raises(ValueError, match="frozen"):
+        config.schedule.epochs = 3  # type: ignore[misc]
