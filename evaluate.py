@@ -30,7 +30,7 @@ from configs import Config, ConfigError, load_config
 from datasets import DataSets, build_datasets
 from experiment.atomic_file import replace_file
 from experiment.ending import end_with
-from experiment.guarded_loading import explained_loading
+from experiment.guarded_loading import guarded
 from experiment.prepare import build_network
 from experiment.starting_weights import place_weights
 from experiment.weights_file import SavedWeights, read_weights
@@ -108,12 +108,11 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
     loader = DataLoader(images, batch_size=options.batch_size, num_workers=config.data.workers)
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
     evaluation = Evaluation(data.num_classes)
-    with explained_loading():
-        for pixels, labels in tqdm(loader, disable=None):
-            try:
-                evaluation.add(model((pixels / 255.0 - mean) / std), labels)
-            except ValueError as error:  # another number of classes, or outputs that are not finite
-                raise CheckpointError(f"{options.model} on {config.data.name}: {error}") from error
+    for pixels, labels in tqdm(guarded(loader), total=len(loader), disable=None):
+        try:
+            evaluation.add(model((pixels / 255.0 - mean) / std), labels)
+        except ValueError as error:  # another number of classes, or outputs that are not finite
+            raise CheckpointError(f"{options.model} on {config.data.name}: {error}") from error
     described = {
         "model": str(options.model),
         "weights": "average" if saved is not None and saved.is_average else "last" if saved is not None else "exported",

@@ -11,17 +11,17 @@ import torch.distributed as dist
 _HAS_LEFT = threading.Event()
 
 
-def join(kind: str, **place: int) -> None:
+def join(kind: str, rank: int = -1, world_size: int = -1) -> None:
     """Joins the group of all processes.
 
     Args:
         kind: "gloo" or "nccl".
-        place: rank and world_size; without them those that the launcher put into the environment.
+        rank: of this process, and `world_size`, the number of all; -1: what the launcher put into the environment.
     """
     # The functions of this module have the group as a default argument, taken when it is imported. Imported later, as
     # DistributedDataParallel does, they would hold the group for ever, and with it gloo's threads.
     importlib.import_module("torch.distributed.nn.functional")
-    dist.init_process_group(kind, **place)
+    dist.init_process_group(kind, rank=rank, world_size=world_size)
 
 
 def leave() -> None:

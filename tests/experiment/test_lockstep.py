@@ -29,7 +29,7 @@ class Processes:
     def __init__(self, count: int) -> None:
         self.words: List[int] = []
         self.largest = 0
-        self.barrier = threading.Barrier(count, self.compare, timeout=20)
+        self.barrier = threading.Barrier(count, self.compare, timeout=600)
 
     def compare(self) -> None:
         self.largest, self.words = max(self.words), []
@@ -68,7 +68,7 @@ class Process:
 
 def finished(*processes: Process) -> List[List[Any]]:
     for process in processes:
-        process.thread.join(timeout=30)
+        process.thread.join(timeout=600)
         assert not process.thread.is_alive()
     return [process.taken for process in processes]
 
