@@ -9,9 +9,9 @@ DEV_READY := $(VENV)/.dev-ready
 PYTHON_IPU ?= $(PYTHON)
 IPU_VENV := .venv-ipu-host
 IPU_READY := $(IPU_VENV)/.ready
-IPU_TESTS := tests/emulator tests/test_ipu_backend.py tests/test_ipu_lockstep.py tests/test_ipu_operators.py tests/test_ipu_train.py \
-	tests/test_batch.py tests/test_config.py tests/test_proxy.py tests/test_norms.py tests/test_norm_act.py tests/test_resnet.py \
-	tests/test_efficientnet.py tests/test_models.py
+IPU_TESTS := tests/emulator tests/backends/test_ipu_backend.py tests/backends/test_ipu_lockstep.py tests/backends/test_ipu_operators.py tests/backends/test_ipu_train.py \
+	tests/configs/test_batch.py tests/configs/test_config.py tests/normact/test_proxy.py tests/normact/test_norms.py tests/normact/test_norm_act.py tests/models/test_resnet.py \
+	tests/models/test_efficientnet.py tests/models/test_models.py
 HOROVOD := build/horovod/horovod-0.28.1
 HOROVOD_READY := $(VENV)/.horovod-ready
 

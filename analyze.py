@@ -27,13 +27,14 @@ from backends.host_memory import keep_freed_memory
 from configs import ConfigError, load_config
 from configs.schema import DataConfig
 from datasets import DataError, build_datasets
-from experiment import DEFAULT_POWER_IMAGES, build_network
-from proxynorm import NormActFactory, convert_norm
-from starting_weights import norm_record
-from training.checkpoint import CheckpointError, check_norm, load_checkpoint
-from training.run_folder import RunFolder
-from training.weights import load_model_state
-from training.weights_file import read_weights
+from experiment.checkpoint import check_norm, load_checkpoint
+from experiment.prepare import build_network
+from experiment.run import DEFAULT_POWER_IMAGES
+from experiment.run_folder import RunFolder
+from experiment.starting_weights import norm_record
+from experiment.weights_file import read_weights
+from normact import NormActFactory, convert_norm
+from training.weights import CheckpointError, load_model_state
 
 EXIT_STOPPED = 130  # as a shell has it after SIGINT
 
@@ -128,7 +129,7 @@ def build_library_network(library: str, name: str) -> nn.Module:
     """
     if library not in ("timm", "torchvision"):
         raise ValueError(f"--model {library}{name and ':'}{name}: write timm:NAME or torchvision:NAME")
-    importlib.import_module("datasets.torchvision_import")  # which timm needs too
+    importlib.import_module("datasets.images.torchvision_import")  # which timm needs too
     torch.manual_seed(0)
     try:
         if library == "timm":

@@ -28,14 +28,14 @@ from tqdm import tqdm
 from analysis.confusion import plot_confusion
 from configs import Config, ConfigError, load_config
 from datasets import DataSets, build_datasets
-from datasets.loading import explained_loading
-from experiment import build_network
-from starting_weights import place_weights
+from experiment.atomic_file import replace_file
+from experiment.guarded_loading import explained_loading
+from experiment.prepare import build_network
+from experiment.starting_weights import place_weights
+from experiment.weights_file import SavedWeights, read_weights
 from train import EXIT_CODES, exit_code_of
-from training.atomic_file import replace_file
-from training.checkpoint import CheckpointError
 from training.evaluation import Evaluation
-from training.weights_file import SavedWeights, read_weights
+from training.weights import CheckpointError
 
 Model = Callable[[Tensor], Tensor]
 EXPORTED = (".pt2", ".onnx")

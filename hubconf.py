@@ -4,7 +4,7 @@
     model = torch.hub.load("path/to/this/repository", "resnet50", source="local", norm="group", num_groups=8)
 
 An entry point takes the optional arguments of models.build_model (num_classes, in_channels, width, drop_rate,
-drop_path_rate); every other argument goes to proxynorm.NormActFactory. Weights are newly drawn: none are published yet.
+drop_path_rate); every other argument goes to normact.NormActFactory. Weights are newly drawn: none are published yet.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Optional as _Optional
 from models import NETWORKS as _NETWORKS
 from models import ImageClassifier as _ImageClassifier
 from models import build_model as _build_model
-from proxynorm import NormActFactory as _NormActFactory
+from normact import NormActFactory as _NormActFactory
 
 dependencies = ["torch"]
 
@@ -46,7 +46,7 @@ def _entry_point(name: str) -> _Callable[..., _ImageClassifier]:
     build.__name__ = build.__qualname__ = name
     build.__doc__ = (
         f"{name}, native image size {_NETWORKS[name].image_size}: (N, in_channels, H, W) -> (N, num_classes); "
-        "further arguments go to proxynorm.NormActFactory."
+        "further arguments go to normact.NormActFactory."
     )
     return build
 

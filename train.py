@@ -18,21 +18,25 @@ from analysis.curves import plot_curves
 from analysis.power_plot import plot_power_log
 from backends import DeviceError, choose_backend
 from configs import Config, ConfigError, dump_config, find_config, load_config
-from continuation import check_same_images, check_same_step, restore, save
 from datasets import DataError
-from datasets.loading import explained_loading
-from experiment import Run, describe, describe_norms, measure_power_of_run, prepare
-from lockstep import Lockstep
+from experiment.checkpoint import has_checkpoint
+from experiment.continuation import check_same_images, check_same_step, restore, save
+from experiment.describe import describe, describe_norms
+from experiment.guarded_loading import explained_loading
+from experiment.lockstep import Lockstep
+from experiment.power_log import measure_power_of_run
+from experiment.prepare import prepare
+from experiment.progress import Progress, Stopwatch, is_due
+from experiment.run import Run
+from experiment.run_folder import RunFolder, RunFolderError
+from experiment.run_output import RunOutput
+from experiment.stop_signals import StopSignals
+from experiment.tracker import Tracker
 from training.averaging import WeightAverage, build_average
-from training.checkpoint import CheckpointError, has_checkpoint
 from training.metrics import StepSums
 from training.nonfinite import NonFiniteLossError
-from training.progress import Progress, Stopwatch, is_due
-from training.run_folder import RunFolder, RunFolderError
-from training.run_output import RunOutput
 from training.schedule import build_schedule
-from training.stop_signals import StopSignals
-from training.tracker import Tracker
+from training.weights import CheckpointError
 
 EXIT_CODES: Dict[Type[Exception], int] = {
     ConfigError: 2,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Dict
 
-from proxynorm import NormActFactory
+from normact import NormActFactory
 
 _NAME = re.compile(r"(batch|layer|instance|group|none)(\d+)?((?:\+(?:ws|pn))*)")
 _SHORT = {"batch": "BN", "layer": "LN", "instance": "IN", "group": "GN", "none": "no norm"}

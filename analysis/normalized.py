@@ -14,10 +14,10 @@ from typing import Callable, Dict, Iterator, Tuple, Union
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from proxynorm import NormAct
-from proxynorm.batch_norm import BatchNorm, batch_norm
-from proxynorm.norms import EvoNormS0, FilterResponseNorm, GroupNorm
-from proxynorm.recognize import describe_norm
+from normact import NormAct
+from normact.batch_norm import BatchNorm, batch_norm
+from normact.norms import EvoNormS0, FilterResponseNorm, GroupNorm
+from normact.recognize import describe_norm
 
 Normalization = Callable[[Tensor], Tensor]  # x as the layer receives it -> y (N, C, *spatial)
 

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from analysis.normalized import Normalization, evaluation_form, find_normalizations
 from analysis.power import PowerStatistics
-from proxynorm import NormAct
-from proxynorm.proxy import proxy_statistics
+from normact import NormAct
+from normact.proxy import proxy_statistics
 
 
 class ProxyFit(NamedTuple):

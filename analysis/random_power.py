@@ -11,9 +11,9 @@ from torch import Tensor
 from analysis.normalized import find_normalizations
 from analysis.power import PowerStatistics
 from models.random_net import RandomLayer, RandomNetShape
-from proxynorm import NormActFactory
-from proxynorm.activations import activation_function
-from proxynorm.channels import affine
+from normact import NormActFactory
+from normact.activations import activation_function
+from normact.channels import affine
 
 _CONV_VALUES = 2**24  # of a convolution's output at a time: 64 MB, and as much of temporaries
 _CHANNELS_AT_A_TIME = 64  # in float64

@@ -20,7 +20,7 @@ from analysis.statement import Statement, spread
 from analysis.theorem_1 import theorem_1
 from analysis.theory_nets import Nets
 from models.random_net import RandomNetShape
-from proxynorm.proxy import mid_quantiles
+from normact.proxy import mid_quantiles
 
 _QUANTILES = 2**13
 

@@ -7,7 +7,7 @@ import torch
 
 from backends.base import Backend, Workload
 from backends.errors import DeviceError
-from configs.device_section import DeviceConfig, IpuConfig
+from configs.schema.device import DeviceConfig, IpuConfig
 
 __all__ = ["Backend", "DeviceError", "Workload", "choose_backend"]
 
@@ -22,18 +22,18 @@ def choose_backend(config: DeviceConfig, ipu: IpuConfig, dry_run: bool = False) 
     Raises:
         DeviceError: the device is not here.
     """
-    from backends.ipu_sdk import has_sdk  # these imports are here because other devices need none of them
+    from backends.ipu.sdk import has_sdk  # these imports are here because other devices need none of them
     from backends.torch_native import TorchBackend
 
     if config.name.startswith("ipu"):
         if dry_run:
-            from backends.ipu_planned import DryRunIpus
+            from backends.ipu.planned import DryRunIpus
 
             return cast(Backend, DryRunIpus(config.name, "a dry run needs none", ipu))  # with no method to execute
         return _ipu_backend(config.name, "asked for", config, ipu)
     note = ""
     if config.name == "auto" and has_sdk():
-        from backends.ipu import hardware_is_attached
+        from backends.ipu.backend import hardware_is_attached
 
         if hardware_is_attached():
             return _ipu_backend("ipu", "an IPU is attached", config, ipu)
@@ -46,7 +46,7 @@ def choose_backend(config: DeviceConfig, ipu: IpuConfig, dry_run: bool = False) 
 
 
 def _ipu_backend(name: str, reason: str, config: DeviceConfig, ipu: IpuConfig) -> Backend:
-    from backends.ipu_sdk import require_emulator, require_sdk
+    from backends.ipu.sdk import require_emulator, require_sdk
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -54,6 +54,6 @@ def _ipu_backend(name: str, reason: str, config: DeviceConfig, ipu: IpuConfig) -
         require_emulator()
     else:
         require_sdk(name)
-    from backends.ipu import IpuBackend
+    from backends.ipu.backend import IpuBackend
 
     return IpuBackend(name, reason, ipu)

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from configs.batch import BatchPlan
-from configs.learning_sections import OptimizerConfig
 from configs.schema import BatchConfig
+from configs.schema.learning import OptimizerConfig
 from training.classifier import Classifier
 from training.metrics import StepSums
 

@@ -17,8 +17,8 @@ from backends.errors import DeviceError
 from backends.host_memory import available_bytes, keep_freed_memory
 from backends.image_loader import build_loader
 from configs.batch import BatchPlan
-from configs.device_section import DeviceConfig
-from configs.learning_sections import OptimizerConfig
+from configs.schema.device import DeviceConfig
+from configs.schema.learning import OptimizerConfig
 from training.classifier import Classifier
 from training.metrics import StepSums
 from training.nonfinite import NonFiniteLossError

@@ -34,12 +34,13 @@ from backends.image_loader import build_loader
 from benchmarks.protocol import measure, seconds
 from benchmarks.results import RESULTS, write_results
 from configs.schema import DataConfig
-from datasets import DataSets, build_datasets, encoded_image, pack
+from datasets import DataSets, build_datasets, pack
+from datasets.images import encoded_image
+from datasets.images.torchvision_import import torchvision
 from datasets.keyed_random import KeyedRandom
 from datasets.photo_files import obtain_photos
-from datasets.torchvision_import import torchvision
 from models import build_model
-from proxynorm import NormActFactory
+from normact import NormActFactory
 
 WIDTH, HEIGHT = 500, 400
 SMALLEST_SHARE = 0.7  # of the largest possible crop's width

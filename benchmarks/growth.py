@@ -23,7 +23,7 @@ from benchmarks.memory import SavedBytes, measure_saved_bytes
 from benchmarks.networks import BATCH_NORM, GNPN, GNPN_RECOMPUTE, NCHW_FLOAT32, VARIANTS, Workload, training_step
 from benchmarks.protocol import measure
 from benchmarks.results import RESULTS, write_results
-from proxynorm import NormActFactory
+from normact import NormActFactory
 
 MIDDLE = {"batch": 16, "pixels": 784, "channels": 256, "groups": 8}
 LAYER_VALUES: Dict[str, Tuple[int, ...]] = {

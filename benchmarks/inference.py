@@ -23,7 +23,7 @@ from backends.host_memory import keep_freed_memory
 from benchmarks.networks import BATCH_NORM, GNPN, NCHW_FLOAT32, NUM_GROUPS, VARIANTS, Workload, build_network, images_of
 from benchmarks.protocol import measure
 from benchmarks.results import RESULTS, write_results
-from proxynorm import fold_for_inference
+from normact import fold_for_inference
 
 FOLDED_BATCH_NORM, FOLDED_GNPN = "batch norm, folded", "GN+PN, folded"
 # network, images, image size, classes

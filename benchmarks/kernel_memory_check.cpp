@@ -2,9 +2,9 @@
 #include <cstdio>
 #include <vector>
 
-#include "../proxynorm/kernels/csrc/norm_act.h"
+#include "../normact/kernels/cpu/csrc/norm_act.h"
 
-using namespace proxynorm;
+using namespace normact;
 
 static void run(const Shape& shape, Activation activation, Element element, bool nhwc) {
   const size_t size = shape.images * shape.channels * shape.pixels * (element == Element::float32 ? 4 : 2);

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from backends.host_memory import keep_freed_memory
 from benchmarks.protocol import Timing, copy_bytes_per_second, measure
-from proxynorm import NormActFactory
-from proxynorm.kernels import fused_proxy_statistics, why_not_fused
+from normact import NormActFactory
+from normact.kernels import fused_proxy_statistics, why_not_fused
 
 NUM_GROUPS = 8
 LARGE = ((16, 64, 112), (16, 256, 56), (16, 512, 28), (16, 1024, 14), (16, 2048, 7))

@@ -29,7 +29,7 @@ from benchmarks.networks import (
     images_of,
 )
 from benchmarks.results import RESULTS, write_results
-from proxynorm.kernels.recompute import Recipe, pack, rebuilt_activations, unpack
+from normact.kernels.recompute import Recipe, pack, rebuilt_activations, unpack
 
 
 class SavedBytes:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import build_model
-from proxynorm import NormActFactory, rebuild_activations
+from normact import NormActFactory, rebuild_activations
 
 NUM_GROUPS = 8
 

@@ -22,8 +22,8 @@ from backends.host_memory import keep_freed_memory
 from benchmarks.layer import ACTIVATION_MODULES, NUM_GROUPS, SETTINGS, Case, Setting, forward_backward, geometric_mean
 from benchmarks.protocol import CPU, measure
 from benchmarks.results import RESULTS, write_results
-from datasets import torchvision_import  # noqa: F401  timm needs torchvision's operators
-from proxynorm import NormActFactory
+from datasets.images import torchvision_import  # noqa: F401  timm needs torchvision's operators
+from normact import NormActFactory
 
 BASELINE, OURS = "batch norm", "ours"
 QUICK_SHAPES = ((16, 256, 56), (16, 1024, 14))
@@ -43,7 +43,11 @@ class Autocast(nn.Module):
 
 def peer_layers(channels: int, activation: str) -> Dict[str, nn.Module]:
     """All layers that are compared, the baseline first."""
-    from timm.layers import EvoNorm2dS0, FilterResponseNormAct2d, GroupNormAct  # after datasets.torchvision_import
+    from timm.layers import (  # after datasets.images.torchvision_import
+        EvoNorm2dS0,
+        FilterResponseNormAct2d,
+        GroupNormAct,
+    )
 
     act = ACTIVATION_MODULES[activation]
 

@@ -24,7 +24,7 @@ MODULES = {
     "cifar100": "datasets.cifar",
     "photo_patches": "datasets.photo_patches",
     "image_folder": "datasets.image_folder",
-    "image_shards": "datasets.image_shards",
+    "image_shards": "datasets.shards.image_shards",
     "generated": "datasets.generated",
 }
 NATIVE_SIZES = {"fashion_mnist": 28, "cifar10": 32, "cifar100": 32, "photo_patches": 64}
@@ -51,7 +51,7 @@ def build_datasets(config: DataConfig, seed: int) -> DataSets:
             "would show no pixel of the image; lower it"
         )
     if config.auto_augment is not None:
-        from datasets.auto_augment import AutoAugmented  # as late as the data set: it imports torchvision
+        from datasets.images.auto_augment import AutoAugmented  # as late as the data set: it imports torchvision
 
         plain = data_sets.train
         augmentation = AutoAugmented(plain.augmentation, config.auto_augment)

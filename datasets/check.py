@@ -29,13 +29,13 @@ from configs import ConfigError, load_config
 from configs.schema import DataConfig
 from datasets import build_datasets
 from datasets.data_sets import DataSets
-from datasets.encoded_image import EncodedImage, unusable
 from datasets.errors import DataError
 from datasets.folder import data_folder
 from datasets.image_folder import HALVES, has_image_name, read_image_file
-from datasets.image_shards import ShardImages
-from datasets.shard_index import NOT_COMPUTED, scan_shard
-from datasets.shard_store import file_sum
+from datasets.images.encoded_image import EncodedImage, unusable
+from datasets.shards.image_shards import ShardImages
+from datasets.shards.index import NOT_COMPUTED, scan_shard
+from datasets.shards.store import file_sum
 
 SHOWN = 20  # names of each kind that are listed
 IMAGES_AT_ONCE = 64

@@ -17,8 +17,8 @@ from datasets.data_sets import DataSets
 from datasets.errors import DataError
 from datasets.fetch_lock import fetch_lock
 from datasets.folder import data_folder, missing_data
+from datasets.images.torchvision_import import torchvision
 from datasets.memory import ImagesInMemory, data_sets_in_memory
-from datasets.torchvision_import import torchvision
 
 # Per channel, of all pixels / 255 of the 50,000 training images (the figures in general use).
 MEANS = {"cifar10": (0.4914, 0.4822, 0.4465), "cifar100": (0.5071, 0.4865, 0.4409)}

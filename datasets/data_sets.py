@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from typing_extensions import Protocol
 
-from datasets.encoded_image import EncodedImage
 from datasets.errors import DataError, StoreError
+from datasets.images.encoded_image import EncodedImage
 from datasets.keyed_random import KeyedRandom
 
 StoredImage = Union[np.ndarray, EncodedImage]

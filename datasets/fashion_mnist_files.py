@@ -148,7 +148,7 @@ def run_command(command: List[str], folder: Path) -> None:
 
 def download(temporary: Path) -> Path:
     """Download the files as torchvision does; return their folder."""
-    from datasets.torchvision_import import torchvision
+    from datasets.images.torchvision_import import torchvision
 
     torchvision.datasets.FashionMNIST(str(temporary), train=True, download=True)
     return temporary / "FashionMNIST" / "raw"

@@ -18,8 +18,8 @@ import numpy as np
 
 from configs.schema import DataConfig
 from datasets.data_sets import DataSets, EvaluationImages, TrainingImages, hash_parts
+from datasets.images.transforms import Augmentation, to_tensor
 from datasets.keyed_random import KeyedRandom
-from datasets.transforms import Augmentation, to_tensor
 
 VERSION = 1  # of the images; part of the fingerprint
 IMAGE_SIZE = 32

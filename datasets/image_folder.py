@@ -12,11 +12,11 @@ from typing_extensions import Protocol
 
 from configs.schema import DataConfig
 from datasets.data_sets import DataSets, EvaluationImages, ImageSource, Parts, TrainingImages, hash_parts
-from datasets.decode import EXTENSIONS, MAX_BYTES
-from datasets.encoded_image import EncodedImage, say_decoder, unusable
 from datasets.errors import DataError
 from datasets.folder import data_folder, missing_data
-from datasets.transforms import Augmentation, CentreCrop
+from datasets.images.decode import EXTENSIONS, MAX_BYTES
+from datasets.images.encoded_image import EncodedImage, say_decoder, unusable
+from datasets.images.transforms import Augmentation, CentreCrop
 
 IMAGE_SIZE = 224
 HALVES = ("train", "val")

@@ -9,7 +9,7 @@ import numpy as np
 from configs.schema import DataConfig
 from datasets.data_sets import DataSets, EvaluationImages, TrainingImages, hash_parts
 from datasets.errors import DataError
-from datasets.transforms import Augmentation, to_tensor
+from datasets.images.transforms import Augmentation, to_tensor
 
 
 class ImagesInMemory:

@@ -21,10 +21,10 @@ from typing import Iterator, List, Optional, Sequence, Tuple
 
 from datasets.errors import DataError
 from datasets.image_folder import FolderImages, open_folder
-from datasets.image_shards import CLASSES_FILE, UNFINISHED
 from datasets.keyed_random import KeyedRandom
-from datasets.shard_index import SUFFIX, make_index
-from datasets.shard_store import replace_file
+from datasets.shards.image_shards import CLASSES_FILE, UNFINISHED
+from datasets.shards.index import SUFFIX, make_index
+from datasets.shards.store import replace_file
 
 MIB = 1 << 20
 BLOCK = 512

@@ -27,15 +27,15 @@ from PIL import Image
 
 from configs.schema import DataConfig
 from datasets.data_sets import DataSets, EvaluationImages, TrainingImages, hash_parts
-from datasets.decode import decode
-from datasets.encoded_image import say_decoder
 from datasets.errors import DataError
 from datasets.fetch_lock import fetch_lock
 from datasets.folder import data_folder, missing_data
 from datasets.image_folder import FolderImages, open_folder
+from datasets.images.decode import decode
+from datasets.images.encoded_image import say_decoder
+from datasets.images.transforms import Augmentation, to_tensor
 from datasets.keyed_random import KeyedRandom
 from datasets.photo_files import obtain_photos
-from datasets.transforms import Augmentation, to_tensor
 
 FOLDER = "photo_patches"
 PATCH = 64

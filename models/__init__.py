@@ -1,7 +1,7 @@
 """The networks: a table of names, and `build_model`.
 
 Networks are plain torch.nn modules that are handed the norm and activation they use (`norm_act`, a
-proxynorm.NormActFactory). They know no device, no file and no flag.
+normact.NormActFactory). They know no device, no file and no flag.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from models.image_classifier import ImageClassifier
 from models.resnet import LARGE_SHAPES, SMALL_SHAPES, ResNet, ResNetShape
 
 if TYPE_CHECKING:
-    from proxynorm import NormActFactory
+    from normact import NormActFactory
 
 __all__ = ["NETWORKS", "ImageClassifier", "Network", "build_model"]
 

@@ -9,7 +9,7 @@ from typing import Dict, List, Set, Tuple
 import torch
 from torch import nn
 
-from proxynorm.kernels.recompute import rebuilt_activations, recipe_of
+from normact.kernels.recompute import rebuilt_activations, recipe_of
 
 _MULTIPLYING_LAYERS = (nn.Conv2d, nn.Linear)
 

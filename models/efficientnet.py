@@ -30,7 +30,7 @@ from models.image_classifier import ImageClassifier
 from models.initialization import fan_in, fan_out, truncated_normal_
 
 if TYPE_CHECKING:
-    from proxynorm import NormActFactory
+    from normact import NormActFactory
 
 
 class StageShape(NamedTuple):

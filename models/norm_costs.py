@@ -10,8 +10,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models import NETWORKS, build_model
 from models.cost import Cost, measure_cost
-from proxynorm import NormActFactory
-from proxynorm.kernels.operators import why_not_loaded
+from normact import NormActFactory
+from normact.kernels.operators import why_not_loaded
 
 # In the order of the columns; the last two are those of the fused kernels.
 NORM_SETTINGS: Dict[str, Dict[str, Any]] = {

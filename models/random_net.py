@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from proxynorm import NormActFactory
+    from normact import NormActFactory
 
 _LARGEST_DEPTH = 10_000
 
@@ -34,7 +34,7 @@ class RandomNetShape:
         depth: L.
         kernel_size: K.
         in_channels: channels of the image.
-        activation: phi, a name known to proxynorm.
+        activation: phi, a name known to normact.
         gamma_mean: mean of gamma's normal distribution.
         gamma_std: its standard deviation.
         beta_std: standard deviation of beta, whose mean is 0.

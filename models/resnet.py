@@ -30,7 +30,7 @@ from models.image_classifier import ImageClassifier
 from models.initialization import fan_in, truncated_normal_
 
 if TYPE_CHECKING:
-    from proxynorm import NormActFactory
+    from normact import NormActFactory
 
 
 @dataclass(frozen=True)

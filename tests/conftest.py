@@ -12,7 +12,7 @@ if not torch.cuda.is_available():
     # Read when triton is first imported, which torchvision may do: its kernels then run on a CPU, interpreted.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-import datasets.torchvision_import  # noqa: F401  (tests that use torchvision's networks need its operators)
+import datasets.images.torchvision_import  # noqa: F401  (tests that use torchvision's networks need its operators)
 
 torch.set_num_threads(1)
 settings.register_profile("project", derandomize=True, deadline=None, max_examples=30)

@@ -16,11 +16,12 @@ import evaluate
 import train
 from configs import load_config
 from datasets import build_datasets
-from experiment import build_network
-from starting_weights import check_classes, place_weights
-from training.checkpoint import CheckpointError, load_checkpoint, newest_checkpoint
+from experiment.checkpoint import load_checkpoint, newest_checkpoint
+from experiment.prepare import build_network
+from experiment.starting_weights import check_classes, place_weights
+from experiment.weights_file import read_weights
 from training.evaluation import Evaluation
-from training.weights_file import read_weights
+from training.weights import CheckpointError
 
 CONFIG = ["data.num_train_images=192", "data.num_eval_images=130", "schedule.epochs=2", "averaging.every=epoch"]
 CONFIG += ["averaging.decay=0.5"]

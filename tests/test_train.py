@@ -13,8 +13,9 @@ import pytest
 import torch
 
 import train
-from continuation import check_same_step
-from training.checkpoint import CheckpointError, load_checkpoint
+from experiment.checkpoint import load_checkpoint
+from experiment.continuation import check_same_step
+from training.weights import CheckpointError
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--config", "generated_smoke", "--device", "cpu"]
@@ -461,7 +462,7 @@ def test_a_folder_that_cannot_be_written_fails_before_anything_else(
 def test_two_runs_at_once_in_one_folder_are_refused_with_the_holder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from training.run_folder import RunFolder
+    from experiment.run_folder import RunFolder
 
     folder = RunFolder(tmp_path / "shared")
     folder.acquire(resume=False)

@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Mapping, Optional
 import torch
 from torch import Tensor
 
-from configs.learning_sections import AveragingConfig
+from configs.schema.learning import AveragingConfig
 
 
 class WeightAverage:

@@ -1,17 +1,12 @@
-"""What a run measured: sums over images, and the files that tell about them."""
+"""What is measured of images: sums, which add up, and their means."""
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import NamedTuple, Sequence, Union
 
 import torch
 from torch import Tensor
-
-from training.atomic_file import describe_full_disk, replace_file
 
 Number = Union[int, float, Tensor]
 
@@ -73,126 +68,3 @@ class StepSums:
         if images == 0:
             raise ValueError("no image was counted, so there is no mean: no image was read, or every label is padding")
         return Means(float(self.loss_sum) / images, int(self.top1) / images, int(self.top5) / images)
-
-
-class MetricsLog:
-    """A file of metrics, one JSON object a line, appended to and flushed record by record.
-
-    Strict JSON: a value that is NaN or infinite is written as null, so that a log of a run that diverged can be read by
-    any reader, and a gap in a curve shows where.
-
-    Args:
-        path: the file, e.g. metrics.jsonl; its folder exists. Made by the first record.
-    """
-
-    def __init__(self, path: Union[str, Path]) -> None:
-        self.path = Path(path)
-
-    def append(
-        self,
-        *,
-        split: str,
-        step: int,
-        epoch: float,
-        means: Means,
-        images_per_second: float,
-        learning_rate: Optional[float] = None,
-    ) -> Dict[str, Any]:
-        """Append one record, and return it.
-
-        Args:
-            split: "train" or "eval".
-            step: weight updates done when it was measured.
-            epoch: passes over the training images done by then.
-            means: what was measured.
-            images_per_second: over all replicas.
-            learning_rate: in force at the last update; train records have it, eval records do not.
-
-        Raises: ValueError for another split, and for a learning rate missing in train or given in eval; OSError.
-        """
-        if split not in ("train", "eval"):
-            raise ValueError(f"split {split!r} must be train or eval")
-        if (split == "train") != (learning_rate is not None):
-            raise ValueError(f"learning_rate {learning_rate}, split {split}: train records have one, eval records none")
-        record: Dict[str, Any] = {"split": split, "step": step, "epoch": epoch, **means._asdict()}
-        if learning_rate is not None:
-            record["learning_rate"] = learning_rate
-        record["images_per_second"] = images_per_second
-        self.append_record(record)
-        return record
-
-    def append_record(self, record: Mapping[str, Any]) -> None:
-        """Append one record with a split and a step, whatever else it holds.
-
-        Raises: OSError.
-        """
-        # Opened for each record: no handle to lose, and truncate_after may replace the file in between.
-        line = _strict_json(dict(record)) + "\n"
-        try:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(line)
-        except OSError as error:
-            raise describe_full_disk(error, self.path, len(line)) from error
-
-    def truncate_after(self, step: int, evaluated_step: int) -> int:
-        """Drop the records later than a resumed step and a torn last line; return the number of records dropped.
-
-        Training records of `step` itself stay: a run writes them before the checkpoint of that step. The file is
-        rewritten as a whole or not at all.
-
-        Args:
-            step: weight updates done at the point of resumption.
-            evaluated_step: the last step whose evaluation the resumed state knows; a later one is done again, with all
-                that is not training.
-
-        Raises: ValueError for a line, other than the last, that is no record.
-        """
-        if not self.path.exists():
-            return 0
-        lines = self.path.read_bytes().splitlines()
-        kept: List[bytes] = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                record = json.loads(line)
-                is_kept = record["step"] <= (step if record["split"] == "train" else evaluated_step)
-            except (ValueError, TypeError, KeyError) as error:
-                if number == len(lines):
-                    continue
-                raise ValueError(
-                    f"{self.path}, line {number} is no metrics record: {line[:80]!r}; repair or remove the line"
-                ) from error
-            if is_kept:
-                kept.append(line)
-        replace_file(self.path, b"".join(line + b"\n" for line in kept))
-        return len(lines) - len(kept)
-
-
-def write_summary(path: Union[str, Path], summary: Mapping[str, Any]) -> None:
-    """Write the result of a finished run as one JSON object, atomically; not finite numbers become null."""
-    replace_file(path, (_strict_json(dict(summary), indent=2) + "\n").encode("utf-8"))
-
-
-def write_status(path: Union[str, Path], state: str, reason: str, exit_code: Optional[int], step: int) -> None:
-    """Write why a run is where it is, atomically. A launcher hides exit codes and messages; this file keeps them.
-
-    Args:
-        path: the file, e.g. status.json.
-        state: one word, e.g. running, done, failed, preempted.
-        reason: one sentence for people.
-        exit_code: of the process; None while it runs.
-        step: weight updates done.
-    """
-    status = {"state": state, "reason": reason, "exit_code": exit_code, "step": step}
-    replace_file(path, (_strict_json(status, indent=2) + "\n").encode("utf-8"))
-
-
-def _strict_json(value: Dict[str, Any], indent: Optional[int] = None) -> str:
-    return json.dumps(_finite_or_null(value), allow_nan=False, indent=indent)
-
-
-def _finite_or_null(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite_or_null(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite_or_null(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

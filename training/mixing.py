@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from configs.learning_sections import RegularizationConfig
+from configs.schema.learning import RegularizationConfig
 
 PARTNERS = 2  # images before its first that a part of a global batch needs
 COLUMNS = 5  # c, then the box: top, bottom, left, right, in pixels; bottom and right are outside

@@ -8,7 +8,7 @@ from typing import AbstractSet, Any, Callable, Dict, List
 import torch
 from torch import nn
 
-from configs.learning_sections import OptimizerConfig
+from configs.schema.learning import OptimizerConfig
 from training.lamb import Lamb
 from training.rmsprop import RMSpropTF
 

@@ -6,7 +6,7 @@ import math
 from fractions import Fraction
 from typing import Callable
 
-from configs.learning_sections import ScheduleConfig
+from configs.schema.learning import ScheduleConfig
 
 
 def build_schedule(schedule: ScheduleConfig, peak_learning_rate: float, steps_per_epoch: int) -> Callable[[int], float]:

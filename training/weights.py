@@ -6,7 +6,9 @@ from typing import Dict, List, Mapping
 
 from torch import Tensor, nn
 
-from training.checkpoint import CheckpointError
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written, read or used; the message names the cause and what to do."""
 
 
 def load_model_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:

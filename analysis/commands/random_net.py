@@ -28,7 +28,7 @@ def add(commands: Commands, image_loader: ImageLoader) -> None:
         required=True,
         help="folder of power.json and power.png; one per norm where several are given",
     )
-    option("--activation", default=shape.activation, help="a name known to proxynorm, or identity")
+    option("--activation", default=shape.activation, help="a name known to normact, or identity")
     option("--width", type=positive, default=shape.width, help="channels of each layer")
     option("--depth", type=positive, default=shape.depth, help="layers")
     option("--kernel-size", type=positive, default=shape.kernel_size, help="of the convolutions")

@@ -23,9 +23,9 @@ from backends.plan.propose import largest_micro_batch, propose_plan
 from backends.plan.published import KNOWN_GOOD, PUBLISHED, Configuration
 from backends.plan.trace import Trace, trace_network
 from configs import Config, ConfigError, load_config
-from configs.device_section import IpuConfig
+from configs.schema.device import IpuConfig
 from models import NETWORKS, build_model
-from proxynorm import NormActFactory
+from normact import NormActFactory
 
 _DEFAULT_PROPORTION = 0.6  # PopTorch's available memory proportion
 _CHANNELS = {"fashion_mnist": 1}  # of the data sets that are not coloured

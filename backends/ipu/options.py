@@ -1,0 +1,64 @@
+"""A batch plan and section `ipu`, said in PopTorch's options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from configs import BatchPlan
+from configs.schema.device import IpuConfig
+
+_RECOMPUTE_ALL = 4  # popart.RecomputationType.RecomputeAll: everything but the checkpoints
+
+
+def set_training_options(poptorch: Any, options: Any, plan: BatchPlan) -> None:
+    """Batch arithmetic of training: the mean gradient over micro-batches and replicas; outputs summed over a call.
+
+    Args:
+        poptorch: the module.
+        options: poptorch.Options, changed here.
+    """
+    options.deviceIterations(plan.device_iterations)
+    options.Training.gradientAccumulation(plan.gradient_accumulation)
+    options.Training.accumulationAndReplicationReductionType(poptorch.ReductionType.Mean)
+    options.outputMode(poptorch.OutputMode.Sum)
+
+
+def set_evaluation_options(poptorch: Any, options: Any, iterations: int) -> None:
+    """Batch arithmetic of evaluation: the sums of each micro-batch come back.
+
+    Args:
+        iterations: micro-batches of each replica in one call; a pipeline needs as many as it has stages.
+    """
+    options.deviceIterations(iterations)
+    options.outputMode(poptorch.OutputMode.All)
+
+
+def set_device_options(poptorch: Any, options: Any, config: IpuConfig, stages: int, has_checkpoints: bool) -> None:
+    """What training and evaluation have in common: placement, memory, precision, caching."""
+    # Pipelined execution asks for accumulation even of one stage, and excludes overlapped transfers.
+    pipelined, sharded = poptorch.PipelinedExecution, poptorch.ShardedExecution
+    options.setExecutionStrategy((pipelined if stages > 1 else sharded)(poptorch.AutoStage.SameAsIpu))
+    if has_checkpoints and stages == 1:  # a pipeline recomputes by itself
+        options._Popart.set("autoRecomputation", _RECOMPUTE_ALL)
+        options._Popart.set("explicitRecomputation", True)
+    if config.precision != "32.32":
+        options.Precision.setPartialsType(torch.float16 if config.partials == "half" else torch.float32)
+        options.Precision.enableStochasticRounding(config.stochastic_rounding)
+    if config.available_memory_proportion is not None:
+        shares = {f"IPU{ipu}": config.available_memory_proportion for ipu in range(stages)}
+        options.setAvailableMemoryProportion(shares)
+    if config.optimizer_off_chip or config.optimizer_sharded:
+        location = poptorch.TensorLocationSettings()
+        location.useOnChipStorage(not config.optimizer_off_chip)
+        location.useReplicatedTensorSharding(config.optimizer_sharded)
+        options.TensorLocations.setOptimizerLocation(location)
+    if config.io_tiles is not None:
+        options.TensorLocations.numIOTiles(config.io_tiles)
+    if config.executable_cache is not None:
+        options.enableExecutableCaching(config.executable_cache)
+    if config.synthetic_data:
+        options.enableSyntheticData(True)
+    if config.profile_dir is not None:
+        options.enableProfiling(config.profile_dir)

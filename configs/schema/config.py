@@ -1,0 +1,143 @@
+"""What a run is: the frozen, checked form of one experiment's YAML file.
+
+Every field has its unit and meaning beside it. Unknown keys are errors, types are strict (the string "8" is not the
+number 8), and nothing is changed after loading. Fields that only some choices use are Optional: giving one where it has
+no effect is an error, never ignored. The sections on learning and on the device have files of their own.
+"""
+
+from typing import Optional
+
+from pydantic import Field, model_validator
+from typing_extensions import Literal
+
+from configs.schema.device import DeviceConfig, IpuConfig
+from configs.schema.learning import AveragingConfig, OptimizerConfig, RegularizationConfig, ScheduleConfig
+from configs.schema.section import Section, Words
+
+
+class ModelConfig(Section):
+    """Which network."""
+
+    name: str = Field(description="a network of models/, e.g. resnet20 or resnet50")
+    width: Optional[int] = Field(None, gt=0, description="channels of the first stage; default: the network's own")
+    pretrained: Optional[str] = Field(None, description="file of weights to start from, instead of newly drawn ones")
+    reset_classifier: bool = Field(False, description="the classifier is drawn anew, not taken from pretrained")
+    train_only: Optional[Words] = Field(None, description="modules to train, e.g. [top, classifier]; default: all")
+
+    @model_validator(mode="after")
+    def check(self) -> "ModelConfig":
+        if self.reset_classifier and self.pretrained is None:
+            raise ValueError("reset_classifier true has no effect without pretrained; remove it")
+        if self.train_only == ():
+            raise ValueError("train_only [] leaves nothing to train; name modules, or remove it")
+        return self
+
+
+class NormConfig(Section):
+    """What normalizes the activations. A field left out takes the layer's default (normact.NormActFactory)."""
+
+    name: str = Field(description="batch, layer, group, instance, frn, evonorm_s0, none; +ws: weight standardization")
+    proxy: bool = Field(description="true: Proxy Normalization after each activation")
+    num_groups: Optional[int] = Field(None, gt=0, description="groups of group norm")
+    grouping: Optional[Literal["contiguous", "strided"]] = Field(None, description="how group norm groups channels")
+    eps: Optional[float] = Field(None, ge=0, description="added to the norm's variance; default 1e-5, frn 1e-6")
+    momentum: Optional[float] = Field(
+        None, gt=0, le=1, description="batch norm: share of the new value in running statistics; default 0.1"
+    )
+    proxy_eps: Optional[float] = Field(None, ge=0, description="added to the proxy's variance; the paper's code: 0.03")
+    proxy_method: Optional[Literal["exact", "sampled"]] = Field(None, description="how proxy statistics are computed")
+    learn_proxy: Optional[bool] = Field(None, description="false: the proxy's own mean and scale stay at zero")
+    kernel: Literal["auto", "fused", "reference"] = Field(
+        "auto", description="fused kernels, or plain torch operations"
+    )
+    recompute: bool = Field(False, description="rebuild normalized activations in backward instead of saving them")
+
+
+class DataConfig(Section):
+    """Which images, and how they are augmented."""
+
+    name: Literal["fashion_mnist", "cifar10", "cifar100", "photo_patches", "image_folder", "image_shards", "generated"]
+    dir: Optional[str] = Field(
+        None, description="folder of the data; default: $DATA_DIR, else data/; image_shards also: URL"
+    )
+    cache_dir: Optional[str] = Field(None, description="image_shards at a URL: folder for copies of the shards read")
+    shuffle_shards: Optional[int] = Field(
+        None, gt=0, description="image_shards: images are shuffled within so many shards at a time; default: within all"
+    )
+    image_size: Optional[int] = Field(None, gt=0, description="pixels per side; default: the data set's own")
+    crop_padding: Optional[int] = Field(None, gt=0, description="pixels of zero padding before a random crop")
+    min_crop_area: Optional[float] = Field(
+        None, gt=0, le=1, description="random crops cover this share of the image or more"
+    )
+    horizontal_flip: bool = Field(False, description="mirror half of the training images")
+    auto_augment: Optional[Literal["imagenet", "cifar10", "svhn"]] = Field(
+        None, description="AutoAugment with the policy found for these images, after crop and mirroring"
+    )
+    workers: int = Field(0, ge=0, description="processes that load images, per training process")
+    max_corrupt: Optional[int] = Field(
+        None, gt=0, description="image_folder, image_shards: unreadable training images that others replace; default: 0"
+    )
+    num_classes: Optional[int] = Field(None, gt=1, description="generated images only: classes")
+    num_train_images: Optional[int] = Field(None, gt=0, description="generated images only: images to train on")
+    num_eval_images: Optional[int] = Field(None, gt=0, description="generated images only: images to evaluate on")
+
+    @model_validator(mode="after")
+    def check(self) -> "DataConfig":
+        if self.crop_padding is not None and self.min_crop_area is not None:
+            raise ValueError(
+                f"crop_padding {self.crop_padding} and min_crop_area {self.min_crop_area} both crop; give one"
+            )
+        return self
+
+
+class BatchConfig(Section):
+    """The two batch sizes that an experiment means, and the one that a machine may choose. See configs/batch.py."""
+
+    global_batch_size: int = Field(gt=0, description="images per weight update, over all replicas")
+    norm_batch_size: int = Field(gt=0, description="images that share normalization statistics; 1 unless norm is batch")
+    micro_batch_size: Optional[int] = Field(
+        None, gt=0, description="images in one forward; default: the largest that fits"
+    )
+
+
+class RunConfig(Section):
+    """What a run writes, and its seed."""
+
+    seed: int = Field(ge=0, lt=2**63, description="keys weights' start values, image order and augmentation")
+    output_dir: Optional[str] = Field(None, description="run folder; default: runs/<name of the config>")
+    log_every_steps: int = Field(100, gt=0, description="steps between training records in metrics.jsonl")
+    eval_every_epochs: int = Field(1, gt=0)
+    checkpoint_every_steps: Optional[int] = Field(None, gt=0, description="besides the one after each epoch")
+    keep_checkpoints: int = Field(
+        2, ge=2, description="newest checkpoints kept; one more than the newest, should that be damaged"
+    )
+    power_every_epochs: Optional[int] = Field(
+        None, gt=0, description="epochs between records in power.jsonl, and one of the initial weights; default: none"
+    )
+    power_images: Optional[int] = Field(
+        None, gt=0, description="power.jsonl is about the first this many evaluation images; default: 1000"
+    )
+    wandb: Literal["off", "online", "offline"] = Field("off")
+    wandb_project: str = Field("proxynorm")
+
+    @model_validator(mode="after")
+    def check(self) -> "RunConfig":
+        if self.power_every_epochs is None:
+            self.refuse_unused("no power_every_epochs", ("power_images",))
+        return self
+
+
+class Config(Section):
+    """One experiment."""
+
+    model: ModelConfig
+    norm: NormConfig
+    data: DataConfig
+    batch: BatchConfig
+    regularization: RegularizationConfig = RegularizationConfig()
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    averaging: AveragingConfig = AveragingConfig()
+    device: DeviceConfig = DeviceConfig()
+    ipu: IpuConfig = IpuConfig()
+    run: RunConfig

@@ -1,0 +1,70 @@
+"""Where and how an experiment is executed: sections `device` and `ipu` of the configuration."""
+
+from typing import Optional, Tuple
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+from typing_extensions import Annotated, Literal
+
+from configs.schema.section import Section, list_to_tuple
+
+DeviceName = Literal["auto", "cpu", "cuda", "ipu", "ipu_model", "ipu_emulator"]
+ModulePaths = Annotated[Tuple[str, ...], BeforeValidator(list_to_tuple)]
+
+
+class DeviceConfig(Section):
+    """Where it runs, and in which form on CPUs and GPUs. Results do not depend on this section beyond rounding."""
+
+    name: DeviceName = Field("auto", description="auto: the best device found")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast; weights stay float32")
+    channels_last: bool = Field(False, description="memory layout NHWC")
+    compile: bool = Field(False, description="torch.compile of the network")
+    threads: Optional[int] = Field(None, gt=0, description="CPU threads per process; default: torch's own choice")
+
+
+class IpuConfig(Section):
+    """In which form on IPUs. Other devices do not read this section; IPUs read name and threads of section `device`."""
+
+    system: Literal["mk1", "mk2", "bow"] = Field("mk2", description="the IPUs that it is planned for")
+    ipus: int = Field(4, gt=0, le=4096, description="IPUs of all processes together, e.g. 16 of a Pod16; a power of 2")
+    splits: Optional[ModulePaths] = Field(
+        None, description="modules such as stages.2.0 that begin the next pipeline stage; default: the planner's"
+    )
+    checkpoints: Optional[ModulePaths] = Field(
+        None, description="modules whose outputs are kept while all else is recomputed; default: none with given splits"
+    )
+    device_iterations: int = Field(1, gt=0, description="weight updates per call, all at the first one's learning rate")
+    precision: Literal["16.16", "16.32", "32.32"] = Field(
+        "32.32", description="bits of activations and of weights; statistics and sums of gradients have 32"
+    )
+    partials: Literal["half", "float"] = Field("float", description="type in which products are summed")
+    loss_scaling: float = Field(1.0, gt=0, description="factor that keeps small gradients in float16's range")
+    stochastic_rounding: bool = Field(False, description="float16 results are rounded up or down at random")
+    available_memory_proportion: Optional[float] = Field(
+        None, gt=0, lt=1, description="share of the memory for temporaries; default: PopTorch's 0.6"
+    )
+    optimizer_off_chip: bool = Field(False, description="keep the optimizer's state in streaming memory")
+    optimizer_sharded: bool = Field(False, description="each replica keeps its share of the optimizer's state")
+    io_tiles: Optional[int] = Field(None, ge=32, le=192, description="tiles that transfer while the others compute")
+    executable_cache: Optional[str] = Field(None, description="folder that keeps compiled programs")
+    synthetic_data: bool = Field(False, description="transfer no images, to measure speed; results mean nothing")
+    profile_dir: Optional[str] = Field(None, description="folder for a profile of compilation and execution")
+
+    @field_validator("ipus")
+    @classmethod
+    def check_ipus(cls, ipus: int) -> int:
+        if ipus & (ipus - 1):
+            below = 1 << (ipus.bit_length() - 1)
+            raise ValueError(f"{ipus} IPUs; systems give out a power of 2: use {below} or {2 * below}")
+        return ipus
+
+    @model_validator(mode="after")
+    def check(self) -> "IpuConfig":
+        if self.precision == "32.32" and (self.stochastic_rounding or self.partials == "half"):
+            raise ValueError(
+                "stochastic_rounding and partials half belong to float16; set precision 16.16 or 16.32, or remove them"
+            )
+        if self.io_tiles is not None and self.io_tiles % 2:
+            raise ValueError(f"io_tiles {self.io_tiles} must be even, from 32 to 192")
+        if self.checkpoints is not None and self.splits is None:
+            raise ValueError("checkpoints without splits: the planner proposes both; give both (splits: [] for none)")
+        return self

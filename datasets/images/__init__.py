@@ -1,0 +1,1 @@
+"""One image: decoding, and the transforms of training and evaluation."""

@@ -1,0 +1,1 @@
+"""Tar shards: what is in them, and where they are kept."""

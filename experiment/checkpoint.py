@@ -1,0 +1,284 @@
+"""Checkpoints: written whole or not at all, verified when read, and free of code. Each is two files:
+
+    checkpoints/step_00001234.pt      a dictionary of tensors and builtins (KEYS), read with weights_only
+    checkpoints/step_00001234.json    its manifest: size and SHA-256, written last; what has none does not count
+
+A loader of other people's files may rely on it: nothing in a checkpoint is ever run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import re
+import signal
+import zipfile
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Optional, Union
+
+import torch
+
+from experiment.atomic_file import PARTIAL_SUFFIX, replace_file, sync_folder
+from experiment.pickle_scan import forbidden_global
+from training.weights import CheckpointError
+
+LOGGER = logging.getLogger(__name__)
+FORMAT = 3
+# model, optimizer: state dicts; average: of the weights, or None; step: weight updates done; progress: the loop's
+# state; norm: see check_norm; class_names: by label.
+KEYS = frozenset(
+    (
+        "format",
+        "model",
+        "optimizer",
+        "average",
+        "step",
+        "progress",
+        "seed",
+        "config",
+        "norm",
+        "execution",
+        "class_names",
+        "data_fingerprint",
+    )
+)
+CRASH_POINTS = ("before_write", "mid_write", "before_replace", "after_replace", "before_manifest")
+_NAME = re.compile(r"step_(\d{8,})\.(pt|json)")
+
+
+def save_checkpoint(folder: Union[str, Path], state: Mapping[str, Any], step: int, keep: int) -> Path:
+    """Write `state` to folder/step_<step>.pt, then its manifest, then remove what is no longer kept.
+
+    Checkpoints of later steps are removed too: they belong to a future that this run left by resuming before it.
+
+    Args:
+        folder: made if it is missing.
+        state: the keys KEYS without "format", which is added here; tensors (moved to the CPU) and builtins only.
+        step: weight updates done; equals state["step"].
+        keep: number of newest checkpoints that stay, this one included.
+
+    Raises: CheckpointError for wrong keys or a value of another type; DiskFullError, OSError. Older checkpoints are
+        intact then.
+    """
+    _require_keys(set(state) | {"format"}, "the state to save")
+    if state["step"] != step:
+        raise CheckpointError(f"state['step'] is {state['step']}, but step is {step}; they must be equal")
+    if keep < 1:
+        raise CheckpointError(f"keep {keep} must be at least 1")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Serialized in memory: torch.save on a full disk leaves a torn file and a misleading message.
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **_plain_dict(state, "state")}, buffer)
+    data = buffer.getbuffer()
+    path = folder / f"step_{step:08d}.pt"
+    replace_file(path, data, passing=_crash_point)
+    _crash_point("before_manifest")
+    manifest = {"format": FORMAT, "step": step, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    replace_file(path.with_suffix(".json"), (json.dumps(manifest) + "\n").encode("ascii"))
+    kept = [known for known in _known_steps(folder) if known <= step][-keep:]
+    _remove([path for path in _checkpoint_files(folder) if _step_of(path) not in kept], folder)
+    return path
+
+
+def has_checkpoint(folder: Union[str, Path]) -> bool:
+    """Whether a checkpoint was ever finished in `folder`, intact or not; nothing is read."""
+    return bool(_known_steps(Path(folder)))
+
+
+def newest_checkpoint(folder: Union[str, Path], tell: Callable[[str], None] = LOGGER.warning) -> Optional[Path]:
+    """Return the newest intact checkpoint of `folder`, or None if none was ever finished.
+
+    A checkpoint that is not intact is passed over, and `tell` is called with a message that names what is wrong.
+
+    Raises: CheckpointError where finished checkpoints exist and none is intact: starting anew would hide that.
+    """
+    folder = Path(folder)
+    problems: List[str] = []
+    unfinished = {_step_of(path) for path in _checkpoint_files(folder)} - set(_known_steps(folder))
+    for step in sorted(unfinished, reverse=True):
+        tell(f"passing over {folder / f'step_{step:08d}.pt'}: it was never finished (no manifest)")
+    for step in reversed(_known_steps(folder)):
+        path = folder / f"step_{step:08d}.pt"
+        try:
+            _read_verified(path)
+        except CheckpointError as error:
+            problems.append(str(error))
+            tell(f"passing over a checkpoint: {error}")
+        else:
+            return path
+    if problems:
+        raise CheckpointError(
+            f"no checkpoint in {folder} is intact: {'; '.join(problems)}. Restore one, or remove the folder"
+        )
+    return None
+
+
+def load_checkpoint(path: Union[str, Path]) -> Dict[str, Any]:
+    """Read a checkpoint, on the CPU, without running any code from it.
+
+    Its manifest is verified if there is one; a checkpoint that was copied without it is read as it is.
+
+    Raises: CheckpointError for a file that is missing, torn, altered, of a newer format, not a checkpoint, or that asks
+        for code to be run.
+    """
+    path = Path(path)
+    state = read_archive(path)
+    check_checkpoint(state, path)
+    return state
+
+
+def read_archive(path: Union[str, Path]) -> Any:
+    """What torch.save put into a file, on the CPU, without running any code from it.
+
+    Raises: CheckpointError for a file that is missing, torn, altered, no zip archive, or that asks for code to be run.
+    """
+    path = Path(path)
+    data = _read_verified(path) if path.with_suffix(".json").exists() else _read(path)
+    try:
+        refused = forbidden_global(data)
+        # Before torch 2.6 weights_only did not guard files that are no zip archive; save_checkpoint writes no others.
+        if refused is None and not zipfile.is_zipfile(io.BytesIO(data)):
+            raise ValueError("it is not the zip archive that torch.save has written since torch 1.6")
+        state = None if refused else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # unknown bytes are read here: what is raised depends on them and on torch's version
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} ({len(data)} bytes) is truncated or no checkpoint: {reason}") from error
+    if refused is not None:
+        raise CheckpointError(f"{path} asks for the global {refused}: refused, nothing was run. Do not trust this file")
+    return state
+
+
+def check_checkpoint(state: Any, path: Path) -> None:
+    """Raises CheckpointError for an object that is no checkpoint of this program in the format of today."""
+    if not isinstance(state, dict) or "format" not in state:
+        raise CheckpointError(f"{path} is no checkpoint of this program: it has no entry 'format'")
+    if state["format"] != FORMAT:
+        raise CheckpointError(
+            f"{path} has checkpoint format {state['format']}, and this program reads format {FORMAT}; "
+            "use the version of the program that wrote it"
+        )
+    _require_keys(set(state), str(path))
+
+
+def remove_partial_files(folder: Union[str, Path]) -> None:
+    """Remove what a killed writer left in `folder`: temporary files, and checkpoints without a manifest.
+
+    Only for the process that owns the run folder, before it writes: another one may be writing right now.
+    """
+    folder = Path(folder)
+    known = _known_steps(folder)
+    stale = [path for path in _checkpoint_files(folder) if _step_of(path) not in known]
+    if folder.is_dir():
+        stale += [path for path in folder.iterdir() if path.name.startswith(".") and path.name.endswith(PARTIAL_SUFFIX)]
+    _remove(stale, folder)
+
+
+def check_norm(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Refuse weights that were trained with another normalization.
+
+    The same weights give other outputs when group norm groups channels c // (C / G) (contiguous) or c mod G (strided),
+    or when another number is added to a variance, and no shape tells the difference.
+
+    Args:
+        saved, current: name, num_groups, grouping, eps and proxy_eps of the norm, in the checkpoint and in this run.
+
+    Raises: CheckpointError that names both values of each difference.
+    """
+    names = sorted(set(saved) | set(current))
+    different = [
+        f"{name} {saved.get(name)!r} in the checkpoint, {current.get(name)!r} here"
+        for name in names
+        if saved.get(name) != current.get(name)
+    ]
+    if different:
+        raise CheckpointError(
+            f"the checkpoint was trained with another norm: {'; '.join(different)}. "
+            "Set norm in the configuration to the checkpoint's values"
+        )
+
+
+def _crash_point(point: str) -> None:
+    """Kill this process at the point named by PROXYNORM_CRASH_AT: crash tests die exactly inside a write."""
+    wanted = os.environ.get("PROXYNORM_CRASH_AT")
+    if wanted is not None and wanted not in CRASH_POINTS:
+        raise CheckpointError(f"PROXYNORM_CRASH_AT={wanted} is no crash point; use one of {', '.join(CRASH_POINTS)}")
+    if wanted == point:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _require_keys(keys: Any, where: str) -> None:
+    if keys != KEYS:
+        missing, unknown = sorted(KEYS - keys), sorted(keys - KEYS)
+        raise CheckpointError(f"{where} lacks the keys {missing} and has the unknown keys {unknown}")
+
+
+def _plain_dict(value: Mapping[str, Any], where: str) -> Dict[Any, Any]:
+    return {key: _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+
+
+def _plain(value: Any, where: str) -> Any:
+    """The same value made of tensors and builtins; types are compared exactly, since numpy's float64 is a float too."""
+    if isinstance(value, torch.Tensor):
+        tensor = value.detach().cpu()
+        # torch.save writes the whole storage behind a view.
+        return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.numel() * tensor.element_size() else tensor
+    if isinstance(value, dict):
+        return _plain_dict(value, where)
+    if type(value) in (list, tuple):
+        return type(value)(_plain(item, f"{where}[{index}]") for index, item in enumerate(value))
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    raise CheckpointError(
+        f"{where} is a {type(value).__module__}.{type(value).__qualname__}; checkpoints hold tensors and builtins"
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _read_verified(path: Path) -> bytes:
+    """The bytes of a checkpoint, equal to what its manifest says."""
+    manifest_path = path.with_suffix(".json")
+    try:
+        manifest = json.loads(_read(manifest_path).decode("utf-8"))
+        size, sha256 = int(manifest["size"]), str(manifest["sha256"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{manifest_path} is no manifest: {error}") from error
+    data = _read(path)
+    if len(data) != size:
+        raise CheckpointError(f"{path} has {len(data)} bytes, its manifest says {size}: truncated or altered")
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise CheckpointError(f"{path}: hash mismatch, SHA-256 {found[:12]}... but {sha256[:12]}... in its manifest")
+    return data
+
+
+def _checkpoint_files(folder: Path) -> List[Path]:
+    return [path for path in folder.iterdir() if _NAME.fullmatch(path.name)] if folder.is_dir() else []
+
+
+def _known_steps(folder: Path) -> List[int]:
+    """Steps that have a manifest, ascending; by the number in the name, as clocks jump."""
+    return sorted(_step_of(path) for path in _checkpoint_files(folder) if path.suffix == ".json")
+
+
+def _step_of(path: Path) -> int:
+    match = _NAME.fullmatch(path.name)
+    assert match is not None, path
+    return int(match.group(1))
+
+
+def _remove(paths: List[Path], folder: Path) -> None:
+    # Manifests first: killed in between, a checkpoint without a manifest is left, which counts for nothing.
+    for path in sorted(paths, key=lambda path: path.suffix != ".json"):
+        path.unlink()
+    if paths:
+        sync_folder(folder)

@@ -1,0 +1,92 @@
+"""Checkpoints of a run: written so that it can continue exactly, restored, and the same for all processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Tuple
+
+from backends import Backend
+from datasets import DataError
+from experiment.checkpoint import check_norm, load_checkpoint, newest_checkpoint, save_checkpoint
+from experiment.progress import Progress
+from experiment.resume import check_same_run, why_inexact
+from experiment.run import Run
+from experiment.run_output import RunOutput
+from training.averaging import WeightAverage, build_average
+from training.metrics import StepSums
+from training.weights import CheckpointError
+
+
+def save(run: Run, output: RunOutput, progress: Progress) -> None:
+    """A checkpoint of everything that an exact continuation needs. Every process takes part."""
+    backend = run.backend
+    state = backend.state()
+    progress.is_saved = True
+    for name in ("interval", "epoch"):  # the primary process takes over what the others have summed
+        total = backend.total(getattr(progress, name))
+        setattr(progress, name, total if backend.is_primary else StepSums())
+    if backend.is_primary:
+        record = {
+            **state,
+            "average": None if progress.average is None else progress.average.state(),
+            "step": progress.step,
+            "progress": progress.state(),
+            "seed": run.config.run.seed,
+            "config": run.config.model_dump(mode="json"),
+            "norm": run.norm_record,
+            "execution": run.execution,
+            "class_names": list(run.data.class_names),
+            "data_fingerprint": run.data.fingerprint,
+        }
+        save_checkpoint(output.folder.checkpoints, record, progress.step, run.config.run.keep_checkpoints)
+
+
+def restore(run: Run, output: RunOutput) -> Progress:
+    """The progress of the newest intact checkpoint, its weights placed on the device; a new one if there is none."""
+    path = newest_checkpoint(output.folder.checkpoints, tell=output.say)
+    if path is None:
+        output.say(f"no checkpoint in {output.folder.path}: starting from the beginning")
+        return Progress(average=build_average(run.config.averaging))
+    saved = load_checkpoint(path)
+    check_norm(saved["norm"], run.norm_record)
+    check_same_run(saved["config"], run.config.model_dump(mode="json"), str(path))
+    if saved["data_fingerprint"] != run.data.fingerprint:
+        raise DataError(f"the images of {run.config.data.name} are not those that {path} was trained on; restore them")
+    reasons = why_inexact(saved["execution"], run.execution)
+    if reasons:
+        output.say(f"exactness not guaranteed because {'; '.join(reasons)}")
+    run.backend.load_state({"model": saved["model"], "optimizer": saved["optimizer"]})
+    progress = Progress.from_state(saved["progress"])
+    if saved["average"] is not None:
+        assert run.config.averaging.decay is not None  # as check_same_run found
+        progress.average = WeightAverage.from_state(saved["average"], run.config.averaging.decay, run.backend.weights())
+    if not run.backend.is_primary:
+        progress.interval, progress.epoch = StepSums(), StepSums()  # the primary process has those of all
+    output.say(f"resuming from {path}")
+    return progress
+
+
+def least_and_largest(backend: Backend, number: int) -> Tuple[int, int]:
+    """Of the numbers that all processes give. Every process must call it."""
+    return -backend.agree(-number), backend.agree(number)
+
+
+def check_same_step(backend: Backend, step: int, folder: Path) -> None:
+    """Raises CheckpointError where processes would continue from different checkpoints."""
+    oldest, newest = least_and_largest(backend, step)
+    if newest != oldest:
+        raise CheckpointError(
+            f"the processes found different checkpoints in {folder}, from step {oldest} to step {newest}; all of "
+            "them must share the run folder"
+        )
+
+
+def check_same_images(backend: Backend, fingerprint: str) -> None:
+    """Raises DataError where processes read different images: their shares would overlap and leave others out."""
+    first_digits = int(fingerprint[:15], 16)  # 60 bits: as much as one number between processes holds
+    least, largest = least_and_largest(backend, first_digits)
+    if least != largest:
+        raise DataError(
+            "the processes read different images (numbers, names, labels or sizes); every machine needs the same "
+            "data set, whole: `python -m datasets.check` on each tells what it has"
+        )

@@ -1,0 +1,77 @@
+"""Everything that an exact continuation needs, as one dictionary of tensors and builtins; and what makes it inexact."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any, Dict, List, Mapping
+
+import numpy as np
+import torch
+
+from configs import BatchPlan, Config
+from training.weights import CheckpointError
+
+# Kept for people; the other facts decide the result to the last bit.
+_HARMLESS = ("python",)  # numpy draws what is mixed and dropped
+
+
+def execution_facts(plan: BatchPlan, device_name: str, config: Config, has_fused_kernels: bool) -> Dict[str, Any]:
+    """How this process computes: with equal facts the same configuration gives bit-identical results."""
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": str(torch.__version__),
+        "threads": torch.get_num_threads(),
+        "device": device_name.split(":")[0],
+        "replicas": plan.replicas,
+        "micro_batch_size": plan.micro_batch_size,
+        "precision": config.device.precision,
+        "channels_last": config.device.channels_last,
+        "compile": config.device.compile,
+        "ipu": str(config.ipu) if device_name.startswith("ipu") else "",
+        "kernel": config.norm.kernel,
+        "has_fused_kernels": has_fused_kernels,
+    }
+
+
+def why_inexact(saved: Mapping[str, Any], current: Mapping[str, Any]) -> List[str]:
+    """Reasons why continuing is not bit-identical to an uninterrupted run; empty where it is."""
+    facts = [fact for fact in current if fact not in _HARMLESS]
+    return [f"{fact} was {saved[fact]}, is {current[fact]}" for fact in facts if saved[fact] != current[fact]]
+
+
+def check_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], path: str) -> None:
+    """Raises CheckpointError where the configuration differs in what the experiment means.
+
+    What says only how it is executed may differ: the sections `device`, `ipu` and `run` but for the seed,
+    micro_batch_size, workers, the folder of the data and of its copies, max_corrupt, kernel and recompute.
+    """
+    different = []
+    for section, values in _meaning(current).items():
+        before = _meaning(saved).get(section, {})
+        different += [
+            f"{section}.{key} was {before.get(key)!r}, is {value!r}"
+            for key, value in values.items()
+            if before.get(key) != value
+        ]
+    if different:
+        raise CheckpointError(
+            f"{path} was written by another experiment: {'; '.join(different[:5])}. Resume with the same values, "
+            "or start a new run in another --output-dir"
+        )
+
+
+def _meaning(config: Mapping[str, Any]) -> Dict[str, Dict[str, Any]]:
+    executed = {
+        # max_corrupt only decides whether to go on: what replaces an image does not depend on it
+        "data": {"workers", "dir", "cache_dir", "max_corrupt"},
+        "batch": {"micro_batch_size"},
+        "norm": {"kernel", "recompute"},
+    }
+    meaning = {
+        section: {key: value for key, value in values.items() if key not in executed.get(section, ())}
+        for section, values in config.items()
+        if section not in ("device", "ipu", "run")
+    }
+    meaning["run"] = {"seed": config["run"]["seed"]}
+    return meaning

@@ -1,0 +1,55 @@
+"""Everything that is settled before the first step of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict
+
+from torch import nn
+
+from backends import Backend
+from configs import BatchPlan, Config
+from datasets import DataSets
+from experiment.resume import execution_facts
+from experiment.starting_weights import norm_record
+from models.cost import Cost
+from normact import NormActFactory, has_fused_kernels
+
+DEFAULT_POWER_IMAGES = 1000
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that is settled before the first step."""
+
+    name: str
+    config: Config
+    backend: Backend
+    data: DataSets
+    factory: NormActFactory
+    network: nn.Module
+    plan: BatchPlan
+    cost: Cost
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.data.train) // self.plan.global_batch_size
+
+    @property
+    def steps(self) -> int:
+        return self.steps_per_epoch * self.config.schedule.epochs
+
+    @property
+    def power_images(self) -> int:
+        """Evaluation images over which power is measured."""
+        return min(self.config.run.power_images or DEFAULT_POWER_IMAGES, len(self.data.evaluation))
+
+    @property
+    def norm_record(self) -> Dict[str, Any]:
+        """What decides how saved weights are to be read; checkpoints keep it."""
+        return norm_record(self.factory)
+
+    @property
+    def execution(self) -> Dict[str, Any]:
+        """What decides the result to the last bit, besides the configuration."""
+        return execution_facts(self.plan, self.backend.name, self.config, has_fused_kernels())

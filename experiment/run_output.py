@@ -1,0 +1,151 @@
+"""What one run writes and shows: records, progress, status, summary. Processes other than the primary write nothing."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from types import TracebackType
+from typing import Any, Dict, Mapping, Optional, Sequence, Type
+
+from tqdm import tqdm
+
+from experiment.atomic_file import replace_file
+from experiment.checkpoint import remove_partial_files
+from experiment.metrics_log import MetricsLog, write_status, write_summary
+from experiment.run_folder import RunFolder
+from experiment.tracker import Tracker
+from training.metrics import StepSums
+
+logger = logging.getLogger(__name__)
+
+
+class RunOutput:
+    """The run folder, the progress bar and the tracker of one run. Used as a context.
+
+    Args:
+        folder: where it writes.
+        is_primary: false makes every method do nothing.
+        resume: whether the folder may hold a run, which is continued.
+
+    Raises:
+        RunFolderError: the folder cannot be used.
+    """
+
+    def __init__(self, folder: RunFolder, is_primary: bool, resume: bool) -> None:
+        self.folder = folder
+        self._is_primary = is_primary
+        self._tracker: Optional[Tracker] = None
+        self._step = 0
+        self._images_per_step = 0
+        self._bar: Optional[tqdm] = None
+        self._metrics = MetricsLog(folder.metrics)
+        self._power = MetricsLog(folder.power)
+        if is_primary:
+            folder.acquire(resume)
+            remove_partial_files(folder.checkpoints)
+
+    def __enter__(self) -> "RunOutput":
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        if self._tracker is not None:
+            self._tracker.close()
+        self.folder.release()
+
+    def start(
+        self, config_text: str, tracker: Tracker, *, step: int, evaluated_step: int, steps: int, images_per_step: int
+    ) -> None:
+        """Begins at `step` of `steps`. Records after it are of a future that this run left by resuming: they go.
+
+        Args:
+            config_text: the complete configuration, for config.yaml.
+            tracker: receives every record too.
+            evaluated_step: the last step whose evaluation is done.
+        """
+        self._tracker = tracker
+        self._step, self._images_per_step = step, images_per_step
+        if self._is_primary:
+            replace_file(self.folder.config, config_text.encode("utf-8"))
+            self._metrics.truncate_after(step, evaluated_step)
+            # A run without a checkpoint starts anew, with the record of its initial weights.
+            self._power.truncate_after(step, evaluated_step if step else -1)
+            write_status(self.folder.status, "running", f"from step {step}", None, step)
+            # On a terminal only: in a log file the lines of `say` tell the same.
+            self._bar = tqdm(
+                total=steps * images_per_step,
+                initial=step * images_per_step,
+                unit=" images",
+                unit_scale=True,
+                disable=None,
+                smoothing=0.02,
+            )
+
+    def advance(self, step: int) -> None:
+        """`step` weight updates are done."""
+        if self._bar is not None:
+            self._bar.update((step - self._step) * self._images_per_step)
+        self._step = step
+
+    def record(
+        self, split: str, epoch: float, sums: StepSums, images_per_second: float, learning_rate: Optional[float] = None
+    ) -> None:
+        """One record in metrics.jsonl and to the tracker."""
+        if self._is_primary:
+            record = self._metrics.append(
+                split=split,
+                step=self._step,
+                epoch=epoch,
+                means=sums.means(),
+                images_per_second=images_per_second,
+                learning_rate=learning_rate,
+            )
+            assert self._tracker is not None, "start comes first"
+            self._tracker.log(record)
+
+    def record_power(self, epoch: int, images: int, layers: Sequence[Mapping[str, Any]]) -> None:
+        """One record in power.jsonl; P1 to P4 of each layer to the tracker.
+
+        Args:
+            images: measured.
+            layers: name, power [P1, P2, P3, P4] and more of each layer, in order.
+        """
+        if self._is_primary:
+            record = {"split": "power", "step": self._step, "epoch": epoch}
+            self._power.append_record({**record, "images": images, "layers": list(layers)})
+            assert self._tracker is not None, "start comes first"
+            powers = {
+                f"{layer['name']}/P{number}": value
+                for layer in layers
+                for number, value in enumerate(layer["power"], start=1)
+            }
+            self._tracker.log({**record, **powers})
+
+    def say(self, line: str) -> None:
+        """One line to the console, above the progress bar."""
+        if self._is_primary and sys.stdout is not None:
+            try:
+                tqdm.write(line, file=sys.stdout)
+                sys.stdout.flush()
+            except (OSError, ValueError):  # closed, as after `| head`: a run goes on without its console
+                sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  as long as the process
+
+    def finish(self, summary: Dict[str, Any]) -> None:
+        """The result of the finished run."""
+        if self._is_primary:
+            write_summary(self.folder.summary, summary)
+            self.ended("done", f"all {self._step} steps", 0)
+        if self._bar is not None:
+            self._bar.close()
+
+    def ended(self, state: str, reason: str, exit_code: int) -> None:
+        """Why the run ended, for people and launchers: status.json."""
+        if self._is_primary:
+            try:
+                write_status(self.folder.status, state, reason, exit_code, self._step)
+            except OSError as error:  # the disk that ended the run, perhaps: its own message matters more
+                logger.warning("%s cannot be written: %s", self.folder.status, error)

@@ -1,0 +1,89 @@
+"""Reading the weights that a network is to start from, out of whatever file holds them; no code in it is ever run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional, Tuple, Union
+
+import torch
+from torch import Tensor
+
+from experiment.checkpoint import check_checkpoint, newest_checkpoint, read_archive
+from experiment.run_folder import RunFolder
+from training.weights import CheckpointError, plain_name
+
+
+@dataclass(frozen=True)
+class SavedWeights:
+    """A network's weights as a file holds them.
+
+    Attributes:
+        path: of the file.
+        tensors: by name.
+        norm: what decides how they are to be read (experiment.checkpoint.check_norm); None where the file does not say.
+        is_average: whether they are an average over time.
+        config: the configuration that they were trained with; None where the file does not say.
+        class_names: what the classifier tells apart, by label; None where the file does not say.
+    """
+
+    path: Path
+    tensors: Dict[str, Tensor]
+    norm: Optional[Mapping[str, Any]] = None
+    is_average: bool = False
+    config: Optional[Mapping[str, Any]] = None
+    class_names: Optional[Tuple[str, ...]] = None
+
+
+def read_weights(path: Union[str, Path]) -> SavedWeights:
+    """The weights of a checkpoint of this program (their average, where it has one), or of a state dict.
+
+    A run folder stands for its newest intact checkpoint.
+    A state dict is a .safetensors file, or one of torch.save with tensors by name, alone or as its entry "state_dict"
+    or "model". The prefixes `module.` and `_orig_mod.` are taken off the names.
+
+    Raises: CheckpointError for a file that is missing, torn, of another kind, or that asks for code to be run.
+    """
+    path = Path(path)
+    if path.is_dir():
+        newest = newest_checkpoint(RunFolder(path).checkpoints)
+        if newest is None:
+            raise CheckpointError(f"{path} is no folder of a run with a checkpoint; name a file, or train it first")
+        path = newest
+    if path.suffix == ".safetensors":
+        return SavedWeights(path, _plain_names(_read_safetensors(path)))
+    saved = read_archive(path)
+    if isinstance(saved, dict) and "format" in saved:
+        check_checkpoint(saved, path)
+        average = saved["average"]
+        is_average = average is not None and average["updates"] > 0  # 0: averaged by epoch, stopped within the first
+        tensors = average["weights"] if is_average else saved["model"]
+        facts = (saved["norm"], is_average, saved["config"], tuple(saved["class_names"]))
+        return SavedWeights(path, _plain_names(tensors), *facts)
+    for key in ("state_dict", "model"):
+        if isinstance(saved, dict) and isinstance(saved.get(key), dict):
+            saved = saved[key]
+    if not isinstance(saved, dict) or not saved or not all(isinstance(value, Tensor) for value in saved.values()):
+        raise CheckpointError(
+            f"{path} holds no weights: neither a checkpoint of this program nor a dictionary of tensors; "
+            "save model.state_dict()"
+        )
+    return SavedWeights(path, _plain_names(saved))
+
+
+def _plain_names(tensors: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+    return {plain_name(name): tensor for name, tensor in tensors.items()}
+
+
+def _read_safetensors(path: Path) -> Dict[str, Tensor]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise CheckpointError(
+            f"{path}: reading it needs the package safetensors; pip install -r requirements.txt"
+        ) from error
+    try:
+        tensors: Dict[str, torch.Tensor] = load_file(str(path))
+    except Exception as error:  # its own error types, and OSError: unknown bytes are read here
+        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
+    return tensors

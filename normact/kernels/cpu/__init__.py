@@ -1,0 +1,1 @@
+"""The fused operators on a CPU: C++ (csrc/), built at first use (build.py)."""

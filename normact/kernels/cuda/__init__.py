@@ -1,0 +1,1 @@
+"""The fused operators on a CUDA GPU, in Triton."""

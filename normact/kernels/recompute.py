@@ -1,0 +1,142 @@
+"""Rebuilding a layer's output in backward instead of keeping it.
+
+A convolution keeps its input for backward. Where that input is the output of a norm+activation layer made with
+recompute=True, it is a cheap function of the layer's own input, which backward keeps anyway:
+
+    with rebuilt_activations():
+        loss = criterion(model(images), labels)
+    loss.backward()
+
+Inside the context every operation that would save such an output saves a recipe instead (the layer's input, its
+statistics and its parameters, none of them a copy), and its backward runs the forward map again: the same bits,
+half the memory. Networks need not know. Anything else is saved as always.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from typing import Any, Iterator, List, NamedTuple, Optional, Tuple, Union
+
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+_RECIPE = "_normact_recipe"
+_state = threading.local()
+_warned = False
+
+
+class Recipe(NamedTuple):
+    """How to compute an output again, and the versions of what it is computed from."""
+
+    x: Tensor
+    statistics: Tensor
+    parameters: Tuple[Optional[Tensor], ...]
+    settings: Tuple[int, bool, str]
+    versions: Tuple[int, ...]
+    out_version: int
+
+    def rebuild(self) -> Tensor:
+        """The output again, to the bit.
+
+        Raises:
+            RuntimeError: a tensor it is computed from was changed in place since forward.
+        """
+        if _versions(self.x, *self.parameters) != self.versions:
+            raise RuntimeError(
+                "the input or a parameter of a norm+activation layer was changed in place after forward, "
+                "so that its output cannot be computed again; do not change it, or use recompute=False"
+            )
+        with torch.no_grad():
+            return torch.ops.normact.norm_act_again(self.x, self.statistics, *self.parameters, *self.settings)
+
+
+@contextlib.contextmanager
+def rebuilt_activations() -> Iterator[None]:
+    """Inside, outputs of layers with recompute=True are not saved for backward but computed again there.
+
+    Only forward must run inside. Contexts may be nested; each thread has its own.
+    """
+    depth = getattr(_state, "depth", 0)
+    _state.depth = depth + 1
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            yield
+    finally:
+        _state.depth = depth
+
+
+def rebuild_activations(model: nn.Module) -> None:
+    """Run every forward pass of `model` inside `rebuilt_activations()`.
+
+    Args:
+        model: the whole network; without layers made with recompute=True nothing changes.
+    """
+    contexts: List[Any] = []
+
+    def enter(module: nn.Module, inputs: Any) -> None:
+        contexts.append(rebuilt_activations())
+        contexts[-1].__enter__()
+
+    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+        contexts.pop().__exit__(None, None, None)
+
+    model.register_forward_pre_hook(enter)
+    model.register_forward_hook(leave, always_call=True)
+
+
+def is_rebuilding(out: Tensor) -> bool:
+    """Whether the output of a layer with recompute=True is to be rebuilt; says once why not."""
+    global _warned  # noqa: PLW0603  once per process
+    if not out.requires_grad:
+        return False
+    if torch.compiler.is_compiling():
+        return False  # the compiler itself chooses what to keep and what to compute again
+    if getattr(_state, "depth", 0) == 0:
+        if not _warned:
+            _warned = True
+            logger.warning(
+                "recompute=True saves no memory outside `with rebuilt_activations():` around the forward pass"
+            )
+        return False
+    return True
+
+
+def attach_recipe(
+    out: Tensor,
+    x: Tensor,
+    statistics: Tensor,
+    parameters: Tuple[Optional[Tensor], ...],
+    settings: Tuple[int, bool, str],
+) -> None:
+    """Make `out` recognizable to the operations that will want to save it."""
+    # Detached tensors share memory and version counter, but hold no graph: a recipe must not keep one alive.
+    kept = tuple(None if p is None else p.detach() for p in parameters)
+    recipe = Recipe(x.detach(), statistics, kept, settings, _versions(x, *parameters), out._version)
+    # The attribute lives and dies with the tensor, unlike a table of ids.
+    setattr(out, _RECIPE, recipe)
+
+
+def recipe_of(tensor: Tensor) -> Optional[Recipe]:
+    """How backward would compute `tensor` again; None where the tensor itself is kept."""
+    return getattr(tensor, _RECIPE, None)
+
+
+def _versions(*tensors: Optional[Tensor]) -> Tuple[int, ...]:
+    return tuple(-1 if t is None else t._version for t in tensors)
+
+
+def pack(tensor: Tensor) -> Union[Tensor, Recipe]:
+    """What is kept for backward in the place of a tensor: its recipe where it has one, else the tensor."""
+    recipe = recipe_of(tensor)
+    if recipe is None or tensor._version != recipe.out_version:
+        return tensor
+    return recipe
+
+
+def unpack(saved: Union[Tensor, Recipe]) -> Tensor:
+    """The tensor that `pack` was given."""
+    return saved.rebuild() if isinstance(saved, Recipe) else saved

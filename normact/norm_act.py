@@ -1,0 +1,321 @@
+"""norm -> affine -> activation -> Proxy Normalization, as the one layer that networks are given."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from types import ModuleType
+from typing import Callable, List, NamedTuple, Optional, Set, Tuple
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+
+from normact.activations import Activation, activation_function, activation_name
+from normact.channels import affine, check_channels
+from normact.norms import EvoNormS0, FilterResponseNorm, GroupNorm, check_values_per_group, group_norm
+from normact.proxy import mid_quantiles, proxy_statistics
+
+try:
+    from torch.compiler import is_compiling
+except ImportError:  # torch 2.0, where nothing of this program is compiled
+
+    def is_compiling() -> bool:
+        return False
+
+
+try:
+    from torch.compiler import is_exporting
+except ImportError:  # older torch
+
+    def is_exporting() -> bool:
+        return False
+
+
+KERNELS = ("auto", "fused", "reference")
+logger = logging.getLogger(__name__)
+_kernels: List[Optional[ModuleType]] = []
+_logged: Set[Tuple[bool, Optional[str]]] = set()
+
+
+class ProxySettings(NamedTuple):
+    """How a layer's proxy statistics are computed (see proxy_statistics)."""
+
+    eps: float
+    method: str
+    num_samples: Optional[int]
+
+
+class GroupSettings(NamedTuple):
+    """All that a group-normalized layer needs besides its tensors; flat, since fx writes it into generated code.
+
+    proxy_eps is None for a layer without Proxy Normalization.
+    """
+
+    num_groups: int
+    grouping: str
+    eps: float
+    activation: Activation
+    proxy_eps: Optional[float]
+    proxy_method: str
+    num_samples: Optional[int]
+    kernel: str
+    recompute: bool
+
+
+class NormAct(nn.Module):
+    """A norm, its affine, its activation and Proxy Normalization in one module.
+
+    Formula: y = norm(x), z = phi(weight_c y + bias_c), out = (z - m_c) / sqrt(v_c + eps), where m_c and v_c
+    are the mean and variance of phi(weight_c Y_c + bias_c) under Y_c ~ N(proxy_beta_c, (1 + proxy_gamma_c)^2).
+    Without `proxy`, out = z; without an activation, out = weight_c y + bias_c.
+
+    `norm` holds no affine: norm(x) is y, whatever kernel the layer itself runs.
+
+    Args:
+        channels: C.
+        activation: a name or a function of one tensor (see activation_function); None: norm and affine alone.
+        norm: the normalization, one of normact.norms. Filter response norm and EvoNorm-S0 bring their own
+            nonlinearity: `activation` is then "tlu" or "evonorm_s0".
+        bias: whether there is a beta.
+        proxy: settings of Proxy Normalization, or None for a layer without it.
+        learn_proxy: whether proxy_beta and proxy_gamma are parameters; else they are fixed at zero.
+        kernel: "auto" (fused where it applies, else reference), "fused" or "reference".
+        recompute: inside normact.kernels.rebuilt_activations(), later layers do not keep this layer's output for
+            backward. The reference cannot, and says so once.
+
+    Shape:
+        (N, C, *spatial) -> same, 2 to 5 dims.
+
+    Dtype: that of the input, also under autocast; statistics are float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError: wrong shape; what the norm refuses; kernel "fused" where the fused form does not apply.
+
+    Source: Labatie et al. 2021, section 5, Eq. 7.
+    """
+
+    bias: Optional[Tensor]
+    proxy_beta: Optional[Tensor]
+    proxy_gamma: Optional[Tensor]
+
+    def __init__(
+        self,
+        channels: int,
+        activation: Optional[Activation],
+        norm: nn.Module,
+        *,
+        bias: bool = True,
+        proxy: Optional[ProxySettings] = None,
+        learn_proxy: bool = True,
+        kernel: str = "auto",
+        recompute: bool = False,
+    ) -> None:
+        super().__init__()
+        if activation is not None and not isinstance(norm, (FilterResponseNorm, EvoNormS0)):
+            activation_function(activation)
+        if proxy is not None and proxy.num_samples is not None:
+            mid_quantiles(proxy.num_samples)
+        if kernel != "reference":
+            find_kernels()  # here, since a compiler cannot follow an import that fails
+        self.channels = channels
+        self.norm = norm
+        self.proxy = None if activation is None else proxy
+        self.kernel = kernel
+        self.recompute = recompute
+        self._activation = activation
+        self.weight = nn.Parameter(torch.ones(channels))
+        learned = self.proxy is not None and learn_proxy
+        self.register_parameter("bias", nn.Parameter(torch.zeros(channels)) if bias else None)
+        self.register_parameter("proxy_beta", nn.Parameter(torch.zeros(channels)) if learned else None)
+        self.register_parameter("proxy_gamma", nn.Parameter(torch.zeros(channels)) if learned else None)
+
+    @property
+    def activation(self) -> Optional[str]:
+        """Name of the activation; None where there is none."""
+        if self._activation is None:
+            return None
+        if isinstance(self.norm, FilterResponseNorm):
+            return "tlu"
+        if isinstance(self.norm, EvoNormS0):
+            return "evonorm_s0"
+        return activation_name(self._activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.norm, GroupNorm):
+            return self._group_norm_act(x, self.norm)
+        y = self.norm(x, self.weight, self.bias)
+        if self._activation is None or isinstance(self.norm, (FilterResponseNorm, EvoNormS0)):
+            return y
+        z = activation_function(self._activation)(y)
+        if self.proxy is None:
+            return z
+        eps, method, num_samples = self.proxy
+        mean, inverse_std = proxy_statistics(
+            self._activation, self.weight, self.bias, self.proxy_beta, self.proxy_gamma,
+            eps=eps, method=method, num_samples=num_samples,
+        )  # fmt: skip
+        return proxy_normalize(z, mean, inverse_std)
+
+    def _group_norm_act(self, x: Tensor, norm: GroupNorm) -> Tensor:
+        check_channels(x, self.channels)
+        activation = "identity" if self._activation is None else self._activation
+        proxy_eps, proxy_method, num_samples = self.proxy or (None, "exact", None)
+        settings = GroupSettings(
+            num_groups=norm.num_groups,
+            grouping=norm.grouping,
+            eps=norm.eps,
+            activation=activation,
+            proxy_eps=proxy_eps,
+            proxy_method=proxy_method,
+            num_samples=num_samples,
+            kernel=self.kernel,
+            recompute=self.recompute,
+        )
+        return group_norm_act(
+            x,
+            weight=self.weight,
+            bias=self.bias,
+            proxy_beta=self.proxy_beta,
+            proxy_gamma=self.proxy_gamma,
+            settings=settings,
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.channels}, activation={self.activation}, bias={self.bias is not None}, proxy={self.proxy}, "
+            f"learn_proxy={self.proxy_beta is not None}, kernel={self.kernel}"
+        )
+
+
+@torch.fx.wrap
+def group_norm_act(
+    x: Tensor,
+    *,
+    weight: Tensor,
+    bias: Optional[Tensor],
+    proxy_beta: Optional[Tensor],
+    proxy_gamma: Optional[Tensor],
+    settings: GroupSettings,
+) -> Tensor:
+    """The whole layer for a group, layer or instance norm, by the fused kernels or by the reference.
+
+    Raises:
+        NotImplementedError: kernel "fused" in an installation without the fused kernels.
+        ValueError: kernel "fused" where the fused form does not apply; the message gives the reason.
+    """
+    num_groups, grouping, eps, activation, proxy_eps, proxy_method, num_samples, kernel, recompute = settings
+    check_values_per_group(x, num_groups)
+    kernels = find_kernels() if kernel != "reference" and _use_fused(x, settings) else None
+    mean, inverse_std = None, None
+    if proxy_eps is not None and kernels is not None and proxy_method == "exact":
+        mean, inverse_std = kernels.fused_proxy_statistics(activation, weight, bias, proxy_beta, proxy_gamma, proxy_eps)
+    elif proxy_eps is not None:
+        mean, inverse_std = proxy_statistics(
+            activation, weight, bias, proxy_beta, proxy_gamma,
+            eps=proxy_eps, method=proxy_method, num_samples=num_samples,
+        )  # fmt: skip
+    norm_act: Callable[..., Tensor] = reference_norm_act
+    if kernels is not None:
+        norm_act = functools.partial(kernels.fused_norm_act, recompute=recompute)
+    return norm_act(
+        x, weight, bias, mean, inverse_std, num_groups=num_groups, grouping=grouping, activation=activation, eps=eps
+    )
+
+
+def reference_norm_act(
+    x: Tensor,
+    weight: Optional[Tensor],
+    bias: Optional[Tensor],
+    proxy_mean: Optional[Tensor],
+    proxy_inverse_std: Optional[Tensor],
+    *,
+    num_groups: int,
+    grouping: str,
+    activation: Activation,
+    eps: float,
+) -> Tensor:
+    """What the fused kernels compute, in ordinary torch operations.
+
+    Formula: (phi(weight GN(x) + bias) - proxy_mean) * proxy_inverse_std, per channel.
+
+    Args:
+        x: (N, C, *spatial).
+        weight: (C,), or None for 1.
+        bias: (C,), or None for 0.
+        proxy_mean: (C,), or None for no Proxy Normalization.
+        proxy_inverse_std: (C,), None together with proxy_mean.
+        num_groups: 1 is layer norm, C is instance norm.
+        grouping: "contiguous" or "strided".
+        activation: a name or a function.
+        eps: of the norm.
+
+    Dtype: elementwise work in the type of x, with the parameters cast to it; statistics in float32.
+    """
+    z = activation_function(activation)(group_norm(x, num_groups, grouping, eps, weight=weight, bias=bias))
+    if proxy_mean is None or proxy_inverse_std is None:
+        return z
+    return proxy_normalize(z, proxy_mean, proxy_inverse_std)
+
+
+@torch.fx.wrap
+def proxy_normalize(z: Tensor, mean: Tensor, inverse_std: Tensor) -> Tensor:
+    """(z - mean) * inverse_std per channel, as one multiply-add that saves nothing but z for backward."""
+    return affine(z, inverse_std, -mean * inverse_std)
+
+
+def find_kernels() -> Optional[ModuleType]:
+    """The fused kernels, imported when first asked for; None in an installation without them."""
+    if not _kernels:
+        try:
+            from normact.kernels import why_not_fused  # noqa: F401  a bare folder would import too
+        except ImportError:
+            _kernels.append(None)
+        else:
+            _kernels.append(sys.modules["normact.kernels"])
+    return _kernels[0]
+
+
+def _use_fused(x: Tensor, settings: GroupSettings) -> bool:
+    """Whether the fused kernels apply; says so once per reason."""
+    kernels = find_kernels()
+    if kernels is None:
+        if settings.kernel == "fused":
+            raise NotImplementedError(
+                'kernel "fused": this installation has no fused kernels; use "auto" or "reference"'
+            )
+        reason: Optional[str] = "this installation has no fused kernels"
+    else:
+        reason = _why_not_fused(x, settings) or kernels.why_not_fused(
+            x, settings.num_groups, settings.grouping, settings.activation
+        )
+        if reason is not None and settings.kernel == "fused":
+            raise ValueError(f'kernel "fused" does not apply: {reason}; use kernel "auto" or "reference"')
+    # Writing a log would break a graph being compiled.
+    if not is_compiling() and (reason is None, reason) not in _logged:
+        _logged.add((reason is None, reason))
+        if reason is None:
+            logger.info("norm and activation: fused kernels")
+        else:
+            logger.info("norm and activation: reference operations, because %s", reason)
+            if settings.recompute:
+                logger.warning("recompute has no effect on reference operations")
+    return reason is None
+
+
+def _why_not_fused(x: Tensor, settings: GroupSettings) -> Optional[str]:
+    """Reasons that do not depend on the kernels."""
+    if torch.jit.is_tracing():
+        return "the layer is being traced, and a trace holds torch operations alone"
+    if is_exporting() and settings.kernel != "fused":
+        return "the layer is being exported, and an exported program holds torch operations alone"
+    if not isinstance(settings.activation, str):
+        return f"activation {activation_name(settings.activation)} is a function without a name known to the kernels"
+    return None
+
+
+# fx records a wrapped function by the module that calls it.
+torch.fx.wrap("affine")
+torch.fx.wrap("check_channels")
+torch.fx.wrap("proxy_statistics")

@@ -1,0 +1,199 @@
+"""The CPU backend: how a batch is cut up does not change the weights, unless the norm depends on it."""
+
+from typing import Any, Dict, List, Optional
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backends import DeviceError, Workload, choose_backend
+from backends.torch_native import TorchBackend
+from configs import plan_batch
+from configs.schema import BatchConfig
+from configs.schema.device import DeviceConfig, IpuConfig
+from configs.schema.learning import OptimizerConfig
+from models import build_model
+from normact import NormActFactory, affine_parameter_names
+from training.classifier import Classifier
+from training.nonfinite import NonFiniteLossError
+from training.order import step_key
+
+GLOBAL_BATCH = 32
+OPTIMIZER = OptimizerConfig(name="sgd", learning_rate=0.1, momentum=0.9, weight_decay=5e-4)
+
+
+def images_and_labels(step: int) -> Any:
+    generator = torch.Generator().manual_seed(step_key(7, step))
+    images = torch.randint(0, 256, (GLOBAL_BATCH, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    return images, torch.randint(0, 10, (GLOBAL_BATCH,), generator=generator)
+
+
+def prepared_backend(
+    norm: Dict[str, Any], micro: int, norm_batch_size: int, dtype: torch.dtype, **device: Any
+) -> TorchBackend:
+    torch.manual_seed(3)
+    is_batch = norm["norm"] == "batch"
+    factory = NormActFactory(**norm, norm_batch_size=norm_batch_size if is_batch else None)
+    network = build_model("resnet8", num_classes=10, norm_act=factory, width=8)
+    classifier = Classifier(network, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 0.1).to(dtype)
+    batch = BatchConfig(global_batch_size=GLOBAL_BATCH, norm_batch_size=norm_batch_size, micro_batch_size=micro)
+    plan = plan_batch(
+        batch,
+        uses_batch_norm=is_batch,
+        replicas=1,
+        local_replicas=1,
+        max_micro_batch_size=GLOBAL_BATCH,
+        can_share_statistics=True,
+    )
+    backend = TorchBackend(DeviceConfig(name="cpu", **device))
+    backend.setup(classifier, plan, OPTIMIZER, affine_parameter_names(network), seed=0)
+    return backend
+
+
+def weights_after_three_updates(
+    norm: Dict[str, Any], micro: int, norm_batch_size: int = 1, dtype: torch.dtype = torch.float64, **device: Any
+) -> Dict[str, torch.Tensor]:
+    backend = prepared_backend(norm, micro, norm_batch_size, dtype, **device)
+    for step in range(3):
+        backend.train_step(images_and_labels(step), step, 0.1)
+    return backend.state()["model"]
+
+
+def largest_difference(first: Dict[str, torch.Tensor], second: Dict[str, torch.Tensor]) -> float:
+    """Over all entries, relative to the entry's largest value."""
+    assert first.keys() == second.keys()
+    return max(
+        float((first[name] - second[name]).abs().max() / first[name].abs().max().clamp(min=1e-3))
+        for name in first
+        if first[name].is_floating_point()
+    )
+
+
+SPLITS = [1, 2, 4, 8, 16, 32]
+GNPN: Dict[str, Any] = {"norm": "group", "num_groups": 4}
+LNPN: Dict[str, Any] = {"norm": "layer"}
+BN: Dict[str, Any] = {"norm": "batch", "proxy": False}
+
+
+@given(st.sampled_from([GNPN, LNPN]), st.sampled_from(SPLITS[:-1]))
+@settings(max_examples=10)
+def test_any_split_of_a_global_batch_gives_the_same_weights_in_float64(norm: Dict[str, Any], micro: int) -> None:
+    whole = weights_after_three_updates(norm, GLOBAL_BATCH)
+    assert largest_difference(weights_after_three_updates(norm, micro), whole) < 1e-10
+
+
+@given(st.sampled_from([GNPN, LNPN]), st.sampled_from(SPLITS[:-1]))
+@settings(max_examples=6)
+def test_any_split_of_a_global_batch_gives_the_same_weights_to_rounding_in_float32(
+    norm: Dict[str, Any], micro: int
+) -> None:
+    # The bound: float32 rounding of the sums of gradients (1e-7), grown by three updates through ten layers.
+    whole = weights_after_three_updates(norm, GLOBAL_BATCH, dtype=torch.float32)
+    assert largest_difference(weights_after_three_updates(norm, micro, dtype=torch.float32), whole) < 5e-4
+
+
+@pytest.mark.parametrize("micro", [4, 8, 16])
+def test_batch_norm_gives_other_weights_when_the_split_sets_its_batch(micro: int) -> None:
+    whole = weights_after_three_updates(BN, GLOBAL_BATCH, norm_batch_size=GLOBAL_BATCH)
+    assert largest_difference(weights_after_three_updates(BN, micro, norm_batch_size=micro), whole) > 1e-2
+
+
+@pytest.mark.parametrize("micro", [8, 16])
+def test_batch_norm_gives_the_same_weights_and_statistics_when_norm_batch_size_is_kept(micro: int) -> None:
+    whole = weights_after_three_updates(BN, GLOBAL_BATCH, norm_batch_size=8)
+    assert largest_difference(weights_after_three_updates(BN, micro, norm_batch_size=8), whole) < 1e-10
+
+
+@pytest.mark.parametrize("device", [{"channels_last": True}, pytest.param({"compile": True}, marks=pytest.mark.slow)])
+def test_execution_options_change_nothing_beyond_rounding(device: Dict[str, bool]) -> None:
+    plain = weights_after_three_updates(GNPN, 16, dtype=torch.float32)
+    assert largest_difference(weights_after_three_updates(GNPN, 16, dtype=torch.float32, **device), plain) < 5e-4
+
+
+def test_bfloat16_trains_close_to_float32_and_keeps_float32_weights() -> None:
+    plain = weights_after_three_updates(GNPN, 32, dtype=torch.float32)
+    half = weights_after_three_updates(GNPN, 32, dtype=torch.float32, precision="bfloat16")
+    assert all(tensor.dtype != torch.bfloat16 for tensor in half.values())
+    # bfloat16 has 8 bits: gradients differ by about 1 %, updates of 0.1 x gradient by much less of a weight.
+    name = "stem.conv.weight"
+    assert 0 < float((half[name] - plain[name]).norm() / plain[name].norm()) < 0.03
+
+
+def test_a_step_reports_sums_over_its_images_and_applies_the_mean_gradient() -> None:
+    backend = prepared_backend(GNPN, 8, 1, torch.float64)
+    reference = prepared_backend(GNPN, 32, 1, torch.float64)
+    batch = images_and_labels(0)
+    sums = backend.train_step(batch, 0, 0.1)
+    outputs = reference._classifier(*batch)
+    assert int(sums.images) == GLOBAL_BATCH
+    assert float(sums.loss_sum) == pytest.approx(float(outputs[0]), rel=1e-12)
+    # One SGD step by hand on one parameter without weight decay: w - learning_rate * mean gradient.
+    name = "classifier.bias"
+    before = dict(reference._classifier.network.named_parameters())[name]
+    gradient = torch.autograd.grad(outputs[0] / GLOBAL_BATCH, before)[0] + OPTIMIZER.weight_decay * before
+    torch.testing.assert_close(
+        backend.state()["model"][name], (before - 0.1 * gradient).detach(), rtol=1e-10, atol=1e-12
+    )
+
+
+def test_a_non_finite_gradient_stops_before_the_weights_change() -> None:
+    backend = prepared_backend(GNPN, 16, 1, torch.float32)
+    before = backend.state()["model"]
+    with torch.no_grad():
+        next(backend._classifier.network.parameters()).view(-1)[0] = float("nan")
+    spoiled = backend.state()["model"]
+    with pytest.raises(NonFiniteLossError, match="step 5"):
+        backend.train_step(images_and_labels(0), 5, 0.1)
+    after = backend.state()["model"]
+    changed = [name for name in before if not torch.equal(spoiled[name], after[name])]
+    assert changed == [next(iter(before))]  # the NaN itself, which equals nothing
+
+
+def test_continuing_from_a_state_is_bit_identical() -> None:
+    straight = prepared_backend(GNPN, 16, 1, torch.float32)
+    states: List[Dict[str, Any]] = []
+    for step in range(4):
+        states.append(straight.state())
+        straight.train_step(images_and_labels(step), step, 0.1)
+    continued = prepared_backend(GNPN, 16, 1, torch.float32)
+    continued.load_state(states[2])
+    for step in (2, 3):
+        continued.train_step(images_and_labels(step), step, 0.1)
+    first, second = straight.state()["model"], continued.state()["model"]
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("saved_bytes", "processes", "images"),
+    [(10**6, "1", 4666), (10**8, "1", 46), (10**8, "4", 11), (10**15, "1", 1)],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the memory of a CUDA device is its own")
+def test_the_largest_micro_batch_takes_seven_tenths_of_what_is_free(
+    monkeypatch: pytest.MonkeyPatch, saved_bytes: int, processes: str, images: int
+) -> None:
+    monkeypatch.setattr("backends.torch_native.available_bytes", lambda: 10**10)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    workload = Workload(
+        network=torch.nn.Identity(),
+        image_size=8,
+        in_channels=3,
+        training_images=GLOBAL_BATCH,
+        saved_bytes_per_image=saved_bytes,
+        batch=BatchConfig(global_batch_size=GLOBAL_BATCH, norm_batch_size=1),
+        optimizer=OPTIMIZER,
+    )
+    # .7 of 10^10 bytes, shared by the processes, over 1.5 of what an image leaves; never less than one image.
+    assert TorchBackend(DeviceConfig(name="cpu")).max_micro_batch_size(workload) == images
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+def test_a_device_that_is_not_here_is_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(DeviceError, match="no CUDA device"):
+        choose_backend(DeviceConfig(name="cuda"), IpuConfig())
+
+
+def test_the_choice_of_a_device_says_why() -> None:
+    backend: Optional[Any] = choose_backend(DeviceConfig(name="auto"), IpuConfig())
+    assert backend is not None
+    assert backend.reason

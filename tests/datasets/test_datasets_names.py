@@ -1,0 +1,86 @@
+"""Shards and folders whose names are no UTF-8, and members that hold what is no label."""
+
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+from made_images import save_noise
+from test_datasets_shards import add, contents, jpeg, shards_config, write_foreign, write_tar
+
+from datasets import DataError, build_datasets, check, pack
+from datasets.shards.index import FORMAT, parse_label
+
+LATIN = os.fsdecode(b"caf\xe9")
+
+
+def write_latin(path: Path, *names: str) -> None:
+    """Write images whose names are encoded in Latin-1, each with its place as label; the last is no image."""
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
+        for label, name in enumerate(names):
+            add(tar, f"{name}.jpg", jpeg(label) if label < len(names) - 1 else b"<html>")
+            add(tar, f"{name}.cls", str(label).encode())
+
+
+def test_members_whose_names_are_no_utf_8_are_read_and_named(tmp_path, capsys):
+    folder = write_foreign(tmp_path)
+    write_latin(folder / "set-train-0.tar", "café/0", "café/1", "ü")
+    for _ in range(2):  # the index is built, then read
+        images = build_datasets(shards_config(folder), 0).train
+        assert images.source.names.tolist() == [b"caf\xe9/0.jpg", b"caf\xe9/1.jpg", b"\xfc.jpg"]
+        assert images.source.load(1)[0].content == jpeg(1)
+        with pytest.raises(DataError, match=r"set-train-0\.tar, \udcfc\.jpg \(class 2\): cannot be used"):
+            _ = images[0, 2]
+    settings = ["--set", "data.name=image_shards", "--set", f"data.dir={folder}", "--workers", "0"]
+    assert check.main(["--config", "rn50_gnpn", *settings]) == 3
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith(rf"  {folder}/set-train-0.tar, \udcfc.jpg (class 2): cannot be used") for line in lines)
+
+
+def test_a_class_whose_name_is_no_utf_8_is_packed_and_read(tmp_path, capsys):
+    for half in ("train", "val"):
+        for class_name in (LATIN, "a\x85b", "bee"):
+            save_noise(tmp_path / "folder" / half / class_name / "0.jpg")
+    pack.pack(tmp_path / "folder", tmp_path / "shards", 1 << 20, 0)
+    packed = build_datasets(shards_config(tmp_path / "shards"), 0)
+    assert sorted(packed.class_names) == sorted((LATIN, "a\x85b", "bee")) and len(contents(packed.train)) == 3
+    settings = ["--set", "data.name=image_shards", "--set", f"data.dir={tmp_path / 'shards'}", "--workers", "0"]
+    assert check.main(["--config", "rn50_gnpn", *settings]) == 0
+    assert r"  caf\udce9: 1" in capsys.readouterr().out.splitlines()
+
+
+def test_a_name_with_a_line_break_is_refused_and_one_with_a_tab_is_read(tmp_path):
+    folder = write_foreign(tmp_path)
+    write_tar(folder / "set-train-0.tar", {"a\tb.jpg": jpeg(), "a\tb.cls": b"0"})
+    for _ in range(2):
+        assert build_datasets(shards_config(folder), 0).train.source.names.tolist() == [b"a\tb.jpg"]
+    write_tar(folder / "set-train-0.tar", {"a\nb.jpg": jpeg(), "a\nb.cls": b"0"})
+    with pytest.raises(DataError, match=r"'a\\nb\.jpg' has a line break in its name"):
+        build_datasets(shards_config(folder), 0)
+
+
+@pytest.mark.parametrize("digits", ["1000000", "2147483648", "18446744073709551616", "9" * 5000])
+def test_a_number_beyond_all_labels_is_refused_in_words(tmp_path, capsys, digits):
+    folder = write_foreign(tmp_path)
+    write_tar(folder / "set-train-0.tar", {"a.jpg": jpeg(), "a.cls": digits.encode()})
+    with pytest.raises(DataError, match=r"set-train-0\.tar: a\.cls: .*; correct it"):
+        build_datasets(shards_config(folder), 0)
+    settings = ["--set", "data.name=image_shards", "--set", f"data.dir={folder}", "--workers", "0"]
+    assert check.main(["--config", "rn50_gnpn", *settings]) == 3
+    assert "set-train-0.tar: a.cls: " in capsys.readouterr().out
+
+
+def test_labels_of_json_members_have_the_same_limit():
+    assert parse_label(b'{"label": 999999}', ".json") == 999999
+    with pytest.raises(ValueError, match="the label is 1000000; expected 0 or more and less than 1000000"):
+        parse_label(b'{"label": 1000000}', ".json")
+    assert parse_label(b"[" * 100_000, ".json") is None and parse_label(b"9" * 5000, ".json") is None
+
+
+@pytest.mark.parametrize("row", ["0\t10\t2147483648\ta.jpg", "9223372036854775808\t1\t0\ta.jpg"])
+def test_numbers_that_do_not_fit_make_an_index_damaged(tmp_path, row):
+    folder = write_foreign(tmp_path)
+    build_datasets(shards_config(folder), 0)
+    (folder / "set-train-0.tar.index").write_text(f"{FORMAT}\t99\t-\t1\n{row}\n")
+    with pytest.raises(DataError, match="is damaged or another file"):
+        build_datasets(shards_config(folder), 0)

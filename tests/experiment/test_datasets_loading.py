@@ -1,0 +1,244 @@
+"""Loading processes that fail, in real processes: one clear error each; unreadable images that are replaced."""
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Tuple
+
+import pytest
+import torch
+from made_images import write_image_folder
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+import train
+from backends import image_loader
+from configs.errors import ConfigError
+from configs.schema import DataConfig
+from datasets import DataError, build_datasets
+from datasets.data_sets import TrainingImages
+from datasets.generated import GeneratedImages
+from experiment.checkpoint import load_checkpoint
+from experiment.guarded_loading import explained_loading
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def bus_error() -> None:
+    os.kill(os.getpid(), signal.SIGBUS)
+
+
+def leave() -> None:
+    os._exit(7)
+
+
+def hang() -> None:
+    time.sleep(100)
+
+
+def refuse() -> None:
+    raise DataError("x.jpg (class ant): cannot be used: broken; replace or remove it")
+
+
+def defect() -> None:
+    raise KeyError("a defect of the program")
+
+
+class Failing(Dataset):
+    """Tensors, until image 20 is asked for."""
+
+    def __init__(self, fail: Callable[[], None]) -> None:
+        self.fail = fail
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> Tuple[torch.Tensor, int]:
+        if index == 20:
+            self.fail()
+        return torch.zeros(3), index
+
+
+FAILURES: Dict[str, Tuple[Callable[[], None], str]] = {
+    "killed": (kill, r"loading process \d+ was ended by the signal Killed: .*out of memory.*data.workers"),
+    "bus error": (bus_error, r"loading process \d+ was ended by the signal Bus error: .*/dev/shm"),
+    "left": (leave, r"loading process [\d, ]+ ended (by itself with exit code 7|without a word); --set data.workers=0"),
+    "hangs": (hang, r"no images for 2 seconds: a loading process hangs; .*data.workers=0"),
+    "unreadable": (
+        refuse,
+        r"in loading process \d: x\.jpg \(class ant\): cannot be used: broken; replace or remove it$",
+    ),
+}
+
+
+@pytest.mark.parametrize(("fail", "message"), FAILURES.values(), ids=FAILURES)
+def test_a_failing_loading_process_gives_one_clear_error_in_time(fail, message):
+    start = time.monotonic()
+    with pytest.raises(DataError, match=f"^{message}") as caught:
+        with explained_loading():
+            for _ in DataLoader(Failing(fail), batch_size=4, num_workers=2, timeout=2):
+                pass
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - start < 60
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_defect_in_a_loading_process_stays_what_it_is(workers):
+    with pytest.raises(KeyError, match="a defect of the program"):
+        with explained_loading():
+            for _ in DataLoader(Failing(defect), batch_size=4, num_workers=workers):
+                pass
+
+
+def test_errors_that_are_not_about_loading_pass():
+    for error in (RuntimeError("shapes do not match"), OSError("disk full"), ValueError("x")):
+        with pytest.raises(type(error), match=str(error)):
+            with explained_loading():
+                raise error
+
+
+def test_a_broken_connection_is_explained():
+    for error in (EOFError(), ConnectionResetError(104, "Connection reset by peer")):
+        with pytest.raises(DataError, match=f"broke .{type(error).__name__}.: it ended"):
+            with explained_loading():
+                raise error
+
+
+SMALL = ["--config", "generated_smoke", "--device", "cpu", "--set", "data.num_train_images=256"]
+SMALL += ["--set", "data.num_eval_images=64", "--set", "schedule.epochs=2"]
+
+
+@pytest.mark.parametrize("fail", [kill, hang, refuse], ids=["killed", "hangs", "unreadable"])
+def test_a_run_whose_loading_process_fails_ends_with_code_3_and_can_be_continued(tmp_path, monkeypatch, capsys, fail):
+    load = GeneratedImages.load
+    marker = tmp_path / "failed"
+
+    def failing(self: GeneratedImages, index: int) -> Tuple[Any, int]:
+        # in the second epoch, once
+        if get_worker_info() is not None and len(list(checkpoints.glob("*.pt"))) > 0 and not marker.exists():
+            marker.touch()
+            fail()
+        return load(self, index)
+
+    folder = tmp_path / "run"
+    checkpoints = folder / "checkpoints"
+    monkeypatch.setattr(image_loader, "TIMEOUT_SECONDS", 3)
+    monkeypatch.setattr(GeneratedImages, "load", failing)
+    assert train.main([*SMALL, "--output-dir", str(folder), "--set", "data.workers=1"]) == 3
+    assert "loading process" in capsys.readouterr().err.strip().splitlines()[-1]
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["state"], status["exit_code"]) == ("failed", 3)
+    gc.collect()  # in one process the error's traceback keeps the loading process, and that the folder's lock
+    assert train.main([*SMALL, "--output-dir", str(folder), "--set", "data.workers=1", "--resume"]) == 0
+    whole = tmp_path / "whole"
+    assert train.main([*SMALL, "--output-dir", str(whole)]) == 0
+    assert weights(folder) == weights(whole)
+
+
+def weights(folder: Path) -> List[bytes]:
+    newest = sorted((folder / "checkpoints").glob("*.pt"))[-1]
+    return [tensor.numpy().tobytes() for tensor in load_checkpoint(newest)["model"].values()]
+
+
+# Unreadable images that are replaced
+
+
+def folder_config(folder: Path, **options: Any) -> DataConfig:
+    return DataConfig(name="image_folder", dir=str(folder), image_size=16, min_crop_area=0.5, **options)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Six training images of which two are no images: numbers 1 and 4."""
+    write_image_folder(tmp_path)
+    (tmp_path / "train" / "ant" / "1.jpg").write_text("<html>")
+    (tmp_path / "train" / "bee" / "1.jpg").write_bytes(b"")
+    return tmp_path
+
+
+def test_unreadable_images_are_replaced_by_others_that_depend_on_seed_epoch_and_index_alone(folder, caplog):
+    first, second = (build_datasets(folder_config(folder, max_corrupt=2), 5).train for _ in range(2))
+    keys = [(epoch, index) for epoch in range(8) for index in range(6)]
+    images = {key: first[key] for key in keys}
+    assert first.corrupt == 2
+    for key in reversed(keys):
+        assert torch.equal(second[key][0], images[key][0]) and second[key][1] == images[key][1]
+    # the labels are those of the replacements: both classes come in place of image 1, an ant
+    assert {images[epoch, 1][1] for epoch in range(8)} == {0, 1}
+    assert len({images[epoch, 1][0].numpy().tobytes() for epoch in range(8)}) == 8
+    said = [record.message for record in caplog.records if "another image takes its place" in record.message]
+    assert len(said) == 4 and "ant/1.jpg (class ant)" in "".join(said)  # once a file and data set, not once an epoch
+
+
+def test_all_loading_processes_count_together_and_one_too_many_is_an_error(folder):
+    keys = [(0, index) for index in range(6)]
+    train_images = build_datasets(folder_config(folder, max_corrupt=2), 5).train
+    assert len(list(DataLoader(train_images, batch_size=1, sampler=keys, num_workers=2))) == 6
+    assert train_images.corrupt == 2
+    with pytest.raises(
+        DataError, match=r"2 unreadable training images, more than data\.max_corrupt 1; the last: .*jpg"
+    ):
+        with explained_loading():
+            few = build_datasets(folder_config(folder, max_corrupt=1), 5).train
+            list(DataLoader(few, batch_size=1, sampler=keys, num_workers=2))
+
+
+def test_when_no_image_is_readable_no_limit_helps() -> None:
+    class Unreadable:
+        must_copy = False
+
+        def __len__(self) -> int:
+            return 3
+
+        def load(self, index: int) -> None:
+            raise DataError(f"{index}.jpg is cut short")
+
+    images = TrainingImages(Unreadable(), lambda image, random: image, 0, max_corrupt=9)
+    with pytest.raises(DataError, match=r"all 3 training images are unreadable; the last: \d.jpg is cut short"):
+        images[0, 1]
+
+
+def test_unreadable_images_are_replaced_with_auto_augment_too(folder):
+    train_images = build_datasets(folder_config(folder, max_corrupt=2, auto_augment="imagenet"), 5).train
+    assert all(train_images[0, index][0].shape == (3, 16, 16) for index in range(6)) and train_images.corrupt == 2
+
+
+def test_unreadable_images_to_evaluate_on_are_an_error_always(folder):
+    (folder / "val" / "ant" / "0.jpg").write_bytes(b"")
+    evaluation = build_datasets(folder_config(folder, max_corrupt=2), 5).evaluation
+    with pytest.raises(DataError, match=r"val/ant/0\.jpg \(class ant\): cannot be used"):
+        _ = evaluation[0]
+
+
+def test_a_limit_has_no_meaning_for_images_in_memory():
+    with pytest.raises(ConfigError, match=r"max_corrupt 2 has no effect with data\.name generated"):
+        build_datasets(DataConfig(name="generated", max_corrupt=2), 0)
+
+
+@pytest.mark.parametrize("parent_ends", ["before the worker starts", "while the worker waits"])
+def test_a_loading_process_ends_with_its_parent(parent_ends: str) -> None:
+    program = """
+import os, sys, time
+from backends.image_loader import _end_with
+parent, is_first = os.getpid(), sys.argv[1].startswith("before")
+reading, writing = os.pipe()
+if os.fork() == 0:
+    while is_first and os.getppid() == parent:
+        time.sleep(0.01)
+    _end_with(parent, 0)
+    os.write(writing, b"ready")
+    time.sleep(100)
+elif not is_first:
+    os.read(reading, 5)
+os._exit(0)
+"""
+    # The worker holds the output too: run() returns when both have ended, and kills nothing but the parent in time.
+    subprocess.run([sys.executable, "-c", program, parent_ends], cwd=ROOT, capture_output=True, check=True, timeout=80)

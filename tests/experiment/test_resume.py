@@ -1,0 +1,63 @@
+"""What may differ between a run and its continuation, and what may not."""
+
+from __future__ import annotations
+
+from typing import Any, Dict
+
+import pytest
+
+from configs import load_config
+from experiment.resume import check_same_run
+from training.weights import CheckpointError
+
+SHARDS = ["data.name=image_shards", "data.crop_padding=null", "data.num_classes=null"]
+SHARDS += ["data.num_train_images=null", "data.num_eval_images=null"]
+
+
+def config(*overrides: str) -> Dict[str, Any]:
+    return load_config("generated_smoke", [*SHARDS, *overrides]).model_dump(mode="json")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.dir=/elsewhere",
+        "data.cache_dir=/copies",
+        "data.workers=3",
+        "data.max_corrupt=5",  # so that a run that ended over a damaged image can go on
+        "batch.micro_batch_size=8",
+        "norm.kernel=reference",
+        "norm.recompute=true",
+        "device.threads=2",
+        "device.precision=bfloat16",
+        "ipu.ipus=8",
+        "run.output_dir=/runs/here",
+        "run.log_every_steps=3",
+        "run.power_every_epochs=2",
+        "run.keep_checkpoints=3",
+    ],
+)
+def test_what_says_only_how_a_run_is_executed_may_change(override: str) -> None:
+    check_same_run(config(), config(override), "step_00000001.pt")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "run.seed=3",
+        "model.width=16",
+        "norm.num_groups=2",
+        "data.image_size=24",
+        "data.horizontal_flip=true",
+        "data.auto_augment=svhn",
+        "batch.global_batch_size=32",
+        "regularization.mixup_alpha=0.2",
+        "regularization.drop_rate=0.2",
+        "optimizer.weight_decay=0.0",
+        "schedule.epochs=5",
+    ],
+)
+def test_what_a_run_means_may_not_change(override: str) -> None:
+    key = override.partition("=")[0]
+    with pytest.raises(CheckpointError, match=f"written by another experiment: {key} was "):
+        check_same_run(config(), config(override), "step_00000001.pt")

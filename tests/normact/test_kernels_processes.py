@@ -1,0 +1,95 @@
+"""The fused layer in processes of their own: DistributedDataParallel, and the kernels for other instruction sets."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Dict, List, Optional
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from normact import NormActFactory, kernels
+from normact.kernels.cpu.build import ISA_VARIABLE
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGES = 8
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    norm_act = NormActFactory(norm="group", num_groups=4, kernel="fused")
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, bias=False), norm_act(16, "relu"), nn.Conv2d(16, 8, 3, bias=False), norm_act(8, "silu")
+    )
+
+
+def gradients(model: nn.Module, images: Tensor) -> List[Tensor]:
+    """Of the mean over images, so that the average over processes is that of the whole batch."""
+    model(images).square().sum(dim=(1, 2, 3)).mean().backward()
+    return [p.grad for p in model.parameters() if p.grad is not None]
+
+
+def all_images() -> Tensor:
+    return torch.randn(IMAGES, 3, 10, 10, generator=torch.Generator().manual_seed(1))
+
+
+def run_replica(rank: int, replicas: int, folder: Path) -> None:
+    """One process of DistributedDataParallel; started by the test below."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=replicas)
+    share = all_images().chunk(replicas)[rank]
+    got = gradients(nn.parallel.DistributedDataParallel(network()), share)
+    torch.save(got, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def run_python(arguments: List[str], environment: Optional[Dict[str, str]] = None) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+            "OMP_NUM_THREADS": "1",
+            **(environment or {}),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_two_ddp_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
+    reason = kernels.why_not_fused(torch.zeros(1, 1, 1, 1), 1, "contiguous", "relu")
+    if reason is not None:
+        pytest.skip(reason)
+    program = "import pathlib, test_kernels_processes as t; t.run_replica({}, 2, pathlib.Path({!r}))"
+    processes = [run_python(["-c", program.format(rank, str(tmp_path))]) for rank in range(2)]
+    outputs = [process.communicate(timeout=200)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    expected = gradients(network(), all_images())
+    assert len(first) == len(expected) == 10
+    for a, b, whole in zip(first, second, expected):
+        assert torch.equal(a, b)
+        # The halves are added in another order than the images of one batch.
+        torch.testing.assert_close(a, whole, rtol=1e-5, atol=1e-5 * float(whole.abs().max()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("instructions", ["avx2", "baseline"])
+def test_other_instruction_sets_equal_float64_too(instructions: str) -> None:
+    if kernels.why_not_fused(torch.zeros(1, 1, 1, 1), 1, "contiguous", "relu") is not None:
+        pytest.skip("no compiler")
+    if instructions == "avx2" and not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        pytest.skip("no AVX2 here")
+    process = run_python(
+        ["-m", "pytest", "-q", "-rs", "tests/normact/test_kernels.py", "tests/normact/test_kernels_shapes.py"],
+        {ISA_VARIABLE: instructions},
+    )
+    output = process.communicate(timeout=280)[0]
+    assert process.returncode == 0 and "skipped" not in output, output
