@@ -29,7 +29,9 @@ from analysis.confusion import plot_confusion
 from configs import Config, ConfigError, load_config
 from datasets import DataSets, build_datasets
 from experiment.atomic_file import replace_file
+from experiment.exported_program import load_program
 from experiment.guarded_loading import explained_loading
+from experiment.onnx_file import load_session
 from experiment.prepare import build_network
 from experiment.starting_weights import place_weights
 from experiment.weights_file import SavedWeights, read_weights
@@ -169,32 +171,19 @@ def network_with(saved: SavedWeights, config: Config, data: DataSets, device: to
 
 def exported_program(path: Path) -> Model:
     """A program of torch.export; one for batches of a fixed size is given full batches."""
-    try:
-        program = torch.export.load(str(path))
-    except Exception as error:  # unknown bytes are read here: what is raised depends on them and on torch's version
-        raise CheckpointError(f"{path} cannot be read as an exported program: {error}") from error
-    inputs = [node for node in program.graph.nodes if node.op == "placeholder"]
-    batch_size = inputs[-1].meta["val"].shape[0]
-    module = program.module()
+    module, batch_size = load_program(path)
 
     @torch.no_grad()
     def run(x: Tensor) -> Tensor:
         output: Tensor = module(x)
         return output
 
-    return padded_to(batch_size, run) if isinstance(batch_size, int) else run
+    return run if batch_size is None else padded_to(batch_size, run)
 
 
 def onnx_session(path: Path) -> Model:
     """An ONNX model in onnxruntime; one for batches of a fixed size is given full batches."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ConfigError(f"{path} needs the package onnxruntime; pip install -r requirements-dev.txt") from error
-    try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    except Exception as error:  # as above
-        raise CheckpointError(f"{path} cannot be read as an ONNX model: {error}") from error
+    session = load_session(path)
     images = session.get_inputs()[0]
 
     def run(x: Tensor) -> Tensor:

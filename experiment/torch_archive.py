@@ -10,7 +10,7 @@ import io
 import pickletools
 import re
 import zipfile
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Tuple
 
 import torch
 
@@ -53,7 +53,7 @@ def open_archive(data: bytes) -> zipfile.ZipFile:
     for record in records:
         if record.compress_type != zipfile.ZIP_STORED or record.compress_size != record.file_size:
             raise ValueError(
-                f"its record {record.filename!r} is compressed, {record.compress_size:,} bytes to {record.file_size:,}; "
+                f"record {record.filename!r} is compressed, {record.file_size:,} bytes in {record.compress_size:,}; "
                 "torch compresses none: load it where you trust it, and save it again with torch.save"
             )
     total = sum(record.file_size for record in records)
@@ -86,23 +86,24 @@ def refuse_globals(data: bytes) -> None:
 
     Raises: also what pickletools and zipfile raise for bytes that are torn or neither of these.
     """
-    for name in _imported_names(data):
-        if not _TENSOR_NAMES.fullmatch(name):
+    for name, is_certain in _imported_names(data):
+        if not is_certain or not _TENSOR_NAMES.fullmatch(name):
             raise RefusedError(f"asks for the global {name}: refused, nothing was run. Do not trust this file")
 
 
-def _imported_names(data: bytes) -> Iterator[str]:
+def _imported_names(data: bytes) -> Iterator[Tuple[str, bool]]:
+    """What is imported, as "module.name", and whether that is certain."""
     for pickled in _pickles(data):
         strings: List[str] = []
         for opcode, argument, _ in pickletools.genops(pickled):
             if opcode.name in ("GLOBAL", "INST"):
-                yield str(argument).replace(" ", ".")
+                yield str(argument).replace(" ", "."), True
             elif opcode.name == "STACK_GLOBAL":
-                # What it imports is on the stack, which only running it tells for sure; torch.save writes none of these
-                # (it asks for protocol 2), so the name is given as far as it shows, and never one that is allowed.
-                yield f"{'.'.join(strings[-2:])} (STACK_GLOBAL)"
+                # What it imports is on the stack, which only running it tells for certain. Protocol 4 alone has it;
+                # torch.save writes protocol 2.
+                yield ".".join(strings[-2:]), False
             elif opcode.name.startswith("EXT"):
-                yield f"copyreg extension {argument}"
+                yield f"copyreg extension {argument}", False
             elif isinstance(argument, str):
                 strings.append(argument)
 
@@ -116,5 +117,5 @@ def _pickles(data: bytes) -> List[bytes]:
 
 def first_line(error: BaseException) -> str:
     """An error of unknown bytes, for people: its first line, or its kind where it has none."""
-    lines: Optional[List[str]] = str(error).splitlines()
+    lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__
