@@ -1,6 +1,6 @@
 # Each target sets up all that it needs. Set-up is repeated only when the requirements change.
 PYTHON ?= python3
-CONFIG ?= fashion_rn10_gnpn
+CONFIG ?= fashion_rn10_gn8pn
 ARGS ?=
 DATA ?= fashion
 VENV := .venv

@@ -1,8 +1,8 @@
 """The paper's analysis on any network:  python analyze.py power|proxy|random-net|theory|plot ...
 
-python analyze.py power --run runs/fashion_rn20_gnpn     power decomposition of a run's checkpoints
+python analyze.py power --run runs/fashion_rn20_gn8pn     power decomposition of a run's checkpoints
 python analyze.py power --model timm:resnet18            ... of a timm or torchvision network
-python analyze.py proxy --run runs/fashion_rn20_gnpn     how well each proxy fits: which condition of Theorem 3 fails
+python analyze.py proxy --run runs/fashion_rn20_gn8pn     how well each proxy fits: which condition of Theorem 3 fails
 python analyze.py random-net --norm layer layer+pn --out DIR     random nets of Definition 1
 python analyze.py theory --out DIR                       each theorem: claimed, measured, bound, verdict
 python analyze.py plot A/power.json B/power.json --out X.png     several results as one row of power plots

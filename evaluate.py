@@ -1,10 +1,10 @@
-"""Accuracy of trained weights or of an exported model, on any data set:  python evaluate.py runs/fashion_rn20_gnpn
+"""Accuracy of trained weights or of an exported model, on any data set:  python evaluate.py runs/fashion_rn20_gn8pn
 
-    python evaluate.py runs/fashion_rn20_gnpn                      the newest checkpoint of a run, on its own data set
+    python evaluate.py runs/fashion_rn20_gn8pn                      the newest checkpoint of a run, on its own data set
     python evaluate.py step_00001404.pt --set data.dir=DIR         one checkpoint; --set changes its configuration
     python evaluate.py resnetv2_50.safetensors --config rn50_bn    a state dict of this program, timm or torchvision
-    python evaluate.py model.pt2 --config fashion_rn20_gnpn        a program of torch.export
-    python evaluate.py model.onnx --config fashion_rn20_gnpn       with onnxruntime
+    python evaluate.py model.pt2 --config fashion_rn20_gn8pn        a program of torch.export
+    python evaluate.py model.onnx --config fashion_rn20_gn8pn       with onnxruntime
 
 Every image counts exactly once. A model is given normalized float images, (N, C, H, W), and gives logits. The result is
 one JSON object: top1, top5, loss, ece, each class, the confusion matrix; `--picture` draws that.

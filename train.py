@@ -1,4 +1,4 @@
-"""Trains one experiment:  python train.py --config fashion_rn20_gnpn
+"""Trains one experiment:  python train.py --config fashion_rn20_gn8pn
 
 The story of a run, from top to bottom: configuration -> device -> data -> network -> batch plan -> loop -> report.
 The same command runs under torchrun, one process per replica.
@@ -17,7 +17,7 @@ from typing import Callable, Dict, List, Optional, Type
 from analysis.curves import plot_curves
 from analysis.power_plot import plot_power_log
 from backends import DeviceError, choose_backend
-from configs import Config, ConfigError, dump_config, find_config, load_config
+from configs import Config, ConfigError, config_name, dump_config, load_config
 from datasets import DataError
 from experiment.checkpoint import has_checkpoint
 from experiment.continuation import check_same_images, check_same_step, restore, save
@@ -64,7 +64,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         if options.print_config:
             print(dump_config(config), end="")
             return 0
-        return run_experiment(find_config(options.config).stem, config, options)
+        return run_experiment(config_name(options.config), config, options)
     except tuple(EXIT_CODES) as error:
         print(f"error: {error}", file=sys.stderr)
         return exit_code_of(error)

@@ -1,6 +1,7 @@
 """From a name on the command line to a checked Config, with errors that name file, line and key."""
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Set, Tuple, Type
 
@@ -13,10 +14,12 @@ from configs.yaml_file import KeyPath, Lines, parse_value, read_yaml
 
 FOLDER = Path(__file__).resolve().parent
 _NEAREST_SHOWN = 4
+_GRIDS = "grids"  # the folder of tables of runs, which are no experiments
+_OF_32_GROUPS = ("rn50", "rn101", "rnx50", "rnx101")  # the paper's plain group norm in ResNets
 
 
 def load_config(name_or_path: str, overrides: Sequence[str] = (), texts: Sequence[Tuple[str, str, str]] = ()) -> Config:
-    """The experiment called `name_or_path`: configs/<name>.yaml, or the path of a YAML file.
+    """The experiment called `name_or_path`: configs/*/<name>.yaml, or the path of a YAML file.
 
     Args:
         overrides: `section.key=value` each, applied in order; the values are read as YAML.
@@ -44,7 +47,12 @@ def load_config(name_or_path: str, overrides: Sequence[str] = (), texts: Sequenc
 
 def config_names() -> List[str]:
     """The names of the shipped experiments."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return sorted(_shipped_files())
+
+
+def config_name(name_or_path: str) -> str:
+    """What a run of `--config name_or_path` is called: the name as it was given, or that of the file."""
+    return Path(name_or_path).stem
 
 
 def find_config(name_or_path: str, source: str = "--config") -> Path:
@@ -54,16 +62,31 @@ def find_config(name_or_path: str, source: str = "--config") -> Path:
         if not path.is_file():
             raise ConfigError(f"{source} {name_or_path}: no such file")
         return path
-    path = FOLDER / f"{name_or_path}.yaml"
-    if not path.is_file():
-        names = config_names()
-        near = difflib.get_close_matches(name_or_path, names, n=_NEAREST_SHOWN)
+    files = _shipped_files()
+    found = files.get(name_or_path) or files.get(_present_name(name_or_path))
+    if found is None:
+        near = difflib.get_close_matches(name_or_path, files, n=_NEAREST_SHOWN)
         hint = f"; the nearest are {', '.join(near)}" if near else ""
         raise ConfigError(
-            f"{source} {name_or_path}: no such experiment{hint}. `ls {FOLDER}` lists all "
-            f"{len(names)}; the path of a YAML file will do as well"
+            f"{source} {name_or_path}: no such experiment{hint}. `ls {FOLDER}/*/` lists all "
+            f"{len(files)}; the path of a YAML file will do as well"
         )
-    return path
+    return found
+
+
+def _shipped_files() -> Dict[str, Path]:
+    """name -> file. One folder a data set, and one for IPUs; names are unique over the folders."""
+    return {path.stem: path for path in FOLDER.glob("*/*.yaml") if path.parent.name != _GRIDS}
+
+
+def _present_name(name: str) -> str:
+    """The name of an experiment that was once called `name`: former names did not tell the groups of group norm."""
+    match = re.fullmatch(r"(.+?)_gn(ws)?(pn)?(_.+)?", name)
+    if match is None:
+        return name
+    network, ws, pn, rest = match.groups(default="")
+    plain_groups = 32 if network in _OF_32_GROUPS and not ws and not pn else 8
+    return f"{network}_gn{4 if 'en' in network.split('_') else plain_groups}{ws}{pn}{rest}"
 
 
 def dump_config(config: Config) -> str:
@@ -74,23 +97,31 @@ def dump_config(config: Config) -> str:
 def _on_its_base(values: Dict[str, Any], path: Path, sources: Dict[KeyPath, str]) -> Dict[str, Any]:
     """Where a file names another experiment as its `base`: that one's values, replaced key by key by the file's own.
 
-    For files that say only how an experiment is executed elsewhere, so that what it means is written once.
+    A base may have a base itself. `null` leaves out what the base gives.
     """
-    name = values.pop("base", None)
-    if name is None:
-        return values
-    base_path = find_config(str(name), f"{path}: base")
-    base, base_lines = read_yaml(base_path)
-    if "base" in base:
-        raise ConfigError(f"{path}: its base {name} has a base itself; name {base['base']} or write the values out")
-    sources.update((key_path, f"{base_path}:{line}") for key_path, line in base_lines.items() if len(key_path) == 2)
-    for section, own in values.items():
-        if not isinstance(own, dict):
-            raise ConfigError(f"{path}: {section} is not a section with keys")
-        _section_of(base, section, str(path)).update(own)
-        for key in own:
-            sources.pop((section, key), None)
-    return base
+    chain = [path]
+    own_values = [values]
+    while (name := own_values[-1].pop("base", None)) is not None:
+        base_path = find_config(str(name), f"{chain[-1]}: base")
+        if base_path.resolve() in [file.resolve() for file in chain]:
+            raise ConfigError(f"{chain[-1]}: base {name} is a file that has this one as a base; name another")
+        base, base_lines = read_yaml(base_path)
+        for key_path, line in base_lines.items():
+            if len(key_path) == 2:
+                sources.setdefault(key_path, f"{base_path}:{line}")
+        chain.append(base_path)
+        own_values.append(base)
+    whole = own_values.pop()
+    for file, own in zip(chain[-2::-1], own_values[::-1]):
+        for section, fields in own.items():
+            if not isinstance(fields, dict):
+                raise ConfigError(f"{file}: {section} is not a section with keys")
+            _section_of(whole, section, str(file)).update(fields)
+    for section, fields in values.items():
+        if isinstance(fields, dict):
+            for key in fields:
+                sources.pop((section, key), None)  # these are found in the file's own lines
+    return whole
 
 
 def _apply_override(values: Dict[str, Any], override: str) -> KeyPath:

@@ -1,6 +1,6 @@
 """Check every image of a data set and print a report.
 
-    python -m datasets.check --config rn50_gnpn [--set data.dir=DIR] [--workers 8]
+    python -m datasets.check --config rn50_gn8pn [--set data.dir=DIR] [--workers 8]
 
 Reads and decodes every image, compares shards with their SHA-256 sums, or else with their index, and counts. Lines that
 begin with BAD make the exit code 3: a layout that the data set would refuse, an unreadable image, a class without

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from configs import expected_of_run
 from experiment.run import Run
 from models.norm_costs import measure_norm_costs, norm_costs_table
 
@@ -18,6 +19,7 @@ def describe_norms(run: Run) -> str:
 def describe(run: Run) -> str:
     """What is about to run, one aspect a line."""
     config, data, cost = run.config, run.data, run.cost
+    expected = expected_of_run(run.name, config)
     saved = cost.saved_bytes(run.plan.micro_batch_size) / 2**20
     lines = {
         "device": f"{run.backend.name} ({run.backend.reason}), {run.backend.precision}, "
@@ -28,6 +30,7 @@ def describe(run: Run) -> str:
         f"{cost.parameters:,} parameters, {cost.multiply_adds / 1e6:,.1f} M multiply-adds per image",
         "batch": str(run.plan),
         "memory": f"{saved:,.0f} MiB of activations saved for backward in a micro-batch",
+        **({} if expected is None else {"expected": f"{expected}"}),
         "steps": f"{run.steps:,} = {config.schedule.epochs} epochs x {run.steps_per_epoch:,}",
         **run.backend.details(),
     }

@@ -397,7 +397,7 @@ def test_a_dry_run_plans_without_the_weights_that_training_starts_from(
 
 
 def test_print_config_prints_yaml_that_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
-    assert train.main(["--config", "rn50_gnpn", "--print-config"]) == 0
+    assert train.main(["--config", "rn50_gn8pn", "--print-config"]) == 0
     output = capsys.readouterr().out
     for part in ("global_batch_size: 1024", "keep_checkpoints:", "crop_padding: null"):
         assert part in output
@@ -439,7 +439,7 @@ def test_imagenet_that_is_not_there_says_where_it_belongs_and_what_to_try(
 ) -> None:
     arguments = [
         "--config",
-        "rn50_gnpn",
+        "rn50_gn8pn",
         "--output-dir",
         str(tmp_path / "run"),
         "--set",

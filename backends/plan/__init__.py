@@ -3,7 +3,7 @@
     execution = Execution(micro_batch_size=8, gradient_accumulation=16, replicas=4, splits=("stages.1.0", "stages.2.1"))
     plan = plan_ipu(network, execution, image_size=224, system="mk2")
     plan.fits, plan.refusals, plan.images_per_second, plan.stages
-    print(plan)                                       # a table: one line for each stage
+    print(format_plan(plan))                          # a table: one line for each stage
 
     propose_splits(network, 4, image_size=224, system="mk2")               # ("stages.0.2", ...)
     largest_micro_batch(network, execution, image_size=224, system="mk2")  # 0 where not even one image fits
@@ -18,12 +18,14 @@ and published.py (the throughputs they were calibrated on and judged by).
 from backends.plan.execution import Execution, OptimizerState
 from backends.plan.ipu_plan import IpuPlan, plan_ipu
 from backends.plan.propose import largest_micro_batch, propose_plan
+from backends.plan.report import format_plan
 from backends.plan.splits import propose_splits
 
 __all__ = [
     "Execution",
     "IpuPlan",
     "OptimizerState",
+    "format_plan",
     "largest_micro_batch",
     "plan_ipu",
     "propose_plan",

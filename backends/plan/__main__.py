@@ -1,4 +1,4 @@
-"""Plans from the command line:  python -m backends.plan --config rn50_gnpn --system bow --ipus 16
+"""Plans from the command line:  python -m backends.plan --config rn50_gn8pn --system bow --ipus 16
 
 Without --splits it proposes: the number of stages, balanced splits and the largest micro-batch that fits.
 """
@@ -21,6 +21,7 @@ from backends.plan.ipu_plan import IpuPlan, plan_ipu
 from backends.plan.pods import plan_pods
 from backends.plan.propose import largest_micro_batch, propose_plan
 from backends.plan.published import KNOWN_GOOD, PUBLISHED, Configuration
+from backends.plan.report import format_plan
 from backends.plan.trace import Trace, trace_network
 from configs import Config, ConfigError, load_config
 from configs.schema.device import IpuConfig
@@ -91,7 +92,7 @@ def _plan(options: argparse.Namespace) -> int:
     if options.pods:
         return _plan_pods(options, trace, config)
     plan = _choose(options, trace, config)
-    print(f"{name}, norm {norm['norm']}, images of {image_size} x {image_size}\n\n{plan}")
+    print(f"{name}, norm {norm['norm']}, images of {image_size} x {image_size}\n\n{format_plan(plan)}")
     if options.compare_norms:
         tied = _trace(name, image_size, channels, width, norm="batch", proxy=False)
         print("\n" + format_norm_comparison(tied, trace, options.compare_norms, plan.execution, plan.system))

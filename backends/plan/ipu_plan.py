@@ -26,7 +26,7 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class IpuPlan:
-    """What `plan_ipu` found. `str(plan)` is a table.
+    """What `plan_ipu` found. `format_plan(plan)` (report.py) is a table.
 
     Args:
         execution: as given.
@@ -75,11 +75,6 @@ class IpuPlan:
     def multiply_adds(self) -> int:
         """Of one image, forward."""
         return sum(each.stage.multiply_adds for each in self.stages)
-
-    def __str__(self) -> str:
-        from backends.plan.report import format_plan  # imported here: the report reads plans
-
-        return format_plan(self)
 
 
 def plan_ipu(

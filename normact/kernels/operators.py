@@ -9,6 +9,8 @@ from typing import List, Optional, Tuple
 import torch
 from torch import Tensor
 
+from normact.kernels.memory_format import memory_format_of
+
 logger = logging.getLogger(__name__)
 
 # torch.library.register_fake came with 2.4.
@@ -78,14 +80,6 @@ def _load_on_cuda() -> Optional[str]:
         return f"a GPU here has compute capability {oldest}; {OLDEST_GPU} or newer is needed"
     register()
     return None
-
-
-def memory_format_of(x: Tensor) -> torch.memory_format:
-    """The format in which the kernels work on x and write their results: channels_last where x is, else contiguous."""
-    channels_last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
-    if channels_last is not None and not x.is_contiguous() and x.is_contiguous(memory_format=channels_last):
-        return channels_last
-    return torch.contiguous_format
 
 
 def _like(x: Tensor) -> Tensor:

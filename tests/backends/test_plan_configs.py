@@ -30,7 +30,7 @@ def test_a_shipped_config_fits_every_pod_as_the_documented_table_and_its_first_l
 
 
 def test_the_table_of_pods_says_which_one_is_too_small_and_why(capsys: Any) -> None:
-    command = ["--config", "fashion_rn20_gnpn", "--pods", "--splits", "--set", "batch.global_batch_size=32"]
+    command = ["--config", "fashion_rn20_gn8pn", "--pods", "--splits", "--set", "batch.global_batch_size=32"]
     assert main(command) == 2
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
     assert [row[1] for row in rows] == [f"{kind}, {ipus}" for kind in ("mk1", "mk2") for ipus in (4, 16, 64)]
@@ -39,6 +39,6 @@ def test_the_table_of_pods_says_which_one_is_too_small_and_why(capsys: Any) -> N
 
 
 def test_a_plan_that_does_not_fit_is_told_by_the_exit_status() -> None:
-    command = ["--config", "fashion_rn20_gnpn", "--ipus", "1", "--splits"]
+    command = ["--config", "fashion_rn20_gn8pn", "--ipus", "1", "--splits"]
     assert main([*command, "--global-batch-size", "64", "--micro-batch-size", "64"]) == 0
     assert main([*command, "--global-batch-size", "65536", "--micro-batch-size", "65536"]) == 2

@@ -152,7 +152,7 @@ def test_the_picture_shows_every_part_of_every_stage(tmp_path: Path, monkeypatch
 
 def test_the_command_plans_a_shipped_experiment_in_a_process_of_its_own(tmp_path: Path) -> None:
     picture = tmp_path / "plan.png"
-    arguments = "--config fashion_rn20_gnpn --set ipu.system=bow --ipus 4 --compare-norms 8 --plot".split()
+    arguments = "--config fashion_rn20_gn8pn --set ipu.system=bow --ipus 4 --compare-norms 8 --plot".split()
     run = subprocess.run(
         [sys.executable, "-m", "backends.plan", *arguments, str(picture)],
         cwd=ROOT, capture_output=True, text=True, timeout=250, check=False,

@@ -28,7 +28,7 @@ def test_a_good_folder_is_counted_and_called_good(folder, capsys):
     Image.new("L", (50, 60), 9).save(folder / "train" / "ant" / "3.png")
     shutil.copy(folder / "train" / "ant" / "0.jpg", folder / "train" / "ant" / "4.jpg")
     for workers in (0, 2):
-        code, lines = lines_of(capsys, "rn50_gnpn", f"data.dir={folder}", workers=workers)
+        code, lines = lines_of(capsys, "rn50_gn8pn", f"data.dir={folder}", workers=workers)
         assert (code, lines[-1]) == (0, "good")
         assert lines[0] == "train: 8 images, 8 of them readable, in 2 of 2 classes, 3 to 5 a class"
         assert lines[1:5] == ["  ant: 5", "  bee: 3", "  height 30 to 60, width 40 to 50", "  JPEG RGB: 7, PNG L: 1"]
@@ -44,7 +44,7 @@ def test_every_fault_of_a_folder_is_listed(folder, capsys):
     (folder / "train" / "ant" / "list.csv").write_text("x")
     (folder / "train" / "bee" / "gone.jpg").symlink_to("nowhere")
     (folder / "train" / "bee" / ".hidden").write_text("x")
-    code, lines = lines_of(capsys, "rn50_gnpn", f"data.dir={folder}")
+    code, lines = lines_of(capsys, "rn50_gn8pn", f"data.dir={folder}")
     assert (code, lines[-1]) == (3, "BAD")
     text = "\n".join(lines)
     assert "BAD: not as the layout needs it: 6" in text
@@ -61,7 +61,7 @@ def test_unreadable_images_are_listed_with_their_reasons(folder, capsys):
     path.write_bytes(path.read_bytes()[:500])
     for number in range(2):
         (folder / "val" / "ant" / f"{number}.jpg").write_text("<html>")
-    code, lines = lines_of(capsys, "rn50_gnpn", f"data.dir={folder}")
+    code, lines = lines_of(capsys, "rn50_gn8pn", f"data.dir={folder}")
     text = "\n".join(lines)
     assert code == 3 and "train: 6 images, 5 of them readable" in text
     assert f"BAD: train: unreadable images: 1\n  {path} (class bee): cannot be used: " in text
@@ -73,7 +73,7 @@ def test_unreadable_images_of_a_layout_that_is_refused_are_listed_too(folder, ca
     path = folder / "val" / "ant" / "0.jpg"
     path.write_bytes(path.read_bytes()[:300])
     (folder / "train" / "cat").mkdir()
-    code, lines = lines_of(capsys, "rn50_gnpn", f"data.dir={folder}")
+    code, lines = lines_of(capsys, "rn50_gn8pn", f"data.dir={folder}")
     text = "\n".join(lines)
     assert (code, lines[-1]) == (3, "BAD")
     assert "train/cat: a class without images" in text
@@ -84,7 +84,7 @@ def test_shards_are_compared_with_their_sums(folder, tmp_path, capsys):
     shards = tmp_path / "shards"
     pack.pack(folder, shards, 6000, 0)
     settings = ["data.name=image_shards", f"data.dir={shards}"]
-    code, lines = lines_of(capsys, "rn50_gnpn", *settings)
+    code, lines = lines_of(capsys, "rn50_gn8pn", *settings)
     assert (code, lines[-1]) == (
         0,
         "good",
@@ -92,11 +92,11 @@ def test_shards_are_compared_with_their_sums(folder, tmp_path, capsys):
     content = bytearray((shards / "train-000001.tar").read_bytes())
     content[-600] ^= 1  # after the last member: no image is touched
     (shards / "train-000001.tar").write_bytes(content)
-    code, lines = lines_of(capsys, "rn50_gnpn", *settings)
+    code, lines = lines_of(capsys, "rn50_gn8pn", *settings)
     assert code == 3 and "BAD: train: shards that have changed: 1" in lines
     assert any(f"{shards}/train-000001.tar: its SHA-256 sum is" in line for line in lines)
     (shards / "train-000001.tar.index").unlink()  # built anew, without a sum
-    code, lines = lines_of(capsys, "rn50_gnpn", *settings)
+    code, lines = lines_of(capsys, "rn50_gn8pn", *settings)
     assert code == 0 and "train: 3 shards, 1 of them without a sum and compared with their index" in lines
 
 
@@ -108,9 +108,9 @@ def test_images_in_memory_are_checked_too(capsys):
 
 
 def test_a_data_set_that_is_not_there_and_a_wrong_setting_end_with_their_codes(tmp_path, capsys):
-    code, lines = lines_of(capsys, "rn50_gnpn", f"data.dir={tmp_path}/nowhere")
+    code, lines = lines_of(capsys, "rn50_gn8pn", f"data.dir={tmp_path}/nowhere")
     assert code == 3 and any("no images in" in line for line in lines)
-    assert check.main(["--config", "rn50_gnpn", "--set", "data.name=imagenet"]) == 2
+    assert check.main(["--config", "rn50_gn8pn", "--set", "data.name=imagenet"]) == 2
     assert "imagenet" in capsys.readouterr().err
 
 

@@ -32,7 +32,7 @@ def test_members_whose_names_are_no_utf_8_are_read_and_named(tmp_path, capsys):
         with pytest.raises(DataError, match=r"set-train-0\.tar, \udcfc\.jpg \(class 2\): cannot be used"):
             _ = images[0, 2]
     settings = ["--set", "data.name=image_shards", "--set", f"data.dir={folder}", "--workers", "0"]
-    assert check.main(["--config", "rn50_gnpn", *settings]) == 3
+    assert check.main(["--config", "rn50_gn8pn", *settings]) == 3
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith(rf"  {folder}/set-train-0.tar, \udcfc.jpg (class 2): cannot be used") for line in lines)
 
@@ -45,7 +45,7 @@ def test_a_class_whose_name_is_no_utf_8_is_packed_and_read(tmp_path, capsys):
     packed = build_datasets(shards_config(tmp_path / "shards"), 0)
     assert sorted(packed.class_names) == sorted((LATIN, "a\x85b", "bee")) and len(contents(packed.train)) == 3
     settings = ["--set", "data.name=image_shards", "--set", f"data.dir={tmp_path / 'shards'}", "--workers", "0"]
-    assert check.main(["--config", "rn50_gnpn", *settings]) == 0
+    assert check.main(["--config", "rn50_gn8pn", *settings]) == 0
     assert r"  caf\udce9: 1" in capsys.readouterr().out.splitlines()
 
 
@@ -66,7 +66,7 @@ def test_a_number_beyond_all_labels_is_refused_in_words(tmp_path, capsys, digits
     with pytest.raises(DataError, match=r"set-train-0\.tar: a\.cls: .*; correct it"):
         build_datasets(shards_config(folder), 0)
     settings = ["--set", "data.name=image_shards", "--set", f"data.dir={folder}", "--workers", "0"]
-    assert check.main(["--config", "rn50_gnpn", *settings]) == 3
+    assert check.main(["--config", "rn50_gn8pn", *settings]) == 3
     assert "set-train-0.tar: a.cls: " in capsys.readouterr().out
 
 

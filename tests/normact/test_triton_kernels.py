@@ -25,6 +25,7 @@ from normact import NormActFactory, kernels  # noqa: E402  needs triton
 from normact.kernels import operators  # noqa: E402
 from normact.kernels.cuda import operators as triton_operators  # noqa: E402
 from normact.kernels.cuda.plan import Problem, chunk_pixels, chunk_tile, group_fits_one_program  # noqa: E402
+from normact.kernels.memory_format import memory_format_of  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 H100_PROCESSORS = 132
@@ -52,7 +53,7 @@ def run(
     mean, inverse_std, slopes = triton_operators.proxy_statistics(activation, *rows, PROXY_EPS)
     parameters = (rows[0], rows[1], *((mean, inverse_std) if proxy else (None, None)))
     out, statistics = triton_operators.norm_act(x, *parameters, num_groups, strided, activation, EPS)
-    assert out.stride() == torch.empty_like(x, memory_format=operators.memory_format_of(x)).stride()
+    assert out.stride() == torch.empty_like(x, memory_format=memory_format_of(x)).stride()
     again = triton_operators.norm_act_again(x, statistics, *parameters, num_groups, strided, activation)
     # The same map with the same statistics, in another kernel: only the order of a multiply-add may differ.
     assert scaled_difference(again, out.double()) <= TOLERANCES[x.dtype]

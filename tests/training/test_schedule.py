@@ -65,7 +65,7 @@ def test_efficientnet_drops_from_the_start_equal_the_published_table(
 
 
 def test_the_authors_efficientnet_schedule_has_146_equally_spaced_drops() -> None:
-    config = load_config("en_b0_g16_gnpn")
+    config = load_config("en_b0_g16_gn4pn")
     steps_per_epoch = 100
     rate = build_schedule(config.schedule, config.optimizer.learning_rate, steps_per_epoch)
     rates = [rate(step) for step in range(350 * steps_per_epoch)]

@@ -25,7 +25,7 @@ from normact.kernels.cuda.plan import (
     problem_of,
 )
 from normact.kernels.cuda.proxy import proxy_backward, proxy_forward
-from normact.kernels.operators import memory_format_of
+from normact.kernels.memory_format import memory_format_of
 
 _MERGE_BLOCK = 128
 _PROXY_BLOCK = 8  # channels a program: with 256 lanes of nodes, 16 elements a thread

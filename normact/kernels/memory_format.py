@@ -1,0 +1,12 @@
+"""In which order of dims the kernels read and write."""
+
+import torch
+from torch import Tensor
+
+
+def memory_format_of(x: Tensor) -> torch.memory_format:
+    """The format in which the kernels work on x and write their results: channels_last where x is, else contiguous."""
+    channels_last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
+    if channels_last is not None and not x.is_contiguous() and x.is_contiguous(memory_format=channels_last):
+        return channels_last
+    return torch.contiguous_format
