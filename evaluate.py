@@ -1,7 +1,8 @@
 """Accuracy of trained weights or of an exported model, on any data set:  python evaluate.py runs/fashion_rn20_gn8pn
 
     python evaluate.py runs/fashion_rn20_gn8pn                      the newest checkpoint of a run, on its own data set
-    python evaluate.py step_00001404.pt --set data.dir=DIR         one checkpoint; --set changes its configuration
+    python evaluate.py step_00001404.pt --set data.dir=DIR         one checkpoint; --set changes its configuration.
+                                                                   Where images are, the command says alone, or DATA_DIR
     python evaluate.py resnetv2_50.safetensors --config rn50_bn    a state dict of this program, timm or torchvision
     python evaluate.py model.pt2 --config fashion_rn20_gn8pn        a program of torch.export
     python evaluate.py model.onnx --config fashion_rn20_gn8pn       with onnxruntime
@@ -15,21 +16,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
-import yaml
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from analysis.confusion import plot_confusion
 from configs import Config, ConfigError, load_config
+from configs.passwords import hide_passwords
 from datasets import DataSets, build_datasets
 from experiment.atomic_file import replace_file
 from experiment.exported_program import load_program
+from experiment.foreign_config import config_of_file
 from experiment.guarded_loading import explained_loading
 from experiment.onnx_file import load_session
 from experiment.prepare import build_network
@@ -59,7 +60,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
             plot_confusion(report["confusion"], class_names, title, options.picture)
         return 0
     except tuple(EXIT_CODES) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {hide_passwords(str(error))}", file=sys.stderr)
         return exit_code_of(error)
 
 
@@ -126,15 +127,13 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
 
 
 def choose_config(options: argparse.Namespace, saved: Optional[SavedWeights]) -> Config:
-    """The configuration that was named, or else the one in the checkpoint; with the overrides."""
+    """The configuration that was named, or else the one in the checkpoint, but for where it had its data; with the
+    overrides."""
     if options.config is not None:
         return load_config(options.config, options.set)
     if saved is None or saved.config is None:
         raise ConfigError(f"{options.model} does not say what network and data it belongs to; add --config NAME")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "checkpoint.yaml"
-        path.write_text(yaml.safe_dump(dict(saved.config)))
-        return load_config(str(path), options.set)
+    return config_of_file(saved.config, saved.path, options.set)
 
 
 def check_execution(options: argparse.Namespace, is_exported: bool) -> None:
