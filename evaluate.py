@@ -26,9 +26,9 @@ from tqdm import tqdm
 
 from analysis.confusion import plot_confusion
 from configs import Config, ConfigError, load_config
+from configs.atomic_file import replace_file
 from configs.passwords import hide_passwords
 from datasets import DataSets, build_datasets
-from experiment.atomic_file import replace_file
 from experiment.exported_program import load_program
 from experiment.foreign_config import config_of_file
 from experiment.guarded_loading import explained_loading

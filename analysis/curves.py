@@ -10,6 +10,8 @@ from typing import Any, Dict, List, Union
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from analysis.picture_file import save_picture
+
 # Colours of the Okabe-Ito palette, which stay apart for colour-blind readers; markers tell them apart in grey.
 _SPLITS = {
     "train": {"color": "#0072B2", "linewidth": 1.2, "marker": ".", "markersize": 3, "label": "training"},
@@ -49,7 +51,7 @@ def plot_curves(metrics_path: Union[str, Path], out_png: Union[str, Path]) -> No
         axes.grid(True, color="0.9")
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-    figure.savefig(out_png, dpi=150)
+    save_picture(figure, out_png, dpi=150)
 
 
 def read_records(path: Path) -> List[Dict[str, Any]]:

@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from analysis.curves import read_records
+from analysis.picture_file import save_picture
 
 Item = TypeVar("Item")
 
@@ -69,7 +70,7 @@ def plot_power(panels: Sequence[PowerPanel], path: Union[str, Path], *, columns:
     figure.legend(handles=handles, loc="outside upper center", ncols=legend_columns, fontsize=8, frameon=False)
     if note:
         figure.supxlabel(note, fontsize=7.5)
-    figure.savefig(path, dpi=110)
+    save_picture(figure, path, dpi=110)
 
 
 def panel_of_layers(title: str, layers: Sequence[Mapping[str, Any]]) -> PowerPanel:

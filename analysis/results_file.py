@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Dict
+
+from configs.atomic_file import replace_file
 
 
 class ResultsError(ValueError):
@@ -18,9 +19,7 @@ def write_results(path: Path, results: Dict[str, Any]) -> None:
     Raises: ValueError for a number that is not finite; OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(results, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    replace_file(path, (json.dumps(results, allow_nan=False) + "\n").encode("utf-8"))
 
 
 def read_results(path: Path) -> Dict[str, Any]:

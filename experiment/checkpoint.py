@@ -20,8 +20,8 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Union
 
 import torch
 
+from configs.atomic_file import partial_files, replace_file, sync_folder
 from configs.bounded_file import GIB, KIB, read_bounded
-from experiment.atomic_file import PARTIAL_SUFFIX, replace_file, sync_folder
 from experiment.torch_archive import RefusedError, first_line, load_tensors
 from training.weights import CheckpointError
 
@@ -171,9 +171,7 @@ def remove_partial_files(folder: Union[str, Path]) -> None:
     folder = Path(folder)
     known = _known_steps(folder)
     stale = [path for path in _checkpoint_files(folder) if _step_of(path) not in known]
-    if folder.is_dir():
-        stale += [path for path in folder.iterdir() if path.name.startswith(".") and path.name.endswith(PARTIAL_SUFFIX)]
-    _remove(stale, folder)
+    _remove(stale + partial_files(folder), folder)
 
 
 def check_norm(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Union
 
-from experiment.atomic_file import describe_full_disk, replace_file
+from configs.atomic_file import describe_full_disk, open_without_following, replace_file
 from training.metrics import Means
 
 
@@ -65,7 +66,8 @@ class MetricsLog:
         # Opened for each record: no handle to lose, and truncate_after may replace the file in between.
         line = _strict_json(dict(record)) + "\n"
         try:
-            with open(self.path, "a", encoding="utf-8") as file:
+            descriptor = open_without_following(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            with os.fdopen(descriptor, "a", encoding="utf-8") as file:
                 file.write(line)
         except OSError as error:
             raise describe_full_disk(error, self.path, len(line)) from error

@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import IO, Optional
 
+from configs.atomic_file import open_without_following
+
 
 class RunFolderError(OSError):
     """The output folder cannot be used. The message says why and what to do."""
@@ -67,7 +69,11 @@ def _check_writable(path: Path) -> None:
 
 
 def _lock(path: Path) -> IO[str]:
-    lock = open(path / "run.lock", "a+", encoding="utf-8")  # noqa: SIM115  open for as long as the lock is held
+    try:
+        descriptor = open_without_following(path / "run.lock", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    except OSError as error:
+        raise RunFolderError(f"{path / 'run.lock'} cannot be opened: {error.strerror}") from error
+    lock = os.fdopen(descriptor, "a+", encoding="utf-8")  # open for as long as the lock is held
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

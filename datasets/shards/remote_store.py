@@ -11,11 +11,12 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO, Dict, Mapping, Optional, Sequence, Set
 
+from configs.atomic_file import replace_file
 from configs.passwords import hide_passwords
 from datasets.errors import StoreError
 from datasets.fetch_lock import fetch_lock
 from datasets.shards.index import SUFFIX
-from datasets.shards.store import BLOCK_BYTES, NOT_TOLD, SUBFOLDERS, FolderStore, StoredFile, replace_file
+from datasets.shards.store import BLOCK_BYTES, NOT_TOLD, SUBFOLDERS, FolderStore, StoredFile
 
 # Before a request that failed is made again. A place that is gone for longer ends the run, which is saved.
 PAUSES_SECONDS = (1.0, 4.0, 16.0)
@@ -63,8 +64,9 @@ class RemoteStore:
                 file_system, _ = fsspec.core.url_to_fs(self.url, skip_instance_cache=True)
                 self.connections[os.getpid()] = file_system
         except (ImportError, ValueError) as error:
+            reason = hide_passwords(str(error))
             raise StoreError(
-                f"data.dir {self.shown_url}: {hide_passwords(str(error))}; install what it names, or copy the shards to a folder"
+                f"data.dir {self.shown_url}: {reason}; install what it names, or copy the shards to a folder"
             ) from error
         return self.connections[os.getpid()]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Dict, Sequence
 
 from typing_extensions import Protocol
+
+from configs.atomic_file import replace_file
 
 SUBFOLDERS = ("train", "val")
 BLOCK_BYTES = 1 << 22
@@ -94,23 +95,9 @@ class FolderStore:
         return False
 
     def write_index(self, name: str, content: bytes) -> None:
-        replace_file(self.folder / name, content)
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all, whatever ends the process or the machine."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=".part-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's own is for one user alone
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        target = self.folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(target, content)
 
 
 def file_sum(file: BinaryIO) -> str:

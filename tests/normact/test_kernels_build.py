@@ -196,7 +196,7 @@ def test_a_link_to_a_library_is_replaced_and_its_target_left_alone(fake_compiler
 def test_a_cache_folder_of_another_user_is_refused(fake_compiler: Path, depth: int) -> None:
     folder = build.build_library().parent
     os.chown([folder, folder.parent][depth], 12345, 12345)
-    with pytest.raises(BuildError, match="belongs to another user, or others may write to it.*a folder of your own"):
+    with pytest.raises(BuildError, match=r"belongs to another user, or others may write to it.*a folder of your own"):
         build.build_library()
 
 

@@ -68,7 +68,7 @@ def run_all(commands: Sequence[Sequence[str]], stop: StopRequests) -> None:
     end = time.monotonic() + BUILD_TIMEOUT_SECONDS
     try:
         for command in commands:
-            errors = tempfile.TemporaryFile()  # noqa: SIM115  closed below
+            errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed below
             watched = ["/bin/sh", "-c", _WATCHED, "sh", *command]
             options: Dict[str, Any] = {"stdin": reading, "stdout": subprocess.DEVNULL, "stderr": errors}
             process = subprocess.Popen(watched, start_new_session=True, **options)
