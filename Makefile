@@ -75,6 +75,7 @@ bench: $(DEV_READY) data
 data: $(RUN_READY)
 	$(VENV)/bin/python -m datasets.fashion_mnist
 	$(VENV)/bin/python -m datasets.photo_patches
+	$(VENV)/bin/python -m datasets.fashion_scenes
 
 $(RUN_READY): requirements.txt
 	$(PYTHON) -m venv $(VENV)

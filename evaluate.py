@@ -1,6 +1,8 @@
 """Accuracy of trained weights or of an exported model, on any data set:  python evaluate.py runs/fashion_rn20_gn8pn
 
     python evaluate.py runs/fashion_rn20_gn8pn                      the newest checkpoint of a run, on its own data set
+    python evaluate.py runs/fashion_rn20_gn8pn --split train        the training images, without augmentation
+    python evaluate.py runs/fashion_rn20_bn --reestimate-statistics     batch norm's statistics taken anew
     python evaluate.py step_00001404.pt --set data.dir=DIR         one checkpoint; --set changes its configuration.
                                                                    Where images are, the command says alone, or DATA_DIR
     python evaluate.py resnetv2_50.safetensors --config rn50_bn    a state dict of this program, timm or torchvision
@@ -21,7 +23,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from analysis.confusion import plot_confusion
@@ -32,6 +34,7 @@ from datasets import DataSets, build_datasets
 from experiment.exported_program import load_program
 from experiment.foreign_config import config_of_file
 from experiment.guarded_loading import explained_loading
+from experiment.measurement import reestimate
 from experiment.onnx_file import load_session
 from experiment.prepare import build_network
 from experiment.starting_weights import place_weights
@@ -82,6 +85,12 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     add("--config", metavar="NAME|PATH", help="network and data; default: those in the checkpoint")
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; repeatable")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of a network; auto: a GPU if there is one")
+    add("--split", choices=("eval", "train"), default="eval", help="images to evaluate; training images unaugmented")
+    add(
+        "--reestimate-statistics",
+        action="store_true",
+        help="take batch norm's statistics anew, over run.reestimation_images training images, instead of running ones",
+    )
     add("--batch-size", type=int, default=100, help="images in one forward pass")
     add("--out", type=Path, metavar="FILE.json", help="where the result goes; default: printed")
     add("--picture", type=Path, metavar="FILE.png", help="draw the confusion matrix")
@@ -97,16 +106,18 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
             raise ConfigError(f"{option} {path}: {path.parent} is no folder; make it, or name another")
     is_exported = options.model.suffix in EXPORTED
     check_execution(options, is_exported)
+    if options.reestimate_statistics and is_exported:
+        raise ConfigError(f"--reestimate-statistics: those of {options.model.suffix} files are fixed; leave it out")
     saved = None if is_exported else read_weights(options.model)
     config = choose_config(options, saved)
     data = build_datasets(config.data, config.run.seed)
     if saved is not None:
-        model = network_with(saved, config, data, chosen_device(options))
+        model = network_with(saved, config, data, options)
     elif options.model.suffix == ".pt2":
         model = exported_program(options.model)
     else:
         model = onnx_session(options.model)
-    images: Dataset = data.evaluation  # type: ignore[assignment]  # it has __len__ and __getitem__
+    images: Any = data.evaluation if options.split == "eval" else data.plain_training_images(len(data.train))
     loader = DataLoader(images, batch_size=options.batch_size, num_workers=config.data.workers)
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
     evaluation = Evaluation(data.num_classes)
@@ -119,7 +130,9 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
     described = {
         "model": str(options.model),
         "weights": "average" if saved is not None and saved.is_average else "last" if saved is not None else "exported",
+        "statistics": "re-estimated" if options.reestimate_statistics else "as saved",
         "data": config.data.name,
+        "split": options.split,
         "device": "cpu" if is_exported else str(chosen_device(options)),
         "precision": "as exported" if is_exported else "float32",
     }
@@ -155,11 +168,23 @@ def chosen_device(options: argparse.Namespace) -> torch.device:
     return torch.device("cuda" if is_gpu else "cpu")
 
 
-def network_with(saved: SavedWeights, config: Config, data: DataSets, device: torch.device) -> Model:
-    """The network of a configuration with saved weights, computing in float32."""
+def network_with(saved: SavedWeights, config: Config, data: DataSets, options: argparse.Namespace) -> Model:
+    """The network of a configuration with saved weights, computing in float32.
+
+    Raises:
+        ConfigError: statistics are to be taken anew, and there are none or no images for it.
+    """
+    device = chosen_device(options)
     factory, network = build_network(config, data)
     place_weights(network, factory, saved, data.class_names)
     network.to(device).eval()
+    if options.reestimate_statistics:
+        if not factory.uses_batch_norm:
+            raise ConfigError(f"--reestimate-statistics: norm {config.norm.name} has no statistics; leave it out")
+        if not config.run.reestimation_images:
+            raise ConfigError("--reestimate-statistics needs images; add --set run.reestimation_images=10000")
+        with explained_loading():
+            reestimate(network, config, data)
 
     @torch.no_grad()
     def run(x: Tensor) -> Tensor:

@@ -7,17 +7,17 @@ The same command runs under torchrun, one process per replica.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
+import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Type
+from typing import Any, Callable, Dict, List, Optional, Type
 
 from analysis.curves import plot_curves
 from analysis.power_plot import plot_power_log
 from backends import DeviceError, choose_backend
-from configs import Config, ConfigError, config_name, dump_config, load_config
+from configs import Config, ConfigError, config_name, dump_config, load_config, own_seed
 from configs.passwords import hide_passwords
 from datasets import DataError
 from experiment.checkpoint import has_checkpoint
@@ -25,15 +25,17 @@ from experiment.continuation import check_same_images, check_same_step, restore,
 from experiment.describe import describe, describe_norms
 from experiment.guarded_loading import explained_loading
 from experiment.lockstep import Lockstep
+from experiment.measurement import evaluate, measure_end
 from experiment.power_log import measure_power_of_run
 from experiment.prepare import prepare
 from experiment.progress import Progress, Stopwatch, is_due
+from experiment.provenance import as_comment, provenance
 from experiment.run import Run
 from experiment.run_folder import RunFolder, RunFolderError
 from experiment.run_output import RunOutput
 from experiment.stop_signals import StopSignals
 from experiment.tracker import Tracker
-from training.averaging import WeightAverage, build_average
+from training.averaging import build_average
 from training.metrics import StepSums
 from training.nonfinite import NonFiniteLossError
 from training.schedule import build_schedule
@@ -81,7 +83,15 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     add("--resume", action="store_true", help="continue from the newest checkpoint of the run folder, if any")
     add("--print-config", action="store_true", help="print the complete configuration and stop")
     add("--dry-run", action="store_true", help="print device, batch plan, network, memory and steps, and stop")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    options.command = shlex.join(["python", "train.py", *(sys.argv[1:] if arguments is None else arguments)])
+    return options
+
+
+def default_folder(name_or_path: str, config: Config) -> str:
+    """runs/<name of the config>; with another seed than that of its file, -seed<N> behind it."""
+    name, seed = config_name(name_or_path), config.run.seed
+    return f"runs/{name}" if seed == own_seed(name_or_path) else f"runs/{name}-seed{seed}"
 
 
 def run_experiment(name: str, config: Config, options: argparse.Namespace) -> int:
@@ -94,7 +104,7 @@ def run_experiment(name: str, config: Config, options: argparse.Namespace) -> in
                 print(describe(run))
                 print(describe_norms(run))
             return 0
-        folder = RunFolder(Path(config.run.output_dir or f"runs/{name}"))
+        folder = RunFolder(Path(config.run.output_dir or default_folder(options.config, config)))
         with StopSignals() as signals, RunOutput(folder, backend.is_primary, options.resume) as output:
             try:
                 # A checkpoint holds all weights: what the run started from need not be there any more.
@@ -102,7 +112,7 @@ def run_experiment(name: str, config: Config, options: argparse.Namespace) -> in
                 run = prepare(name, config, backend, weights_follow=goes_on)
                 output.say(describe(run))
                 with explained_loading():
-                    return train(run, output, Lockstep(backend, signals), options.resume)
+                    return train(run, output, Lockstep(backend, signals), options)
             except Exception as error:
                 output.ended("failed", f"{type(error).__name__}: {hide_passwords(str(error))}", exit_code_of(error))
                 raise
@@ -110,16 +120,17 @@ def run_experiment(name: str, config: Config, options: argparse.Namespace) -> in
         backend.close()
 
 
-def train(run: Run, output: RunOutput, lockstep: Lockstep, resume: bool) -> int:
+def train(run: Run, output: RunOutput, lockstep: Lockstep, options: argparse.Namespace) -> int:
     """From the first or the restored step to the report. Returns the exit code."""
-    progress = restore(run, output) if resume else Progress(average=build_average(run.config.averaging))
+    progress = restore(run, output) if options.resume else Progress(average=build_average(run.config.averaging))
     check_same_step(run.backend, progress.step, output.folder.path)
     check_same_images(run.backend, run.data.fingerprint)
     if progress.evaluated_step == run.steps and output.folder.summary.exists():
         output.say(f"nothing to do: {output.folder.path} holds the finished run of {run.steps:,} steps")
         return 0
+    origin = provenance(options.command)
     output.start(
-        dump_config(run.config),
+        as_comment(origin) + dump_config(run.config),
         Tracker(run.config, output.folder.path, run.name, run.backend.is_primary),
         step=progress.step,
         evaluated_step=progress.evaluated_step,
@@ -127,6 +138,7 @@ def train(run: Run, output: RunOutput, lockstep: Lockstep, resume: bool) -> int:
         images_per_step=run.plan.global_batch_size,
     )
     train_epochs(run, output, lockstep, progress)
+    measured = {} if lockstep.is_stopped else measure_end(run, lockstep, progress.average)
     if lockstep.is_stopped:
         if not progress.is_saved:
             save(run, output, progress)
@@ -138,7 +150,7 @@ def train(run: Run, output: RunOutput, lockstep: Lockstep, resume: bool) -> int:
         output.say(f"stopped by {reason}, {saved}")
         output.ended("preempted", f"{reason}, {saved}", exit_code)
         return exit_code
-    report(run, output, progress)
+    report(run, output, progress, {**measured, **origin})
     return 0
 
 
@@ -192,7 +204,8 @@ def finish_epoch(run: Run, output: RunOutput, lockstep: Lockstep, progress: Prog
         f"epoch {epoch}/{config.schedule.epochs}  train loss {trained.means().loss:.4f} top1 {trained.means().top1:.4f}"
     )
     if epoch % config.run.eval_every_epochs == 0 or progress.step == run.steps:
-        sums = evaluate(run, lockstep, progress.average)
+        weights = None if progress.average is None else progress.average.weights
+        sums = evaluate(run, lockstep, run.data.evaluation, weights)
         seconds = clock.lap()
         progress.seconds += seconds
         if lockstep.is_stopped:
@@ -216,16 +229,6 @@ def update_average(run: Run, progress: Progress, moment: str) -> None:
         progress.average.update(run.backend.weights())
 
 
-def evaluate(run: Run, lockstep: Lockstep, average: Optional[WeightAverage]) -> StepSums:
-    """Sums over exactly all evaluation images, of all processes; of the averaged weights, if there are any. Where the
-    loop is stopped, over some of them."""
-    sums = StepSums()
-    with contextlib.nullcontext() if average is None else run.backend.evaluating_with(average.weights):
-        for batch in lockstep.batches(run.backend.evaluation_batches(run.data.evaluation, run.config.data.workers)):
-            sums = sums + run.backend.eval_step(batch)
-    return run.backend.total(sums)
-
-
 def log_power(run: Run, output: RunOutput, epoch: int) -> None:
     """A record of the power decomposition, where one is due after `epoch`."""
     every = run.config.run.power_every_epochs
@@ -233,10 +236,16 @@ def log_power(run: Run, output: RunOutput, epoch: int) -> None:
         output.record_power(epoch, run.power_images, measure_power_of_run(run).records())
 
 
-def report(run: Run, output: RunOutput, progress: Progress) -> None:
-    """summary.json, status.json, curves.png, and the result as a table."""
+def report(run: Run, output: RunOutput, progress: Progress, details: Dict[str, Any]) -> None:
+    """summary.json, status.json, curves.png, and the result as a table.
+
+    Args:
+        details: more for the summary, what `measure_end` found among it.
+    """
     means = progress.evaluation
     summary = {
+        "experiment": run.name,
+        **run.settings,
         "top1": means.top1,
         "top5": means.top5,
         "loss": means.loss,
@@ -246,6 +255,7 @@ def report(run: Run, output: RunOutput, progress: Progress) -> None:
         "images_per_second": progress.step * run.plan.global_batch_size / progress.training_seconds,
         "device": run.backend.name,
         "parameters": run.cost.parameters,
+        **details,
     }
     if run.backend.is_primary:
         plot_curves(output.folder.metrics, output.folder.curves)
@@ -256,6 +266,15 @@ def report(run: Run, output: RunOutput, progress: Progress) -> None:
         "test top-1": f"{means.top1:.4f}",
         "test top-5": f"{means.top5:.4f}",
         "test loss": f"{means.loss:.4f}",
+    }
+    if "test_reestimated" in details:
+        again = details["test_reestimated"]
+        rows["re-estimated"] = f"test top-1 {again['top1']:.4f}, loss {again['loss']:.4f} with statistics taken anew"
+    if "train" in details:
+        train = details["train"]
+        rows["training"] = f"top-1 {train['top1']:.4f}, loss {train['loss']:.4f} of {train['images']:,} plain images"
+    rows = {
+        **rows,
         "time": f"{progress.seconds / 60:.1f} min",
         "training speed": f"{summary['images_per_second']:,.0f} images/s",
         "run folder": str(output.folder.path),

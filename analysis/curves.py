@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from analysis.picture_file import save_picture
+from configs.bounded_file import MAX_LOG_BYTES, read_bounded
 
 # Colours of the Okabe-Ito palette, which stay apart for colour-blind readers; markers tell them apart in grey.
 _SPLITS = {
@@ -59,7 +60,7 @@ def read_records(path: Path) -> List[Dict[str, Any]]:
 
     Raises: ValueError for another line that is no record.
     """
-    lines = path.read_bytes().splitlines()
+    lines = read_bounded(path, MAX_LOG_BYTES).splitlines()
     records: List[Dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         try:

@@ -87,6 +87,7 @@ def _batch_norm(norm: BatchNorm, x: Tensor) -> Tensor:
         norm_batch_size=norm.norm_batch_size,
         eps=norm.eps,
         momentum=0.0,
+        forwards_per_update=1,
         running_mean=norm.running_mean.clone(),
         running_var=norm.running_var.clone(),
         weight=None,

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
-import signal
 from typing import Any, List, Tuple
 
 import torch
 from torch.utils.data import DataLoader
 
 from backends.base import Batch
+from training.parents_end import end_with
 
 # Loading processes that give no batch for so long hang: a disk or network that holds the images is gone. No limit
 # holds in an epoch that begins before all files which have to be copied are copied: that may take any time.
 TIMEOUT_SECONDS = 300
-_SIGNAL_AT_PARENTS_END = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
 def build_loader(dataset: Any, batches: Any, workers: int, pin_memory: bool = False) -> DataLoader:
@@ -38,13 +36,9 @@ def build_loader(dataset: Any, batches: Any, workers: int, pin_memory: bool = Fa
 
 
 def _end_with(parent: int, worker: int) -> None:
-    """Ends this process as soon as its parent ends. PyTorch's workers look for that too, but only later: one whose
-    parent is killed while it starts would wait for ever."""
-    system = ctypes.CDLL(None)
-    if hasattr(system, "prctl"):
-        system.prctl(_SIGNAL_AT_PARENTS_END, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before
-        os._exit(1)
+    """PyTorch's workers look for their parent's end too, but only later: one whose parent is killed while it starts
+    would wait for ever."""
+    end_with(parent)
 
 
 def _collate(samples: List[Tuple[torch.Tensor, int]]) -> Batch:

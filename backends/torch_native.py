@@ -21,7 +21,7 @@ from configs.schema.device import DeviceConfig
 from configs.schema.learning import OptimizerConfig
 from training.classifier import Classifier
 from training.metrics import StepSums
-from training.nonfinite import NonFiniteLossError
+from training.nonfinite import NonFiniteLossError, are_finite
 from training.optimizer import build_optimizer, load_optimizer_state, set_learning_rate
 from training.order import EvaluationBatches, TrainingBatches
 from training.weights import load_model_state
@@ -211,8 +211,7 @@ class TorchBackend:
     def _refuse_nonfinite_gradients(self, total: StepSums, step: int, learning_rate: float) -> None:
         # Gradients are equal in all processes by now, so all of them raise together; a non-finite loss shows in them.
         gradients = [parameter.grad for parameter in self._classifier.parameters() if parameter.grad is not None]
-        largest = torch.stack(torch._foreach_norm(gradients, ord=float("inf"))).max()
-        if not torch.isfinite(largest):
+        if not are_finite(gradients):
             raise NonFiniteLossError(step, learning_rate, float(total.loss_sum) / float(total.images))
 
     @torch.no_grad()

@@ -3,43 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+from backends.machine import machine_class
+from experiment.provenance import ROOT, commit
+
 RESULTS = ROOT / "benchmarks" / "results"
-
-
-def machine_class() -> str:
-    """Cores and vector instructions, which is what ratios depend on."""
-    words = [f"{os.cpu_count()} cores"]
-    info = Path("/proc/cpuinfo")
-    flags = set(info.read_text().split()) if info.exists() else set()
-    words.append("AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else "no AVX2")
-    has_bfloat16 = {"avx512_bf16", "amx_bf16"} & flags
-    words.append("bfloat16 instructions" if has_bfloat16 else "no bfloat16 instructions")
-    return ", ".join(words)
-
-
-def commit() -> str:
-    """The commit that was measured, and whether files differed from it."""
-    try:
-        name = _git("rev-parse", "--short", "HEAD")
-        return name + (" with changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def _name(row: Dict[str, Any]) -> str:
     return str(next(iter(row.values())))
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def write_results(
@@ -64,7 +40,7 @@ def write_results(
         "threads": torch.get_num_threads(),
         "torch": torch.__version__.split("+")[0],
     }
-    measured = commit()
+    measured = commit() or "unknown"
     rows = [{**row, "commit": measured} for row in rows]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"

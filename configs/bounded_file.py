@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Union
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+MAX_LOG_BYTES = 256 * MIB  # of metrics.jsonl or power.jsonl: a million records
 
 
 def read_bounded(path: Union[str, Path], most: int) -> bytes:

@@ -3,14 +3,15 @@
 import difflib
 import re
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Set, Tuple, Type
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from configs.errors import ConfigError
+from configs.explain import explain
 from configs.schema import Config
-from configs.yaml_file import KeyPath, Lines, parse_value, read_yaml
+from configs.yaml_file import KeyPath, parse_value, read_yaml
 
 FOLDER = Path(__file__).resolve().parent
 _NEAREST_SHOWN = 4
@@ -42,7 +43,7 @@ def load_config(name_or_path: str, overrides: Sequence[str] = (), texts: Sequenc
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(_describe(error, path, lines, sources))) from error
+        raise ConfigError("\n".join(explain(error, Config, path, lines, sources))) from error
 
 
 def config_names() -> List[str]:
@@ -53,6 +54,14 @@ def config_names() -> List[str]:
 def config_name(name_or_path: str) -> str:
     """What a run of `--config name_or_path` is called: the name as it was given, or that of the file."""
     return Path(name_or_path).stem
+
+
+def own_seed(name_or_path: str) -> Optional[int]:
+    """The run.seed that the file itself gives; None where it gives none."""
+    path = find_config(name_or_path)
+    values = _on_its_base(read_yaml(path)[0], path, {})
+    run = values.get("run")
+    return run.get("seed") if isinstance(run, dict) else None
 
 
 def find_config(name_or_path: str, source: str = "--config") -> Path:
@@ -142,71 +151,3 @@ def _section_of(values: Dict[str, Any], section: str, source: str) -> Dict[str, 
     if not isinstance(found, dict):
         raise ConfigError(f"{source}: {section} is not a section of this config")
     return found
-
-
-def _describe(error: ValidationError, path: Path, lines: Lines, sources: Dict[KeyPath, str]) -> List[str]:
-    messages: List[str] = []
-    misspelt: Set[KeyPath] = set()
-    # Unknown keys first: one that is near a missing key is that key, misspelt, and one message is enough.
-    for problem in sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden"):
-        key_path = tuple(str(part) for part in problem["loc"][:2])
-        if problem["type"] == "extra_forbidden":
-            misspelt.update(key_path[:-1] + (name,) for name in _nearest(key_path))
-        elif problem["type"] == "missing" and key_path in misspelt:
-            continue
-        where = _locate(key_path, path, lines, sources)
-        messages.append(f"{where}: {'.'.join(str(part) for part in problem['loc'])}: {_explain(problem, key_path)}")
-    return messages
-
-
-def _locate(key_path: KeyPath, path: Path, lines: Lines, sources: Dict[KeyPath, str]) -> str:
-    if key_path in sources:
-        return sources[key_path]
-    if (
-        len(key_path) == 1
-    ):  # a rule between fields of a section: an override that touched the section is the likely cause
-        touched = [source for other, source in sources.items() if other[0] == key_path[0]]
-        if touched:
-            return touched[-1]
-    for length in range(len(key_path), 0, -1):
-        if key_path[:length] in lines:
-            return f"{path}:{lines[key_path[:length]]}"
-    return str(path)
-
-
-_EXPECTED = {
-    "string_type": "a word or quoted text",
-    "int_type": "an integer",
-    "int_from_float": "an integer",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "model_type": "a section with keys",
-    "model_attributes_type": "a section with keys",
-    "tuple_type": "a list such as [30, 60]",
-}
-
-
-def _explain(problem: Any, key_path: KeyPath) -> str:
-    kind = problem["type"]
-    if kind == "extra_forbidden":
-        near = _nearest(key_path)
-        hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(_known_keys(key_path[:-1]))}"
-        return f"unknown key (got {problem['input']!r}); {hint}"
-    if kind == "missing":
-        return "missing; add it"
-    if kind == "value_error":
-        return str(problem["ctx"]["error"])
-    expected = _EXPECTED.get(kind)
-    return f"got {problem['input']!r}, expected {expected or problem['msg'].replace('Input should be ', '')}"
-
-
-def _nearest(key_path: KeyPath) -> List[str]:
-    return difflib.get_close_matches(key_path[-1], _known_keys(key_path[:-1]), n=1, cutoff=0.5)
-
-
-def _known_keys(section: Tuple[str, ...]) -> List[str]:
-    model: Optional[Type[BaseModel]] = Config
-    for name in section:
-        annotation = model.model_fields[name].annotation if model else None
-        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
-    return list(model.model_fields) if model else []

@@ -20,6 +20,7 @@ __all__ = ["DataError", "DataSets", "EvaluationImages", "TrainingImages", "build
 # data.name -> the module whose build(config, seed) makes it, imported when it is asked for
 MODULES = {
     "fashion_mnist": "datasets.fashion_mnist",
+    "fashion_scenes": "datasets.fashion_scenes",
     "cifar10": "datasets.cifar",
     "cifar100": "datasets.cifar",
     "photo_patches": "datasets.photo_patches",
@@ -27,7 +28,7 @@ MODULES = {
     "image_shards": "datasets.shards.image_shards",
     "generated": "datasets.generated",
 }
-NATIVE_SIZES = {"fashion_mnist": 28, "cifar10": 32, "cifar100": 32, "photo_patches": 64}
+NATIVE_SIZES = {"fashion_mnist": 28, "fashion_scenes": 32, "cifar10": 32, "cifar100": 32, "photo_patches": 64}
 ANY_SIZE = ("image_folder", "image_shards")
 GENERATED_ONLY: Tuple[str, ...] = ("num_classes", "num_train_images", "num_eval_images")
 

@@ -162,6 +162,43 @@ class TrainingImages:
         return int(self._is_corrupt.sum())
 
 
+class _Unaugmented:
+    """A transform of evaluation in the place of an augmentation; a class, since loading processes receive it."""
+
+    def __init__(self, transform: Callable[..., torch.Tensor]) -> None:
+        self.transform = transform
+
+    def __call__(self, image: StoredImage, random: KeyedRandom) -> torch.Tensor:
+        return self.transform(image)
+
+
+class PlainTrainingImages:
+    """Images to train on, shown as those to evaluate on are: the same at each visit.
+
+    `images[index]` gives (uint8 tensor (C, H, W), label). They are evenly spaced over all training images, which may be
+    in the order of their classes. Unreadable images are replaced as in training.
+
+    Args:
+        train: the images to train on.
+        transform: stored image -> tensor.
+        count: how many; all, where there are fewer.
+    """
+
+    def __init__(self, train: TrainingImages, transform: Callable[..., torch.Tensor], count: int) -> None:
+        self._all = TrainingImages(train.source, _Unaugmented(transform), train.seed, train.max_corrupt)
+        self._count = min(count, len(train))
+
+    @property
+    def must_copy(self) -> bool:
+        return self._all.must_copy
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Tuple[torch.Tensor, int]:
+        return self._all[0, checked_index(index, self._count) * len(self._all) // self._count]
+
+
 @dataclass(frozen=True)
 class DataSets:
     """The two halves of a data set.
@@ -188,6 +225,10 @@ class DataSets:
     std: Tuple[float, ...]
     class_names: Tuple[str, ...]
     fingerprint: str
+
+    def plain_training_images(self, count: int) -> PlainTrainingImages:
+        """`count` of the images to train on, evenly spaced, or all if there are fewer; not augmented."""
+        return PlainTrainingImages(self.train, self.evaluation.transform, count)
 
 
 def hash_parts(parts: Iterable[Union[bytes, memoryview]]) -> str:

@@ -7,6 +7,8 @@ to disturb. Source: Steele, Lea and Flood, "Fast Splittable Pseudorandom Number 
 
 from __future__ import annotations
 
+from typing import Tuple, Union
+
 import numpy as np
 
 MASK = (1 << 64) - 1
@@ -20,6 +22,13 @@ def mix(state: int) -> int:
     state = ((state ^ (state >> 30)) * FIRST_FACTOR) & MASK
     state = ((state ^ (state >> 27)) * SECOND_FACTOR) & MASK
     return state ^ (state >> 31)
+
+
+def mix_all(state: np.ndarray) -> np.ndarray:
+    """Return mix of each element of `state`, (N,) uint64: such arrays wrap modulo 2^64, which is what is wanted."""
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(FIRST_FACTOR)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(SECOND_FACTOR)
+    return state ^ (state >> np.uint64(31))
 
 
 class KeyedRandom:
@@ -58,10 +67,31 @@ class KeyedRandom:
     def bytes(self, count: int) -> np.ndarray:
         """Return `count` uniform bytes, shape (count,), uint8: the stream's next outputs, little end first."""
         words = (count + 7) // 8
-        # uint64 arrays wrap modulo 2^64, which is the arithmetic wanted here
         state = np.arange(1, words + 1, dtype=np.uint64) * np.uint64(GOLDEN) + np.uint64(self.state)
         self.state = (self.state + words * GOLDEN) & MASK
-        state = (state ^ (state >> np.uint64(30))) * np.uint64(FIRST_FACTOR)
-        state = (state ^ (state >> np.uint64(27))) * np.uint64(SECOND_FACTOR)
-        state ^= state >> np.uint64(31)
-        return state.astype("<u8", copy=False).view(np.uint8)[:count]
+        return mix_all(state).astype("<u8", copy=False).view(np.uint8)[:count]
+
+
+class KeyedRandoms:
+    """The streams KeyedRandom(*key, index) of many indices at once.
+
+    Args:
+        key: the words that all share.
+        indices: (N,) the last word of each.
+    """
+
+    def __init__(self, key: Tuple[int, ...], indices: np.ndarray) -> None:
+        self.state = mix_all((np.uint64(KeyedRandom(*key).state) ^ indices.astype(np.uint64)) + np.uint64(GOLDEN))
+
+    def bits(self) -> np.ndarray:
+        """Return each stream's next whole number, uniform in [0, 2^64). Shape (N,), uint64."""
+        self.state = self.state + np.uint64(GOLDEN)
+        return mix_all(self.state)
+
+    def uniform(self) -> np.ndarray:
+        """Return each stream's next number, uniform in [0, 1), from 53 random bits. Shape (N,), float64."""
+        return (self.bits() >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+    def integer(self, stop: Union[int, np.ndarray]) -> np.ndarray:
+        """Return each stream's next whole number, uniform in [0, stop), as floor(uniform * stop). Shape (N,), int64."""
+        return (self.uniform() * stop).astype(np.int64)

@@ -1,12 +1,13 @@
 """Photo patches: 4,000 + 1,000 colour images of 64 x 64 pixels, cut from ten photographs; the class is the photograph.
 
-A small task on real pixels and real JPEG files, made at set-up from photographs that are in two Python packages. It is
-a toy: it shows that a network learns and that the JPEG path works, and nothing about recognizing objects.
+A test of the JPEG path, made at set-up from photographs that are in two Python packages: it shows that real files are
+decoded, cropped and learnt from. It cannot compare norms: the class is in a patch's colour mean and contrast, which
+norms of single images remove (`python -m datasets.shortcuts` measures it), and the patches to evaluate on come from a
+few dozen blocks.
 
-Each photograph is divided into blocks of 96 x 96 pixels with 8 unused pixels between neighbours. A quarter of the
-blocks, those with (row + column) mod 4 = 3, is for evaluation. A patch lies in one block, at a multiple of 4 pixels
-from its corner: no pixel is in both halves, while patches of one half overlap. Patches whose brightness hardly varies
-(standard deviation below 4) show no more than a colour and are left out. Saved as JPEG of quality 90.
+A patch lies in one block of its photograph (see photo_blocks.py), at a multiple of 4 pixels from its corner: no pixel
+is in both halves, while patches of one half overlap. Patches whose brightness hardly varies (standard deviation below
+4) show no more than a colour and are left out. Saved as JPEG of quality 90.
 
     python -m datasets.photo_patches [--data-dir DIR]      makes the files and prints the folder that holds them
 """
@@ -35,12 +36,12 @@ from datasets.images.decode import decode
 from datasets.images.encoded_image import say_decoder
 from datasets.images.transforms import Augmentation, to_tensor
 from datasets.keyed_random import KeyedRandom
+from datasets.photo_blocks import BLOCK, blocks
 from datasets.photo_files import obtain_photos
 
 FOLDER = "photo_patches"
 PATCH = 64
-BLOCK, MARGIN, STEP = 96, 8, 4
-EVALUATION_BLOCKS = 3, 4  # (row + column) mod 4 = 3
+STEP = 4
 QUALITY = 90
 LEAST_DEVIATION = 4.0
 PATCHES_PER_CLASS = {"train": 400, "val": 100}
@@ -52,14 +53,10 @@ STD = (0.3172, 0.2488, 0.2515)
 
 def places(height: int, width: int) -> Iterator[Tuple[str, int, int]]:
     """Give half, top and left of every patch of a photograph."""
-    stride = BLOCK + MARGIN
-    for row in range((height + MARGIN) // stride):
-        for column in range((width + MARGIN) // stride):
-            remainder, divisor = EVALUATION_BLOCKS
-            half = "val" if (row + column) % divisor == remainder else "train"
-            for down in range(0, BLOCK - PATCH + 1, STEP):
-                for right in range(0, BLOCK - PATCH + 1, STEP):
-                    yield half, row * stride + down, column * stride + right
+    for half, top, left in blocks(height, width):
+        for down in range(0, BLOCK - PATCH + 1, STEP):
+            for right in range(0, BLOCK - PATCH + 1, STEP):
+                yield half, top + down, left + right
 
 
 def choose_patches(pixels: np.ndarray, name: str) -> Dict[str, List[np.ndarray]]:

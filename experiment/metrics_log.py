@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Union
 
 from configs.atomic_file import describe_full_disk, open_without_following, replace_file
+from configs.bounded_file import MAX_LOG_BYTES, read_bounded
 from training.metrics import Means
 
 
@@ -87,7 +88,7 @@ class MetricsLog:
         """
         if not self.path.exists():
             return 0
-        lines = self.path.read_bytes().splitlines()
+        lines = read_bounded(self.path, MAX_LOG_BYTES).splitlines()
         kept: List[bytes] = []
         for number, line in enumerate(lines, start=1):
             try:

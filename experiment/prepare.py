@@ -89,7 +89,7 @@ def prepare(name: str, config: Config, backend: Backend, *, dry_run: bool = Fals
         )
     if config.run.power_every_epochs is not None:
         check_power_is_measurable(run)
-    share_statistics(network, backend.norm_group(plan))
+    share_statistics(network, backend.norm_group(plan), plan.gradient_accumulation)
     if config.norm.recompute:
         rebuild_activations(network)
     draws = StepDraws(Mixing.of(config.regularization, data.image_size), network.drops())

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from configs import BatchPlan, Config
+from configs.meaning import differences
 from training.weights import CheckpointError
 
 # Kept for people; the other facts decide the result to the last bit.
@@ -43,35 +44,11 @@ def why_inexact(saved: Mapping[str, Any], current: Mapping[str, Any]) -> List[st
 def check_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], path: str) -> None:
     """Raises CheckpointError where the configuration differs in what the experiment means.
 
-    What says only how it is executed may differ: the sections `device`, `ipu` and `run` but for the seed,
-    micro_batch_size, workers, the folder of the data and of its copies, max_corrupt, kernel and recompute.
+    What says only how it is executed may differ: see configs.meaning.
     """
-    different = []
-    for section, values in _meaning(current).items():
-        before = _meaning(saved).get(section, {})
-        different += [
-            f"{section}.{key} was {before.get(key)!r}, is {value!r}"
-            for key, value in values.items()
-            if before.get(key) != value
-        ]
+    different = differences(saved, current)
     if different:
         raise CheckpointError(
             f"{path} was written by another experiment: {'; '.join(different[:5])}. Resume with the same values, "
             "or start a new run in another --output-dir"
         )
-
-
-def _meaning(config: Mapping[str, Any]) -> Dict[str, Dict[str, Any]]:
-    executed = {
-        # max_corrupt only decides whether to go on: what replaces an image does not depend on it
-        "data": {"workers", "dir", "cache_dir", "max_corrupt"},
-        "batch": {"micro_batch_size"},
-        "norm": {"kernel", "recompute"},
-    }
-    meaning = {
-        section: {key: value for key, value in values.items() if key not in executed.get(section, ())}
-        for section, values in config.items()
-        if section not in ("device", "ipu", "run")
-    }
-    meaning["run"] = {"seed": config["run"]["seed"]}
-    return meaning

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Dict
 
@@ -43,6 +44,27 @@ class Run:
     def power_images(self) -> int:
         """Evaluation images over which power is measured."""
         return min(self.config.run.power_images or DEFAULT_POWER_IMAGES, len(self.data.evaluation))
+
+    @property
+    def settings(self) -> Dict[str, Any]:
+        """What tells runs apart, for their summaries; the complete configuration is in config.yaml."""
+        config = self.config
+        settings = dataclasses.asdict(self.factory)
+        norm = {"name": settings.pop("norm"), **{key: value for key, value in settings.items() if value is not None}}
+        return {
+            "data": config.data.name,
+            "model": config.model.name,
+            "norm": norm,
+            "optimizer": config.optimizer.name,
+            "learning_rate": config.optimizer.learning_rate,
+            "seed": config.run.seed,
+            "epochs": config.schedule.epochs,
+            "global_batch_size": self.plan.global_batch_size,
+            "norm_batch_size": self.plan.norm_batch_size,
+            "micro_batch_size": self.plan.micro_batch_size,
+            "replicas": self.plan.replicas,
+            "precision": self.backend.precision,
+        }
 
     @property
     def norm_record(self) -> Dict[str, Any]:

@@ -10,7 +10,10 @@ from normact.kernels.recompute import rebuild_activations
 from normact.norm_act import NormAct
 from normact.norms import share_statistics
 from normact.proxy import proxy_statistics
+from normact.reestimation import reestimate_statistics
 from normact.weight_standardization import WeightStandardizedConv2d
+
+__version__ = "0.1.0"
 
 __all__ = [
     "ConversionReport",
@@ -24,5 +27,6 @@ __all__ = [
     "has_fused_kernels",
     "proxy_statistics",
     "rebuild_activations",
+    "reestimate_statistics",
     "share_statistics",
 ]

@@ -24,13 +24,15 @@ def _gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-# Piecewise polynomials: their proxy statistics have closed forms.
+# Piecewise polynomials and exponentials: their proxy statistics have closed forms.
 _PIECEWISE: Dict[str, Callable[[Tensor], Tensor]] = {
     "identity": _identity,
     "relu": F.relu,
     "leaky_relu": F.leaky_relu,
     "relu6": F.relu6,
     "hard_swish": F.hardswish,
+    "elu": F.elu,
+    "selu": F.selu,
 }
 # Differentiable everywhere: their proxy statistics are a quadrature.
 _SMOOTH: Dict[str, Callable[[Tensor], Tensor]] = {
@@ -38,7 +40,6 @@ _SMOOTH: Dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": _gelu_tanh,
     "mish": F.mish,
-    "elu": F.elu,
     "softplus": F.softplus,
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,

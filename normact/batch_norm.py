@@ -20,19 +20,30 @@ class BatchNorm(nn.Module):
     """Batch norm over a normalization batch that may be smaller or larger than the micro-batch.
 
     Formula: (x - mean_c) / sqrt(var_c + eps); in training, mean and population variance over the
-    normalization batch and all positions, and running = (1 - momentum) running + momentum batch with the unbiased
+    normalization batch and all positions, and running = (1 - a) running + a batch with the unbiased
     variance; in evaluation, the running values.
 
-    Smaller: the micro-batch is split along dim 0, in order, into ghost batches of norm_batch_size, and
-    the running statistics are those of processing them one after another. Larger: statistics are shared by
-    the processes of `process_group`, which the backend sets (None: this process alone).
+    Smaller: the micro-batch is split along dim 0, in order, into ghost batches of norm_batch_size. Larger: statistics
+    are shared by the processes of `process_group`, which the backend sets (None: this process alone).
     All processes of a group must have equal counts.
+
+    `momentum` is of a weight update: with k normalization batches in an update (ghost batches of a forward, times
+    `forwards_per_update`), a = 1 - (1 - momentum)^(1/k) for each, one after another. What an update leaves of the old
+    value is then 1 - momentum whatever k is, and so whatever norm_batch_size is and however a machine cuts up the
+    update; the weights of the update's own batches differ by a factor of 1 - momentum at most. With a = momentum for
+    each, ghost batches of two images would leave running values of the last twenty or so images alone. Even so they
+    are means *within* small batches: of the variance they miss what the batches' means differ by
+    (`reestimate_statistics` does not).
 
     Args:
         channels: C.
         norm_batch_size: images that share statistics; None: all that one forward sees, over all processes of the group.
         eps: added to the variance.
-        momentum: weight of the new value in the running statistics.
+        momentum: weight of a weight update's images in the running statistics.
+
+    Attributes:
+        forwards_per_update: forward passes in a weight update; more than 1 where gradients are accumulated.
+        process_group: the processes that share statistics.
 
     Shape:
         (N, C, *spatial) -> same.
@@ -57,6 +68,7 @@ class BatchNorm(nn.Module):
     ) -> None:
         super().__init__()
         self.channels, self.norm_batch_size, self.eps, self.momentum = channels, norm_batch_size, eps, momentum
+        self.forwards_per_update = 1
         self.process_group: Optional[Any] = None
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
@@ -72,6 +84,7 @@ class BatchNorm(nn.Module):
             norm_batch_size=self.norm_batch_size,
             eps=self.eps,
             momentum=self.momentum,
+            forwards_per_update=self.forwards_per_update,
             running_mean=self.running_mean,
             running_var=self.running_var,
             weight=weight,
@@ -95,8 +108,9 @@ class BatchNorm(nn.Module):
         mean = gathered[:, 0].mean(dim=0)
         var = (gathered[:, 1] + (gathered[:, 0] - mean) ** 2).mean(dim=0)
         with torch.no_grad():
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_((var * count / (count - 1)).to(self.running_var.dtype), self.momentum)
+            share = momentum_of_a_batch(self.momentum, self.forwards_per_update)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+            self.running_var.lerp_((var * count / (count - 1)).to(self.running_var.dtype), share)
         scale = torch.rsqrt(var + self.eps)
         scale = scale if weight is None else scale * weight
         shift = -mean * scale if bias is None else bias - mean * scale
@@ -113,6 +127,7 @@ def batch_norm(
     norm_batch_size: Optional[int],
     eps: float,
     momentum: float,
+    forwards_per_update: int,
     running_mean: Tensor,
     running_var: Tensor,
     weight: Optional[Tensor],
@@ -137,8 +152,17 @@ def batch_norm(
         )
     _check_values_per_channel(x, size * math.prod(x.shape[2:]))
     ghosts = [x] if size == images else x.split(size)
-    outputs = [F.batch_norm(ghost, running_mean, running_var, weight, bias, True, momentum, eps) for ghost in ghosts]
+    share = momentum_of_a_batch(momentum, len(ghosts) * forwards_per_update)
+    outputs = [F.batch_norm(ghost, running_mean, running_var, weight, bias, True, share, eps) for ghost in ghosts]
     return outputs[0] if size == images else torch.cat(outputs)
+
+
+def momentum_of_a_batch(momentum: float, batches: int) -> float:
+    """1 - (1 - momentum)^(1 / batches): what each of an update's batches weighs.
+
+    Together they weigh `momentum`; a single one does to the bit.
+    """
+    return momentum if batches == 1 else 1.0 - (1.0 - momentum) ** (1.0 / batches)
 
 
 def _check_values_per_channel(x: Tensor, values: int) -> None:

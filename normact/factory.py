@@ -54,7 +54,7 @@ class NormActFactory:
         num_groups: group and evonorm_s0; 8.
         grouping: group and evonorm_s0; "contiguous" (channel c in group c // (C / G)) or "strided" (c % G).
         eps: of the norm; 1e-5, frn 1e-6.
-        momentum: batch; weight of the new value in the running statistics, 0.1.
+        momentum: batch; weight of a weight update's images in the running statistics, 0.1.
         proxy_eps: with proxy; 0.03.
         proxy_method: with proxy; "exact" or "sampled".
         learn_proxy: with proxy; True. False fixes proxy_beta and proxy_gamma at zero.

@@ -256,16 +256,17 @@ def evonorm_s0(
     return affine(gate * scale, weight, bias)
 
 
-def share_statistics(model: nn.Module, process_group: Optional[Any]) -> None:
-    """Make every batch norm of the model take its training statistics over the processes of `process_group`.
+def share_statistics(model: nn.Module, process_group: Optional[Any], forwards_per_update: int = 1) -> None:
+    """Tell every batch norm of the model over what an update's statistics are taken.
 
     Args:
         model: any module that holds BatchNorm layers; without one nothing happens.
         process_group: a torch.distributed group that holds this process; None: each process has its own statistics.
+        forwards_per_update: forward passes in a weight update, in which the running statistics' momentum counts once.
     """
     for module in model.modules():
         if isinstance(module, BatchNorm):
-            module.process_group = process_group
+            module.process_group, module.forwards_per_update = process_group, forwards_per_update
 
 
 # fx records a wrapped function by the module that calls it.

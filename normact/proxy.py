@@ -41,6 +41,8 @@ _PIECES = {
     "relu6": ((0.0, 0.0, 0.0, 0.0), (6.0, 0.0, 1.0, 0.0), (math.inf, 6.0, 0.0, 0.0)),
     "hard_swish": ((-3.0, 0.0, 0.0, 0.0), (3.0, 0.0, 1.0 / 2.0, 1.0 / 6.0), (math.inf, 0.0, 1.0, 0.0)),
 }
+# (scale, alpha) of scale * (x above 0, alpha (exp(x) - 1) below); SELU's are those of Klambauer et al., 2017.
+_EXPONENTIAL = {"elu": (1.0, 1.0), "selu": (1.0507009873554804934, 1.6732632423543772848)}
 
 
 def proxy_statistics(
@@ -59,11 +61,10 @@ def proxy_statistics(
     Formula: m_c = E[phi(X_c)], r_c = 1 / sqrt(Var[phi(X_c)] + eps), X_c ~ N(beta + gamma proxy_beta,
     (gamma (1 + proxy_gamma))^2). Differentiable in all four inputs.
 
-    "exact" uses closed forms for identity, ReLU, leaky ReLU, ReLU6 and hard-swish, and a 129-node
+    "exact" uses closed forms for identity, ReLU, leaky ReLU, ReLU6, hard-swish, ELU and SELU, and a 129-node
     trapezoid for everything else. The trapezoid is exact to rounding where phi is smooth. It is not
     where phi has a kink (up to 10 % on a gradient), and a kink inside a callable cannot be detected:
-    give a kinked activation by its name. (ELU's second derivative jumps at 0: for |beta|, gamma <= 5 its
-    variance is off by less than 4e-4.)
+    give a kinked activation by its name.
     "sampled" takes the mean and the population variance over `num_samples` mid-quantile nodes
     sqrt(2) erfinv(2 (i + 0.5) / n - 1), as the paper's authors do; it underestimates the variance.
 
@@ -143,6 +144,8 @@ def _exact(activation: Activation, m: Tensor, s: Tensor) -> Tuple[Tensor, Tensor
         return _leaky_relu(0.0, m, s)
     if slope is not None:
         return _leaky_relu(slope, m, s)
+    if isinstance(activation, str) and activation in _EXPONENTIAL:
+        return _exponential_below_zero(*_EXPONENTIAL[activation], m, s)
     if isinstance(activation, str) and activation in _PIECES:
         return _piecewise_quadratic(_PIECES[activation], m, s)
     return _quadrature(activation_function(activation), m, s)
@@ -172,6 +175,26 @@ def _leaky_relu(slope: float, m: Tensor, s: Tensor) -> Tuple[Tensor, Tensor]:
     rest = 1.0 - slope
     variance = s * s * (slope * slope + 2.0 * slope * rest * upper) + rest * rest * variance
     return slope * m + rest * mean, variance
+
+
+def _exponential_below_zero(scale: float, alpha: float, m: Tensor, s: Tensor) -> Tuple[Tensor, Tensor]:
+    """Mean and variance of scale * (x above 0, alpha (exp(x) - 1) below).
+
+    With a = m/s, P = Phi(a), Q = Phi(-a), p = pdf(a) and the shifted Gaussian moments
+    E_k = E[exp(k x); x < 0] = exp(k m + k^2 s^2 / 2) Phi(-(a + k s)): c = E[phi / scale + alpha] =
+    (m + alpha) P + s p + alpha E_1, and the variance is taken around c on both sides of 0. E_k is at most Q; it is an
+    exponential of a sum, since its factors overflow and underflow.
+    """
+    a = (m / s).clamp(min=-_MAX_STANDARDIZED, max=_MAX_STANDARDIZED)
+    upper, lower, density = _normal_cdf(a), _normal_cdf(-a), _normal_pdf(a)
+    first, second = (
+        torch.exp(k * m + 0.5 * k * k * s * s + torch.special.log_ndtr(-(m / s + k * s))) for k in (1.0, 2.0)
+    )
+    raised = (m + alpha) * upper + s * density + alpha * first
+    above = m + alpha - raised
+    variance = above * above * upper + 2.0 * above * s * density + s * s * (upper - a * density)
+    variance = variance + alpha * (alpha * second - 2.0 * raised * first) + raised * raised * lower
+    return scale * (raised - alpha), scale * scale * variance
 
 
 def _piecewise_quadratic(pieces: Sequence[_Piece], m: Tensor, s: Tensor) -> Tuple[Tensor, Tensor]:

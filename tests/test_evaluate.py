@@ -197,6 +197,8 @@ def test_placing_weights_looks_at_their_classes_unless_the_classifier_is_new(run
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
         (["{folder}", "--out", "{folder}/none/report.json"], 2, "none is no folder; make it"),
+        (["{folder}", "--reestimate-statistics"], 2, "norm group has no statistics"),
+        (["{folder}/model.onnx", "--reestimate-statistics"], 2, "those of .onnx files are fixed"),
         (["{folder}/nothing"], 4, "cannot be read"),
         (["{folder}/model.pt2"], 2, "add --config NAME"),
         (["{folder}/config.pt2", "--config", "generated_smoke"], 4, "cannot be read as an exported program"),

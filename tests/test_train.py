@@ -12,6 +12,7 @@ from typing import Any, Dict, List
 import pytest
 import torch
 
+import evaluate
 import train
 from experiment.checkpoint import load_checkpoint
 from experiment.continuation import check_same_step
@@ -81,6 +82,16 @@ def test_a_run_leaves_every_promised_file(whole: Path) -> None:
     wanted = {"top1", "best_top1", "steps", "seconds", "images_per_second", "device", "parameters"}
     assert summary.keys() >= wanted
     assert (summary["steps"], summary["device"]) == (8, "cpu")
+    assert summary["norm"] == {
+        **{"name": "group", "proxy": True, "num_groups": 4, "grouping": "contiguous", "eps": 1e-5, "proxy_eps": 0.03},
+        **{"proxy_method": "exact", "learn_proxy": True, "kernel": "auto", "recompute": False},
+    }
+    assert (summary["experiment"], summary["seed"], summary["epochs"]) == ("generated_smoke", 0, 2)
+    assert summary["global_batch_size"] == 64 and summary["train"]["images"] == 256
+    assert summary["versions"]["torch"] == str(torch.__version__)
+    assert summary["command"].startswith("python train.py --config generated_smoke --device cpu --set ")
+    assert summary["threads"] == torch.get_num_threads() and "cores" in summary["machine"]
+    assert "test_reestimated" not in summary  # no batch norm
     assert json.loads((whole / "status.json").read_text()) == {
         "state": "done",
         "reason": "all 8 steps",
@@ -486,3 +497,47 @@ def test_wandb_offline_keeps_its_files_and_changes_nothing(whole: Path, tmp_path
     assert run(folder, "--set", "run.wandb=offline") == 0
     assert_same_result(whole, folder)
     assert list((folder / "wandb").glob("offline-run-*"))
+
+
+BATCH_NORM_OF_PAIRS = ["norm.name=batch", "norm.proxy=false", "norm.num_groups=null", "batch.norm_batch_size=2"]
+
+
+@pytest.mark.parametrize("averaging", [[], ["averaging.every=epoch", "averaging.decay=0.9"]])
+def test_batch_norm_is_evaluated_with_statistics_taken_anew_too_and_the_checkpoint_keeps_the_running_ones(
+    tmp_path: Path, averaging: List[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    # At this rate the running statistics of 8 updates are far from those of the last weights.
+    settings = [*BATCH_NORM_OF_PAIRS, *averaging, "run.reestimation_images=130", "run.evaluate_training_images=100"]
+    options = [word for setting in settings for word in ("--set", setting)]
+    assert run(tmp_path, *options) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    last = rows(tmp_path)[-1]
+    assert {name: summary[name] for name in ("top1", "top5", "loss")} == {
+        name: last[name] for name in ("top1", "top5", "loss")
+    }
+    assert summary["train"]["images"] == 100
+    capsys.readouterr()
+    found = {}
+    for name, more in {"saved": [], "train": ["--split", "train"], "anew": ["--reestimate-statistics"]}.items():
+        assert evaluate.main([str(tmp_path), "--device", "cpu", *more]) == 0
+        found[name] = json.loads(capsys.readouterr().out)
+    for name in ("top1", "top5", "loss"):  # float32 in batches of 64 there and of 100 here
+        assert found["saved"][name] == pytest.approx(summary[name], abs=1e-5)
+        assert found["anew"][name] == pytest.approx(summary["test_reestimated"][name], abs=1e-4)
+    assert found["anew"]["loss"] != pytest.approx(found["saved"]["loss"], abs=1e-3)
+    assert (found["train"]["images"], found["train"]["split"]) == (256, "train")
+    assert (found["anew"]["statistics"], found["saved"]["statistics"]) == ("re-estimated", "as saved")
+
+
+def test_what_is_measured_after_the_last_epoch_can_be_left_out(tmp_path: Path) -> None:
+    settings = [*BATCH_NORM_OF_PAIRS, "run.reestimation_images=0", "run.evaluate_training_images=0"]
+    assert run(tmp_path, *[word for setting in settings for word in ("--set", setting)]) == 0
+    assert not {"train", "test_reestimated"} & json.loads((tmp_path / "summary.json").read_text()).keys()
+
+
+def test_a_run_stopped_before_the_last_measurements_makes_them_when_it_is_resumed(whole: Path, tmp_path: Path) -> None:
+    folder = copy_up_to(whole, tmp_path / "unmeasured", 8)
+    assert not (folder / "summary.json").exists()
+    assert run(folder, "--resume") == 0
+    first, second = (json.loads((path / "summary.json").read_text()) for path in (whole, folder))
+    assert first["train"] == second["train"]

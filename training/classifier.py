@@ -87,7 +87,7 @@ class Classifier(nn.Module):
         # tracing, where a comparison of sizes is frozen into the trace.
         if not torch.jit.is_tracing() and images.shape[1] != self.channels:
             raise ValueError(f"images have {int(images.shape[1])} channels, but mean and std have {self.channels}")
-        x = (images.to(self.pixel_mean.dtype) - self.pixel_mean) * self.pixel_scale
+        x = self.scaled(images)
         if not self.training:
             return self._sums(x, labels, 0.0)
         if (drawn is None) != (self.draws.columns == 0):
@@ -99,6 +99,13 @@ class Classifier(nn.Module):
         outputs = self._mixed_sums(x, labels, drawn)
         self.draws.place(None)  # so that a later forward pass cannot use them again
         return outputs
+
+    def scaled(self, images: Tensor) -> Tensor:
+        """What the network is given: (pixels / 255 - mean) / std.
+
+        Shape: (N, C, H, W) -> same.
+        """
+        return (images.to(self.pixel_mean.dtype) - self.pixel_mean) * self.pixel_scale
 
     def _mixed_sums(self, x: Tensor, labels: Tensor, drawn: Optional[Tensor]) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
         if drawn is None or self.draws.mixing is None:

@@ -1,6 +1,27 @@
-"""The error of a run whose loss or gradients are no longer finite numbers."""
+"""Losses and gradients that are no longer finite numbers: found, and the error of a run that has them."""
 
 from __future__ import annotations
+
+from typing import Sequence
+
+import torch
+from torch import Tensor
+
+
+def are_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether every number of all tensors is finite.
+
+    A NaN or an infinity makes the 2-norm of its tensor not finite, and the 2-norm is many times faster on CPUs than
+    their largest magnitude. Finite numbers may overflow it too (from 1.8e19 on in float32), so a norm that is not
+    finite is followed by a look at every number.
+
+    Args:
+        tensors: one or more, of floating point, on one device.
+    """
+    norms = torch.stack(torch._foreach_norm(list(tensors)))
+    if torch.isfinite(norms).all():
+        return True
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
 class NonFiniteLossError(RuntimeError):

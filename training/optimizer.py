@@ -66,8 +66,12 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module, undecayed: Abstra
 
 
 def _build_sgd(config: OptimizerConfig, groups: Groups) -> torch.optim.Optimizer:
-    return torch.optim.SGD(
-        groups, lr=config.learning_rate, momentum=config.momentum or 0.0, nesterov=bool(config.nesterov)
+    return _fused_where_possible(
+        torch.optim.SGD,
+        groups,
+        lr=config.learning_rate,
+        momentum=config.momentum or 0.0,
+        nesterov=bool(config.nesterov),
     )
 
 
@@ -81,12 +85,27 @@ def _build_rmsprop(config: OptimizerConfig, groups: Groups) -> torch.optim.Optim
 def _build_adamw(config: OptimizerConfig, groups: Groups) -> torch.optim.Optimizer:
     assert config.betas is not None and config.eps is not None  # the schema requires them
     beta1, beta2 = config.betas
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(beta1, beta2), eps=config.eps)
+    return _fused_where_possible(
+        torch.optim.AdamW, groups, lr=config.learning_rate, betas=(beta1, beta2), eps=config.eps
+    )
 
 
 def _build_lamb(config: OptimizerConfig, groups: Groups) -> torch.optim.Optimizer:
     assert config.betas is not None and config.eps is not None  # the schema requires them
     return Lamb(groups, config.learning_rate, betas=config.betas, eps=config.eps)
+
+
+def _fused_where_possible(
+    kind: Callable[..., torch.optim.Optimizer], groups: Groups, **settings: Any
+) -> torch.optim.Optimizer:
+    """One pass over each weight and what belongs to it, where torch has that for these devices; else one an operation.
+
+    The order of the sums differs, so the two agree to rounding only.
+    """
+    try:
+        return kind([dict(group) for group in groups], fused=True, **settings)
+    except (TypeError, RuntimeError):  # older torch: no such argument, or only for other devices and types
+        return kind(groups, **settings)
 
 
 _OPTIMIZERS: Dict[str, Callable[[OptimizerConfig, Groups], torch.optim.Optimizer]] = {
@@ -101,9 +120,13 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Dict[str, Any]
     """Continue from `optimizer.state_dict()`; tensors of a parameter's shape take its memory layout.
 
     Checkpoints hold the default layout. Lamb sums over whole tensors, and rounds as before the checkpoint only if it
-    sums in the same order.
+    sums in the same order. A checkpoint's own choice between fused and plain updates stays, as far as this torch can:
+    the two round differently.
     """
     optimizer.load_state_dict(state)
+    if not optimizer.defaults.get("fused", True):
+        for group in optimizer.param_groups:
+            group["fused"] = None
     for parameter, entries in optimizer.state.items():
         for name, value in entries.items():
             if isinstance(value, torch.Tensor) and value.shape == parameter.shape:

@@ -43,7 +43,7 @@ class NormConfig(Section):
     grouping: Optional[Literal["contiguous", "strided"]] = Field(None, description="how group norm groups channels")
     eps: Optional[float] = Field(None, ge=0, description="added to the norm's variance; default 1e-5, frn 1e-6")
     momentum: Optional[float] = Field(
-        None, gt=0, le=1, description="batch norm: share of the new value in running statistics; default 0.1"
+        None, gt=0, le=1, description="batch norm: share of an update's images in running statistics; default 0.1"
     )
     proxy_eps: Optional[float] = Field(None, ge=0, description="added to the proxy's variance; the paper's code: 0.03")
     proxy_method: Optional[Literal["exact", "sampled"]] = Field(None, description="how proxy statistics are computed")
@@ -57,7 +57,16 @@ class NormConfig(Section):
 class DataConfig(Section):
     """Which images, and how they are augmented."""
 
-    name: Literal["fashion_mnist", "cifar10", "cifar100", "photo_patches", "image_folder", "image_shards", "generated"]
+    name: Literal[
+        "fashion_mnist",
+        "fashion_scenes",
+        "cifar10",
+        "cifar100",
+        "photo_patches",
+        "image_folder",
+        "image_shards",
+        "generated",
+    ]
     dir: Optional[str] = Field(
         None, description="folder of the data; default: $DATA_DIR, else data/; image_shards also: URL"
     )
@@ -115,7 +124,9 @@ class RunConfig(Section):
     """What a run writes, and its seed."""
 
     seed: int = Field(ge=0, lt=2**63, description="keys weights' start values, image order and augmentation")
-    output_dir: Optional[str] = Field(None, description="run folder; default: runs/<name of the config>")
+    output_dir: Optional[str] = Field(
+        None, description="run folder; default: runs/<name of the config>, -seed<N> behind it if not the file's seed"
+    )
     log_every_steps: int = Field(100, gt=0, description="steps between training records in metrics.jsonl")
     eval_every_epochs: int = Field(1, gt=0)
     checkpoint_every_steps: Optional[int] = Field(None, gt=0, description="besides the one after each epoch")
@@ -128,6 +139,15 @@ class RunConfig(Section):
     power_images: Optional[int] = Field(
         None, gt=0, description="power.jsonl is about the first this many evaluation images; default: 1000"
     )
+    evaluate_training_images: int = Field(
+        10_000, ge=0, description="training images evaluated after the last epoch, without augmentation; 0: none"
+    )
+    reestimation_images: int = Field(
+        10_000,
+        ge=0,
+        description="batch norm: training images over which its statistics are taken anew after the last epoch, for a "
+        "second evaluation; 0: none",
+    )
     wandb: Literal["off", "online", "offline"] = Field("off")
     wandb_project: str = Field("proxynorm")
 
@@ -135,6 +155,8 @@ class RunConfig(Section):
     def check(self) -> "RunConfig":
         if self.power_every_epochs is None:
             self.refuse_unused("no power_every_epochs", ("power_images",))
+        if self.reestimation_images == 1:
+            raise ValueError("reestimation_images 1 has no variance; use 2 or more, or 0 for no re-estimation")
         return self
 
 

@@ -16,7 +16,7 @@ from configs.passwords import hide_passwords
 from datasets.errors import StoreError
 from datasets.fetch_lock import fetch_lock
 from datasets.shards.index import SUFFIX
-from datasets.shards.store import BLOCK_BYTES, NOT_TOLD, SUBFOLDERS, FolderStore, StoredFile
+from datasets.shards.store import BLOCK_BYTES, MAX_INDEX_BYTES, NOT_TOLD, SUBFOLDERS, FolderStore, StoredFile
 
 # Before a request that failed is made again. A place that is gone for longer ends the run, which is saved.
 PAUSES_SECONDS = (1.0, 4.0, 16.0)
@@ -122,6 +122,9 @@ class RemoteStore:
     def read(self, name: str) -> bytes:
         if self.cache and name not in self.listing:
             return self.cache.read(name)
+        size = self.listing[name].num_bytes if name in self.listing else 0
+        if size > MAX_INDEX_BYTES:
+            raise OSError(f"{self.path(name)} has {size:,} bytes, over the limit of {MAX_INDEX_BYTES:,}")
         return bytes(self.ask("cat_file", self.place(name)))
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:

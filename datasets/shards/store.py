@@ -11,10 +11,13 @@ from typing import BinaryIO, Dict, Sequence
 from typing_extensions import Protocol
 
 from configs.atomic_file import replace_file
+from configs.bounded_file import MIB, read_bounded
 
 SUBFOLDERS = ("train", "val")
 BLOCK_BYTES = 1 << 22
 NOT_TOLD = "-"
+# Files that are read whole: an index takes about 50 bytes an image.
+MAX_INDEX_BYTES = 256 * MIB
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class FolderStore:
         return str(self.folder / name)
 
     def read(self, name: str) -> bytes:
-        return (self.folder / name).read_bytes()
+        return read_bounded(self.folder / name, MAX_INDEX_BYTES)
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         descriptor = os.open(self.folder / name, os.O_RDONLY)

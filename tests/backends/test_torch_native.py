@@ -1,5 +1,6 @@
 """The CPU backend: how a batch is cut up does not change the weights, unless the norm depends on it."""
 
+import math
 from typing import Any, Dict, List, Optional
 
 import pytest
@@ -14,9 +15,9 @@ from configs.schema import BatchConfig
 from configs.schema.device import DeviceConfig, IpuConfig
 from configs.schema.learning import OptimizerConfig
 from models import build_model
-from normact import NormActFactory, affine_parameter_names
+from normact import NormActFactory, affine_parameter_names, share_statistics
 from training.classifier import Classifier
-from training.nonfinite import NonFiniteLossError
+from training.nonfinite import NonFiniteLossError, are_finite
 from training.order import step_key
 
 GLOBAL_BATCH = 32
@@ -47,6 +48,7 @@ def prepared_backend(
         can_share_statistics=True,
     )
     backend = TorchBackend(DeviceConfig(name="cpu", **device))
+    share_statistics(network, None, plan.gradient_accumulation)
     backend.setup(classifier, plan, OPTIMIZER, affine_parameter_names(network), seed=0)
     return backend
 
@@ -148,6 +150,37 @@ def test_a_non_finite_gradient_stops_before_the_weights_change() -> None:
     after = backend.state()["model"]
     changed = [name for name in before if not torch.equal(spoiled[name], after[name])]
     assert changed == [next(iter(before))]  # the NaN itself, which equals nothing
+
+
+HUGE = 3e38  # finite, and its square is not: the norm of the gradient overflows
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, -1.0], True),
+        ([HUGE, -HUGE, HUGE], True),
+        ([math.nan, 1.0], False),
+        ([math.inf, -math.inf], False),
+        ([HUGE, -math.inf], False),
+        ([1e-45, 0.0], True),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1])
+def test_huge_finite_gradients_are_finite_and_anything_else_is_noticed(
+    values: List[float], expected: bool, place: int
+) -> None:
+    tensors = [torch.ones(33), torch.ones(2, 2)]
+    tensors[place].view(-1)[: len(values)] = torch.tensor(values)
+    assert are_finite(tensors) is expected
+
+
+def test_a_step_with_huge_finite_gradients_is_made() -> None:
+    backend = prepared_backend(GNPN, 32, 1, torch.float32)
+    network = backend._classifier.network
+    network.classifier.bias.register_hook(lambda gradient: torch.full_like(gradient, HUGE))
+    backend.train_step(images_and_labels(0), 0, 1e-30)
+    assert network.classifier.bias.detach().abs().max() > 1e7
 
 
 def test_continuing_from_a_state_is_bit_identical() -> None:

@@ -134,3 +134,16 @@ REFUSED = [
 def test_options_without_effect_or_meaning_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         build_datasets(DataConfig(**options), 0)
+
+
+def test_plain_training_images_are_those_of_training_evenly_spaced_as_evaluation_shows_them(data_sets):
+    plain = data_sets.plain_training_images(len(data_sets.train) // 2)
+    assert len(plain) == len(data_sets.train) // 2
+    for index in range(len(plain)):
+        stored, label = data_sets.train.source.load(index * len(data_sets.train) // len(plain))
+        assert plain[index][1] == label
+        assert torch.equal(plain[index][0], data_sets.evaluation.transform(stored))
+    assert len(data_sets.plain_training_images(10**9)) == len(data_sets.train)
+    assert len(pickle.loads(pickle.dumps(plain))) == len(plain)
+    with pytest.raises(IndexError):
+        plain[len(plain)]

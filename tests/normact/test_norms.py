@@ -2,7 +2,7 @@
 
 import multiprocessing
 import socket
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
 import pytest
@@ -122,15 +122,16 @@ def numpy_batch_norm(x: Array, eps: float) -> Tuple[Array, Array, Array]:
 
 @pytest.mark.parametrize("shape", [(8, 4), (8, 4, 3), (8, 4, 3, 2)])
 @pytest.mark.parametrize("size", [2, 4, 8])
-def test_ghost_batches_are_batches_one_after_another(shape: Tuple[int, ...], size: int) -> None:
+def test_ghost_batches_are_batches_one_after_another_that_share_one_momentum(shape: Tuple[int, ...], size: int) -> None:
     x = images(shape)
     norm = BatchNorm(4, norm_batch_size=size, eps=1e-3).double()
     mean, var = np.zeros(4), np.ones(4)
+    share = {2: 1 - 0.9**0.25, 4: 1 - 0.9**0.5, 8: 0.1}[size]  # 4, 2 and 1 ghost batches
     expected = []
     for ghost in np.split(x.numpy(), 8 // size):
         y, batch_mean, unbiased_var = numpy_batch_norm(ghost, 1e-3)
         expected.append(y)
-        mean, var = 0.9 * mean + 0.1 * batch_mean, 0.9 * var + 0.1 * unbiased_var
+        mean, var = (1 - share) * mean + share * batch_mean, (1 - share) * var + share * unbiased_var
     np.testing.assert_allclose(norm(x).numpy(), np.concatenate(expected), atol=1e-12)
     np.testing.assert_allclose(norm.running_mean.numpy(), mean, atol=1e-12)
     np.testing.assert_allclose(norm.running_var.numpy(), var, atol=1e-12)
@@ -139,15 +140,30 @@ def test_ghost_batches_are_batches_one_after_another(shape: Tuple[int, ...], siz
     np.testing.assert_allclose(norm(x).numpy(), expected_eval, atol=1e-12)
 
 
-@pytest.mark.parametrize("splits", [[8], [4, 4], [2, 6], [2, 2, 2, 2]])
-def test_splitting_a_batch_into_accumulation_steps_leaves_ghost_statistics_equal(splits: List[int]) -> None:
+@pytest.mark.parametrize("micro", [2, 4, 8])
+def test_splitting_a_batch_into_accumulation_steps_leaves_ghost_statistics_equal(micro: int) -> None:
     x = images((8, 4, 3, 3))
     whole, split = BatchNorm(4, norm_batch_size=2).double(), BatchNorm(4, norm_batch_size=2).double()
-    outputs = [split(part) for part in x.split(splits)]
+    share_statistics(split, None, forwards_per_update=8 // micro)
+    outputs = [split(part) for part in x.split(micro)]
     # The same operations on the same numbers.
     assert torch.equal(whole(x), torch.cat(outputs))
     assert torch.equal(whole.running_mean, split.running_mean)
     assert torch.equal(whole.running_var, split.running_var)
+
+
+@pytest.mark.parametrize(("size", "forwards"), [(8, 1), (2, 1), (2, 4), (4, 16)])
+@pytest.mark.parametrize("momentum", [0.1, 0.03, 1.0])
+def test_an_update_leaves_the_same_share_of_old_statistics_whatever_its_normalization_batches(
+    size: int, forwards: int, momentum: float
+) -> None:
+    norm = BatchNorm(1, norm_batch_size=size, momentum=momentum).double()
+    share_statistics(norm, None, forwards_per_update=forwards)
+    norm.running_mean.fill_(100.0)
+    x = torch.tensor([1.0, 3.0] * 4, dtype=torch.float64).view(8, 1)  # every ghost batch has the mean 2
+    for _ in range(forwards):
+        norm(x)
+    assert norm.running_mean.item() == pytest.approx(100 * (1 - momentum) + 2 * momentum, rel=1e-12)
 
 
 def test_batch_norm_refuses_what_it_cannot_honour() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 import math
 from typing import Any, Dict, List, Sequence
@@ -109,6 +110,87 @@ def test_lamb_equals_hand_computed_numbers_on_matrices_and_adam_on_vectors() -> 
     assert first == pytest.approx(2 - 0.1 * (0.5 / (0.5 + 1e-6) + 0.2), rel=1e-12)
     adam, plain = one(2.0, 4), one(2.0, 4)
     assert trace(Lamb([adam], 0.1, **ADAM), adam) == pytest.approx(trace(torch.optim.Adam([plain], 0.1, **ADAM), plain))
+
+
+FUSED_KINDS = [{"name": "sgd", "momentum": 0.9, "nesterov": True}, {"name": "adamw", **ADAM}]
+
+
+def convolution(memory_format: torch.memory_format) -> nn.Module:
+    torch.manual_seed(5)
+    return nn.Conv2d(3, 4, 3).to(memory_format=memory_format)  # type: ignore[call-overload]  # missing annotation
+
+
+def update(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+    optimizer.zero_grad()
+    model(torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(seed))).square().sum().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("fields", FUSED_KINDS)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_fused_updates_equal_plain_ones_to_rounding_and_continue_to_the_bit(
+    fields: Dict[str, Any], memory_format: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The fused kernels walk through memory: weights, gradients and momentum must lie in the same order.
+    config = OptimizerConfig(learning_rate=0.01, weight_decay=0.1, **fields)
+    fused, plain, continued = (convolution(memory_format) for _ in range(3))
+    optimizer = build_optimizer(config, fused, {"bias"})
+    monkeypatch.setattr("training.optimizer._fused_where_possible", lambda kind, groups, **given: kind(groups, **given))
+    reference = build_optimizer(config, plain, {"bias"})
+    for seed in range(4):
+        if seed == 2:
+            continued.load_state_dict(fused.state_dict())
+            monkeypatch.undo()
+            resumed = build_optimizer(config, continued, {"bias"})
+            load_optimizer_state(resumed, copy.deepcopy(optimizer.state_dict()))
+        update(fused, optimizer, seed)
+        update(plain, reference, seed)
+        if seed >= 2:
+            update(continued, resumed, seed)
+    for ours, expected in zip(fused.parameters(), plain.parameters()):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)  # float32 rounding of four updates
+    for ours, expected in zip(continued.parameters(), fused.parameters()):
+        assert torch.equal(ours, expected)
+
+
+@pytest.mark.parametrize("fields", FUSED_KINDS)
+def test_a_checkpoint_of_plain_updates_continues_with_plain_ones_and_the_reverse_only_where_torch_can(
+    fields: Dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = OptimizerConfig(learning_rate=0.01, **fields)
+    model = convolution(torch.contiguous_format)
+    fused = build_optimizer(config, model, set())
+    monkeypatch.setattr("training.optimizer._fused_where_possible", lambda kind, groups, **given: kind(groups, **given))
+    plain = build_optimizer(config, model, set())
+    fused_state, plain_state = copy.deepcopy(fused.state_dict()), copy.deepcopy(plain.state_dict())
+    load_optimizer_state(fused, plain_state)
+    load_optimizer_state(plain, fused_state)
+    assert not fused.param_groups[0].get("fused") and not plain.param_groups[0].get("fused")
+    update(model, fused, 0)
+    update(model, plain, 0)
+
+
+@pytest.mark.skipif("fused" not in inspect.signature(torch.optim.SGD).parameters, reason="this torch has no fused SGD")
+def test_sgd_is_fused_on_this_device_where_torch_can() -> None:
+    optimizer = build_optimizer(OptimizerConfig(name="sgd", learning_rate=0.1), Scalars(), set())
+    assert optimizer.param_groups[0]["fused"] is True
+
+
+class _OldSGD(torch.optim.SGD):
+    """As in torch 2.0, which has no fused form."""
+
+    def __init__(self, params: Any, lr: float, momentum: float, nesterov: bool, **unknown: Any) -> None:
+        if unknown:
+            raise TypeError(f"unexpected keyword argument {next(iter(unknown))}")
+        super().__init__(params, lr=lr, momentum=momentum, nesterov=nesterov)
+
+
+def test_an_older_torch_without_fused_updates_gets_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.optim.SGD", _OldSGD)
+    model = Scalars()
+    optimizer = build_optimizer(OptimizerConfig(name="sgd", learning_rate=0.1, momentum=0.5), model, set())
+    model.step(optimizer)
+    assert model.gamma.item() == pytest.approx(1.9, rel=1e-14) and not optimizer.param_groups[0]["fused"]
 
 
 @pytest.mark.parametrize("direction", [1.0, 0.0])

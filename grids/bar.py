@@ -1,0 +1,49 @@
+"""How far a grid is: a bar with the time left on a terminal, and a line for each run that ended."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Optional, Type
+
+from tqdm import tqdm
+
+
+class Bar:
+    """Used as a context.
+
+    Args:
+        total: runs to do.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._started = time.monotonic()
+        self._left = ""
+        self._total = total
+        tqdm.monitor_interval = 0  # no thread that redraws: `show` does, and processes are forked beside it
+        self._bar = tqdm(total=total, disable=None, bar_format="{percentage:3.0f}%|{bar}| {desc}")
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self._bar.close()
+
+    def show(self, done: float, gained: float) -> None:
+        """Runs done, with parts of those under way; `gained`: how many of them since the start."""
+        minutes = (time.monotonic() - self._started) / 60
+        self._left = f", about {minutes / gained * (self._total - done):.0f} min left" if gained > 0 else ""
+        self._bar.n = done
+        self._bar.set_description_str(f"{done:.1f} of {self._total} runs, {minutes:.0f} min{self._left}")
+
+    def say(self, line: str) -> None:
+        """One line, above the bar."""
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+
+    def ended(self, count: int, line: str) -> None:
+        """The line of the run that ended as the `count`-th."""
+        self.say(f"[{count}/{self._total}] {line}{self._left}")

@@ -1,0 +1,47 @@
+"""From a grid's name on the command line to a checked Grid, with errors that name file, line and key."""
+
+import difflib
+from pathlib import Path
+from typing import List
+
+from pydantic import ValidationError
+
+from configs import ConfigError
+from configs.explain import explain
+from configs.load import FOLDER as CONFIGS
+from configs.yaml_file import read_yaml
+from grids.schema import Grid
+
+FOLDER = CONFIGS / "grids"
+
+
+def load_grid(name_or_path: str) -> Grid:
+    """The grid called `name_or_path`: configs/grids/<name>.yaml, or the path of a YAML file.
+
+    Raises:
+        ConfigError: one line for each problem.
+    """
+    path = find_grid(name_or_path)
+    values, lines = read_yaml(path)
+    try:
+        return Grid.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(explain(error, Grid, path, lines))) from error
+
+
+def grid_names() -> List[str]:
+    """The names of the shipped grids."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def find_grid(name_or_path: str) -> Path:
+    """The YAML file of a shipped grid or of a path."""
+    is_path = name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path
+    path = Path(name_or_path) if is_path else FOLDER / f"{name_or_path}.yaml"
+    if path.is_file():
+        return path
+    if is_path:
+        raise ConfigError(f"{name_or_path}: no such file")
+    near = difflib.get_close_matches(name_or_path, grid_names(), n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ConfigError(f"{name_or_path}: no such grid{hint} There are {', '.join(grid_names())}; a path will do as well")

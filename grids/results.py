@@ -1,0 +1,109 @@
+"""One JSON file for each finished run: what it was, and what came out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from pydantic import ValidationError
+
+from configs import Config, ConfigError
+from configs.meaning import differences
+from experiment.atomic_file import replace_file
+from experiment.run_folder import RunFolder
+from grids.plan import Trial
+
+_RECORDED = ("power_every_epochs", "power_images")  # of section run: they decide what a result holds
+
+
+class Results:
+    """The files of one grid: <folder>/ROW[.COLUMN].seedN.json, and rates/ROW[.COLUMN].xFACTOR.json."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.folder = folder
+
+    def path(self, trial: Trial) -> Path:
+        return self.folder / f"{trial.file_name}.json"
+
+    def read(self, trial: Trial) -> Optional[Dict[str, Any]]:
+        """The result of `trial`; None where there is none.
+
+        Raises:
+            ConfigError: a file that is no result.
+        """
+        path = self.path(trial)
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+            if not {"config", "summary", "train_loss"} <= set(result):
+                raise ValueError("config, summary or train_loss is missing")
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{path} is not the result of a run ({error}); remove it, and it is run again") from error
+        return result
+
+    def write(
+        self, trial: Trial, config: Config, folder: RunFolder, learning_rate: Dict[str, Any], diverged: bool
+    ) -> Dict[str, Any]:
+        """The result of a run that ended, from its folder.
+
+        Args:
+            learning_rate: what the check said.
+            diverged: its loss was not finite: there is no summary.
+        """
+        records = _records(folder.metrics)
+        result = {
+            "grid": self.name,
+            "row": trial.cell.row,
+            "column": trial.cell.column,
+            "seed": trial.seed,
+            "experiment": trial.cell.experiment,
+            "learning_rate": {"value": config.optimizer.learning_rate, **learning_rate},
+            "summary": None if diverged else json.loads(folder.summary.read_text(encoding="utf-8")),
+            "train_loss": last_epoch_loss(records, config.schedule.epochs),
+            "evaluations": [record for record in records if record["split"] == "eval"],
+            "power": _records(folder.power),
+            "config": config.model_dump(mode="json"),
+        }
+        path = self.path(trial)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, (json.dumps(result, indent=1) + "\n").encode("utf-8"))
+        return result
+
+
+def why_changed(saved: Dict[str, Any], config: Config) -> List[str]:
+    """What differs between the saved configuration of a run and today's; empty where that run still counts."""
+    try:
+        # What the schema has got since then had its default.
+        saved = Config.model_validate(saved).model_dump(mode="json")
+    except ValidationError as error:
+        names = {".".join(str(part) for part in problem["loc"][:2]) for problem in error.errors()}
+        return [f"{name} is not what it was when the result was made" for name in sorted(names)]
+    now = config.model_dump(mode="json")
+    return differences(saved, now) + [
+        f"run.{key} was {saved['run'][key]!r}, is {now['run'][key]!r}"
+        for key in _RECORDED
+        if saved["run"][key] != now["run"][key]
+    ]
+
+
+def last_epoch_loss(records: List[Dict[str, Any]], epochs: int) -> Optional[float]:
+    """Mean loss of the last epoch's training steps, as trained; None where the run did not get there, or diverged."""
+    steps, total, before = 0, 0.0, 0
+    for record in records:
+        if record["split"] != "train":
+            continue
+        count, before = record["step"] - before, record["step"]
+        if record["epoch"] > epochs - 1:
+            if record["loss"] is None:
+                return None
+            steps, total = steps + count, total + count * record["loss"]
+    return total / steps if steps else None
+
+
+def _records(path: Path) -> List[Dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

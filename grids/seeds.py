@@ -1,0 +1,29 @@
+"""How seeds and names are written."""
+
+import re
+from typing import List, Tuple
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
+_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+
+
+def parse_seeds(text: str) -> Tuple[int, ...]:
+    """The numbers that `0-3,8` names, in its order.
+
+    Raises:
+        ValueError: other text, and a range that ends before it begins.
+    """
+    seeds: List[int] = []
+    for part in text.split(","):
+        match = _RANGE.fullmatch(part.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last:
+            raise ValueError(f"seeds {text!r}: expected numbers and ranges, such as 0-5 or 0,2,7-9")
+        seeds += range(first, last + 1)
+    return tuple(seeds)
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError for a row's or column's name that cannot be a file's."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"name {name!r}: rows and columns name files; use letters, digits, _, + and -")
