@@ -87,6 +87,9 @@ class DataConfig(Section):
     max_corrupt: Optional[int] = Field(
         None, gt=0, description="image_folder, image_shards: unreadable training images that others replace; default: 0"
     )
+    max_megapixels: Optional[int] = Field(
+        None, gt=0, description="image_folder, image_shards: larger images are refused by their header; default: 80"
+    )
     num_classes: Optional[int] = Field(None, gt=1, description="generated images only: classes")
     num_train_images: Optional[int] = Field(None, gt=0, description="generated images only: images to train on")
     num_eval_images: Optional[int] = Field(None, gt=0, description="generated images only: images to evaluate on")

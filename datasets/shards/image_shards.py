@@ -33,6 +33,7 @@ from datasets.data_sets import DataSets, Parts, hash_parts
 from datasets.errors import DataError, StoreError
 from datasets.folder import data_folder, missing_data
 from datasets.image_folder import encoded_data_sets
+from datasets.images.decode import MAX_PIXELS, pixel_limit
 from datasets.images.encoded_image import EncodedImage, say_decoder, unusable
 from datasets.shards.index import NOT_COMPUTED, SUFFIX, ShardIndex, parse_index, scan_shard
 from datasets.shards.remote_store import RemoteStore
@@ -53,13 +54,21 @@ class ShardImages:
         store: where the shards are.
         indices: one for each shard.
         class_names: by label.
+        max_pixels: images of more are refused.
 
     Raises:
         DataError: a label beyond the classes.
     """
 
-    def __init__(self, store: ShardStore, indices: Sequence[ShardIndex], class_names: Tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        store: ShardStore,
+        indices: Sequence[ShardIndex],
+        class_names: Tuple[str, ...],
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
         self.store = store
+        self.max_pixels = max_pixels
         self.class_names = class_names
         self.shards = [index.shard for index in indices]
         self.sums = [index.sha256 for index in indices]
@@ -103,7 +112,7 @@ class ShardImages:
             raise StoreError(f"{name}: cannot be read: {error.strerror or error}") from error
         if len(content) != length:
             raise unusable(name, f"the shard gave {len(content)} bytes of {length}: it is cut short")
-        return EncodedImage(content, name), label
+        return EncodedImage(content, name, self.max_pixels), label
 
 
 def open_store(config: DataConfig) -> ShardStore:
@@ -229,7 +238,7 @@ def build(config: DataConfig, seed: int) -> DataSets:
     if len(class_names) < 2:
         raise DataError(f"{store.path('')}: {len(class_names)} classes; a classifier needs 2 or more")
     train, evaluation = (
-        ShardImages(store, [index for index in indices[half] if len(index.labels)], class_names)
+        ShardImages(store, [index for index in indices[half] if len(index.labels)], class_names, pixel_limit(config))
         for half in ("train", "val")
     )
     parts = None
