@@ -15,13 +15,14 @@ IPU_TESTS := tests/emulator tests/backends/test_ipu_backend.py tests/backends/te
 HOROVOD := build/horovod/horovod-0.28.1
 HOROVOD_READY := $(VENV)/.horovod-ready
 
-.PHONY: help train train-small test test-slow lint bench data clean
+.PHONY: help train train-small test test-slow lint browser bench data clean
 
 help:
 	@echo "make train [CONFIG=name] [ARGS='--set section.key=value ...']   train an experiment of configs/"
 	@echo "make train-small [DATA=fashion|photos]   small ResNeXts and EfficientNets with BN, GN and GN+PN, one after another"
 	@echo "make test         the tests            make test-slow   the slow ones too"
 	@echo "make lint         formatting, static checks and types"
+	@echo "make browser      installs Debian's Chromium, if there is none: a test opens the report page in it"
 	@echo "make test-ipu-host [PYTHON_IPU=python3.8]   layer, networks, emulator and IPU backend with torch 2.0.1"
 	@echo "make horovod      builds Horovod into the environment, for several processes without poprun"
 	@echo "make bench        every number that this project publishes"
@@ -68,6 +69,11 @@ lint: $(DEV_READY)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+# Without one its test is skipped. A font too: without recommended packages Debian's has none.
+browser:
+	command -v chromium || command -v chromium-browser || command -v google-chrome || \
+	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
 
 bench: $(DEV_READY) data
 	PATH="$(abspath $(VENV))/bin:$$PATH" ./run_benchmarks.sh

@@ -1,10 +1,14 @@
-"""The paper's analysis on any network:  python analyze.py power|proxy|random-net|theory|plot ...
+"""The paper's analysis on any network:  python analyze.py COMMAND ...
 
 python analyze.py power --run runs/fashion_rn20_gn8pn     power decomposition of a run's checkpoints
 python analyze.py power --model timm:resnet18            ... of a timm or torchvision network
 python analyze.py proxy --run runs/fashion_rn20_gn8pn     how well each proxy fits: which condition of Theorem 3 fails
 python analyze.py random-net --norm layer layer+pn --out DIR     random nets of Definition 1
 python analyze.py theory --out DIR                       each theorem: claimed, measured, bound, verdict
+python analyze.py curves RUN...                          loss and accuracy of runs, also of running and stopped ones
+python analyze.py compare RUNS... --against ROW          several seeds: paired differences with intervals, pictures
+python analyze.py report RUNS... --out DIR               the same as one page that any browser shows, offline
+python analyze.py results                                the tables and pictures of docs/results.md from docs/results/
 python analyze.py plot A/power.json B/power.json --out X.png     several results as one row of power plots
 """
 
@@ -19,7 +23,7 @@ from typing import Callable, Iterator, List, Optional
 import torch
 from torch import Tensor, nn
 
-from analysis.commands import plot, power, proxy, random_net, theory
+from analysis.commands import compare, curves, plot, power, proxy, random_net, report, results, theory
 from analysis.commands.networks import Measured
 from analysis.images import one_over_f_images, photo_patches, standardized
 from analysis.norm_name import norm_label, parse_norm
@@ -60,12 +64,16 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    commands = parser.add_subparsers(required=True, metavar="power|proxy|random-net|theory|plot")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
     power.add(commands, networks_of)
     proxy.add(commands, networks_of)
     random_net.add(commands, image_loader)
     theory.add(commands)
     plot.add(commands)
+    curves.add(commands)
+    compare.add(commands)
+    report.add(commands)
+    results.add(commands)
     return parser.parse_args(arguments)
 
 

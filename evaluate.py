@@ -23,10 +23,11 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, SequentialSampler
 from tqdm import tqdm
 
 from analysis.confusion import plot_confusion
+from backends.image_loader import build_loader
 from configs import Config, ConfigError, load_config
 from configs.atomic_file import replace_file
 from configs.passwords import hide_passwords
@@ -83,7 +84,13 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     add = parser.add_argument
     add("model", type=Path, help="a run folder, a checkpoint, a state dict (also timm's, torchvision's), .pt2 or .onnx")
     add("--config", metavar="NAME|PATH", help="network and data; default: those in the checkpoint")
-    add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; repeatable")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override one value; null leaves it out; repeatable",
+    )
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of a network; auto: a GPU if there is one")
     add("--split", choices=("eval", "train"), default="eval", help="images to evaluate; training images unaugmented")
     add(
@@ -117,8 +124,9 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
         model = exported_program(options.model)
     else:
         model = onnx_session(options.model)
-    images: Any = data.evaluation if options.split == "eval" else data.plain_training_images(len(data.train))
-    loader = DataLoader(images, batch_size=options.batch_size, num_workers=config.data.workers)
+    images = data.evaluation if options.split == "eval" else data.plain_training_images(len(data.train))
+    batches = BatchSampler(SequentialSampler(images), options.batch_size, drop_last=False)
+    loader = build_loader(images, batches, config.data.workers)
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
     evaluation = Evaluation(data.num_classes)
     with explained_loading():

@@ -3,8 +3,9 @@
     import torch
     model = torch.hub.load("path/to/this/repository", "resnet50", source="local", norm="group", num_groups=8)
 
-An entry point takes the optional arguments of models.build_model (num_classes, in_channels, width, drop_rate,
-drop_path_rate); every other argument goes to normact.NormActFactory. Weights are newly drawn: none are published yet.
+An entry point takes the optional arguments of models.build_model (num_classes, in_channels, width, activation,
+drop_rate, drop_path_rate); every other argument goes to normact.NormActFactory. Weights are newly drawn: none are
+published yet.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def _entry_point(name: str) -> _Callable[..., _ImageClassifier]:
         num_classes: int = 1000,
         in_channels: int = 3,
         width: _Optional[int] = None,
+        activation: _Optional[str] = None,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         **norm_arguments: _Any,
@@ -39,6 +41,7 @@ def _entry_point(name: str) -> _Callable[..., _ImageClassifier]:
             norm_act=_NormActFactory(**norm_arguments),
             in_channels=in_channels,
             width=width,
+            activation=activation,
             drop_rate=drop_rate,
             drop_path_rate=drop_path_rate,
         )

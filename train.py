@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import shlex
 import signal
 import sys
@@ -16,6 +17,7 @@ from typing import Any, Callable, Dict, List, Optional, Type
 
 from analysis.curves import plot_curves
 from analysis.power_plot import plot_power_log
+from analysis.settings import read_settings, run_title
 from backends import DeviceError, choose_backend
 from configs import Config, ConfigError, config_name, dump_config, load_config, own_seed
 from configs.passwords import hide_passwords
@@ -36,7 +38,6 @@ from experiment.run_output import RunOutput
 from experiment.stop_signals import StopSignals
 from experiment.tracker import Tracker
 from training.averaging import build_average
-from training.metrics import StepSums
 from training.nonfinite import NonFiniteLossError
 from training.schedule import build_schedule
 from training.weights import CheckpointError
@@ -77,7 +78,13 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--config", required=True, metavar="NAME|PATH", help="an experiment of configs/, or a YAML file")
-    add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; repeatable")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override one value; null leaves it out; repeatable",
+    )
     add("--device", metavar="NAME", help="auto, cpu, cuda, ipu, ipu_model or ipu_emulator; overrides device.name")
     add("--output-dir", metavar="DIR", help="the run folder; overrides run.output_dir")
     add("--resume", action="store_true", help="continue from the newest checkpoint of the run folder, if any")
@@ -174,8 +181,15 @@ def train_epoch(
     epoch, first_step = divmod(progress.step, run.steps_per_epoch)
     clock = Stopwatch()
     for batch in lockstep.batches(backend.training_batches(run.data.train, epoch, first_step, config.data.workers)):
-        rate = learning_rate(progress.step)
+        rate, compiles = learning_rate(progress.step), backend.will_compile
+        if compiles:
+            progress.add_training_seconds(clock.lap())
+            output.say("the first step compiles, once a process; images/s leave it out")
         progress.count(backend.train_step(batch, progress.step, rate), updates)
+        if compiles:
+            seconds = clock.lap()
+            progress.add_compilation(seconds, updates)
+            output.say(f"compiled, with the first step in {seconds:.0f} s")
         update_average(run, progress, "step")
         output.advance(progress.step)
         at_end = progress.step % run.steps_per_epoch == 0
@@ -183,10 +197,16 @@ def train_epoch(
             update_average(run, progress, "epoch")
         if at_end or is_due(config.run.log_every_steps, progress.step, updates):
             progress.add_training_seconds(clock.lap())
-            sums = backend.total(progress.interval)
-            speed = int(sums.images) / progress.interval_seconds
-            output.record("train", progress.step / run.steps_per_epoch, sums, speed, rate)
-            progress.interval, progress.interval_seconds = StepSums(), 0.0
+            sums, position = backend.total(progress.interval), progress.step / run.steps_per_epoch
+            speed = progress.interval_speed(int(sums.images), run.plan.global_batch_size)
+            output.record("train", position, sums, math.nan if speed is None else speed, rate)
+            output.show(
+                f"epoch {position:.2f}/{config.schedule.epochs}",
+                f"loss {sums.means().loss:.4f} top1 {sums.means().top1:.4f}",
+                f"{in_words(speed)} | {progress.seconds_left(run.steps) / 60:.1f} min left",
+                is_line=not at_end,  # the epoch's own line follows
+            )
+            progress.end_interval()
         every = config.run.checkpoint_every_steps
         if every and is_due(every, progress.step, updates) and not at_end:
             progress.add_training_seconds(clock.lap())
@@ -216,9 +236,8 @@ def finish_epoch(run: Run, output: RunOutput, lockstep: Lockstep, progress: Prog
         line += f" | eval loss {progress.evaluation.loss:.4f} top1 {progress.evaluation.top1:.4f}"
     log_power(run, output, epoch)
     progress.seconds += clock.lap()
-    images_per_second = progress.step * run.plan.global_batch_size / progress.training_seconds
-    left = progress.seconds / progress.step * (run.steps - progress.step)
-    output.say(f"{line} | {images_per_second:,.0f} images/s | {left / 60:.1f} min left")
+    speed = progress.speed(run.plan.global_batch_size)
+    output.say(f"{line} | {in_words(speed)} | {progress.seconds_left(run.steps) / 60:.1f} min left")
     progress.end_epoch()
     save(run, output, progress)
 
@@ -252,15 +271,16 @@ def report(run: Run, output: RunOutput, progress: Progress, details: Dict[str, A
         "best_top1": progress.best_top1,
         "steps": progress.step,
         "seconds": progress.seconds,
-        "images_per_second": progress.step * run.plan.global_batch_size / progress.training_seconds,
+        "images_per_second": progress.speed(run.plan.global_batch_size),
         "device": run.backend.name,
         "parameters": run.cost.parameters,
         **details,
     }
     if run.backend.is_primary:
-        plot_curves(output.folder.metrics, output.folder.curves)
+        title = run_title(run.name, read_settings(output.folder.config))
+        plot_curves(output.folder.metrics, output.folder.curves, title)
         if output.folder.power.exists():
-            plot_power_log(output.folder.power, output.folder.power_plot)
+            plot_power_log(output.folder.power, output.folder.power_plot, title)
     output.finish(summary)
     rows = {
         "test top-1": f"{means.top1:.4f}",
@@ -276,7 +296,7 @@ def report(run: Run, output: RunOutput, progress: Progress, details: Dict[str, A
     rows = {
         **rows,
         "time": f"{progress.seconds / 60:.1f} min",
-        "training speed": f"{summary['images_per_second']:,.0f} images/s",
+        "training speed": in_words(summary["images_per_second"]),
         "run folder": str(output.folder.path),
     }
     if run.data.train.corrupt:
@@ -284,6 +304,11 @@ def report(run: Run, output: RunOutput, progress: Progress, details: Dict[str, A
     output.say(f"\n{run.name}, last epoch of {run.config.schedule.epochs}")
     for name, value in rows.items():
         output.say(f"  {name:<16}{value}")
+
+
+def in_words(images_per_second: Optional[float]) -> str:
+    """The speed of training; None where nothing but the first, compiling step was there to time."""
+    return "not timed" if images_per_second is None else f"{images_per_second:,.0f} images/s"
 
 
 def exit_code_of(error: BaseException) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from pathlib import Path
 from typing import Any, Dict, List, Union
 
@@ -20,7 +21,7 @@ _SPLITS = {
 }
 
 
-def plot_curves(metrics_path: Union[str, Path], out_png: Union[str, Path]) -> None:
+def plot_curves(metrics_path: Union[str, Path], out_png: Union[str, Path], title: str = "") -> None:
     """Draw a run's metrics.jsonl: loss, and top-1 accuracy in percent, of training and evaluation against epochs.
 
     A value that was not finite (null in the file) leaves a gap. A torn last line, as a running or killed run leaves it,
@@ -29,6 +30,7 @@ def plot_curves(metrics_path: Union[str, Path], out_png: Union[str, Path]) -> No
     Args:
         metrics_path: one JSON record a line, with split, epoch, loss and top1.
         out_png: the picture; written over.
+        title: which run this is, and with which norm.
 
     Raises: ValueError for a file without records, or with a line, other than the last, that is no record.
     """
@@ -52,6 +54,8 @@ def plot_curves(metrics_path: Union[str, Path], out_png: Union[str, Path]) -> No
         axes.grid(True, color="0.9")
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
+    if title:
+        figure.suptitle("\n".join(textwrap.wrap(title, 110)), fontsize=11, parse_math=False)
     save_picture(figure, out_png, dpi=150)
 
 

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 from normact import NormActFactory
 
 _NAME = re.compile(r"(batch|layer|instance|group|none)(\d+)?((?:\+(?:ws|pn))*)")
-_SHORT = {"batch": "BN", "layer": "LN", "instance": "IN", "group": "GN", "none": "no norm"}
+_SHORT = {
+    "batch": "BN",
+    "layer": "LN",
+    "instance": "IN",
+    "group": "GN",
+    "frn": "FRN",
+    "evonorm_s0": "Evo-S0",
+    "none": "no norm",
+}
 
 
 def parse_norm(name: str) -> Dict[str, Any]:
@@ -46,5 +54,11 @@ def exact_factory(name: str) -> NormActFactory:
 def norm_label(name: str) -> str:
     """LN+PN for layer+pn, GN8+WS for group8+ws, as the paper writes them."""
     settings = parse_norm(name)
-    label = _SHORT[settings["norm"].split("+")[0]] + str(settings.get("num_groups", ""))
-    return label + ("+WS" if settings["norm"].endswith("+ws") else "") + ("+PN" if settings["proxy"] else "")
+    return settings_label(settings["norm"], settings.get("num_groups"), settings["proxy"])
+
+
+def settings_label(norm: str, num_groups: Optional[int], proxy: bool) -> str:
+    """The same from the settings of a configuration's norm; a norm that the paper does not have keeps its name."""
+    base, *standardized = norm.split("+")
+    label = _SHORT.get(base, base) + str(num_groups or "")
+    return label + "".join(f"+{each.upper()}" for each in standardized) + ("+PN" if proxy else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, List, Mapping, Optional, Sequence, TypeVar, Union
@@ -44,7 +45,15 @@ class PowerPanel:
 
 
 def plot_power(panels: Sequence[PowerPanel], path: Union[str, Path], *, columns: int = 0, note: str = "") -> None:
-    """Draw panels in rows of `columns` (0: all in one row), with one legend.
+    """A picture file of `draw_power`."""
+    figure = Figure(layout="constrained")
+    FigureCanvasAgg(figure)
+    draw_power(figure, panels, columns=columns, note=note)
+    save_picture(figure, path, dpi=110)
+
+
+def draw_power(figure: Figure, panels: Sequence[PowerPanel], *, columns: int = 0, note: str = "") -> None:
+    """Draw panels in rows of `columns` (0: all in one row), with one legend, on an empty figure, whose size is set.
 
     The stack is that of the means over samples; the dark band around a boundary is its standard deviation over them.
 
@@ -53,8 +62,7 @@ def plot_power(panels: Sequence[PowerPanel], path: Union[str, Path], *, columns:
     """
     columns = columns or len(panels)
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(max(4.5, 2.0 * columns + 0.6), 1.9 * rows + 0.9), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure.set_size_inches(max(4.5, 2.0 * columns + 0.6), 1.9 * rows + 0.9)
     grid = np.atleast_2d(figure.subplots(rows, columns, sharey=True, squeeze=False))
     for index, axes in enumerate(grid.flat):
         if index >= len(panels):
@@ -69,8 +77,8 @@ def plot_power(panels: Sequence[PowerPanel], path: Union[str, Path], *, columns:
     legend_columns = 4 if columns >= 4 else 2
     figure.legend(handles=handles, loc="outside upper center", ncols=legend_columns, fontsize=8, frameon=False)
     if note:
-        figure.supxlabel(note, fontsize=7.5)
-    save_picture(figure, path, dpi=110)
+        width = int(17 * figure.get_size_inches()[0])  # characters of this size in the figure's width
+        figure.supxlabel("\n".join(textwrap.wrap(note, width)), fontsize=7.5, parse_math=False)
 
 
 def panel_of_layers(title: str, layers: Sequence[Mapping[str, Any]]) -> PowerPanel:
@@ -78,8 +86,11 @@ def panel_of_layers(title: str, layers: Sequence[Mapping[str, Any]]) -> PowerPan
     return PowerPanel(title, np.array([[layer["power"] for layer in layers]]))
 
 
-def plot_power_log(log_path: Path, out_png: Union[str, Path]) -> None:
+def plot_power_log(log_path: Path, out_png: Union[str, Path], title: str = "") -> None:
     """Draw a run's power.jsonl: one panel for each of at most 12 records, the first and the last among them.
+
+    Args:
+        title: which run this is, and with which norm.
 
     Raises: ValueError for a file without records, or with a line, other than the last, that is no record.
     """
@@ -87,7 +98,7 @@ def plot_power_log(log_path: Path, out_png: Union[str, Path]) -> None:
     if not records:
         raise ValueError(f"{log_path} holds no record yet; draw it after the run's first one")
     panels = [panel_of_layers(f"epoch {record['epoch']:g}", record["layers"]) for record in evenly(records, 12)]
-    plot_power(panels, out_png, columns=min(6, len(panels)))
+    plot_power(panels, out_png, columns=min(6, len(panels)), note=title)
 
 
 def evenly(items: Sequence[Item], most: int) -> List[Item]:
@@ -110,7 +121,7 @@ def _draw(axes: Axes, panel: PowerPanel) -> None:
         axes.fill_between(depth, low, high, color="black", alpha=0.3, linewidth=0)
     if panel.bound is not None:
         axes.plot(depth, panel.bound, color="black", linestyle="--", linewidth=1.2)
-    axes.set_title(panel.title, fontsize=9)
+    axes.set_title(panel.title, fontsize=9, parse_math=False)
     axes.set_xlim(1, max(2, len(depth)))
     axes.set_ylim(0, 1)
     axes.tick_params(labelsize=7)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from analysis.detector import detector_residual
 from analysis.images import one_over_f_images
 from analysis.norm_name import exact_factory
 from models.random_net import RandomLayer, RandomNet, RandomNetShape
@@ -63,11 +64,11 @@ def measure_properties(norm: str, layers: np.ndarray) -> Dict[str, Property]:
 
     Args:
         norm: a short name, see analysis.norm_name.
-        layers: (nets, L, 4), the power of random nets with this norm, on which collapse and expressivity are judged.
-            The others are measured on as many nets of their own.
+        layers: (nets, L, 4), the power of random nets with this norm, on which collapse is judged. The others are
+            measured on as many nets of their own.
     """
     seeds, depth = range(len(layers)), layers.shape[1]
-    kept, instance = 1.0 - layers[:, -1, 0], layers[:, 0, 1] + layers[:, 0, 3]
+    kept = 1.0 - layers[:, -1, 0]
 
     def cell(values: Iterable[float], meaning: str, limit: str, has: Callable[[float], bool]) -> Property:
         numbers = tuple(float(value) for value in values)
@@ -93,7 +94,12 @@ def measure_properties(norm: str, layers: np.ndarray) -> Dict[str, Property]:
             lambda noise: noise > 1e-3,
         ),
         cell(kept, f"1 - P1 at layer {depth}", "> 0.5", lambda kept: kept > 0.5),
-        cell(instance, "P2 + P4 at layer 1 (IN's constraint: 0)", "> 0.01", lambda variability: variability > 0.01),
+        cell(
+            (detector_residual(norm, seed) for seed in seeds),
+            "part of a detector's map that a net fitted to it leaves unexplained",
+            "< 0.25",
+            lambda unexplained: unexplained < 0.25,
+        ),
     )
     return dict(zip(PROPERTIES, cells))
 

@@ -52,6 +52,7 @@ class Backend(Protocol):
         device_iterations: weight updates in one call of the device.
         is_primary: whether this process writes files and prints.
         can_share_statistics: whether replicas can share batch-norm statistics.
+        will_compile: whether the next train_step compiles first, which takes as long as it does once.
         runs_hooks: whether the network runs as Python code, so that hooks on its modules see what passes.
     """
 
@@ -64,6 +65,7 @@ class Backend(Protocol):
     is_primary: bool
     can_share_statistics: bool
     runs_hooks: bool
+    will_compile: bool
 
     def choose_operations(self, network: nn.Module) -> None:
         """Makes the network compute with operations of this device, before anything of it is measured."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from typing import Any, ContextManager, Dict, Iterable, Iterator, List, Mapping, Optional, Set, Tuple
 
@@ -16,6 +17,7 @@ from backends.base import Batch, Workload
 from backends.errors import DeviceError
 from backends.host_memory import available_bytes, keep_freed_memory
 from backends.image_loader import build_loader
+from backends.machine import has_bfloat16_instructions
 from configs.batch import BatchPlan
 from configs.schema.device import DeviceConfig
 from configs.schema.learning import OptimizerConfig
@@ -26,6 +28,7 @@ from training.optimizer import build_optimizer, load_optimizer_state, set_learni
 from training.order import EvaluationBatches, TrainingBatches
 from training.weights import load_model_state
 
+LOGGER = logging.getLogger(__name__)
 _MEMORY_SHARE = 0.7  # of what is free: the rest is for weights, gradients, temporaries and other programs
 _PEAK_OVER_SAVED = 1.5  # peak of forward + backward over what is saved for backward: gradients of activations
 
@@ -42,7 +45,8 @@ class TorchBackend:
         self.runs_hooks = not config.compile
         self.device, self.reason = _choose_device(config.name)
         self.name = str(self.device)
-        self.precision: str = config.precision
+        self.precision = _choose_precision(config.precision, self.device)
+        self.will_compile = config.compile or self.device.type == "cuda"  # Triton's kernels are compiled at first use
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         if self.device.type == "cpu":
@@ -53,6 +57,12 @@ class TorchBackend:
         self.replicas = dist.get_world_size() if self._joined else 1
         self._process = dist.get_rank() if self._joined else 0
         self.is_primary = self._process == 0
+        if self.is_primary and self.precision == "bfloat16" and not _has_bfloat16(self.device):
+            LOGGER.warning(
+                "device.precision bfloat16: %s has no instructions for it and emulates them, several times slower than "
+                "float32; use --set device.precision=auto, or float32",
+                "this processor" if self.device.type == "cpu" else "this GPU",
+            )
 
     def choose_operations(self, network: nn.Module) -> None:
         pass  # its layers choose between the fused kernels and plain operations themselves
@@ -117,6 +127,7 @@ class TorchBackend:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._average_buffers()
+        self.will_compile = False
         return total
 
     @torch.no_grad()
@@ -200,7 +211,7 @@ class TorchBackend:
         return images, labels.to(self.device, non_blocking=True)
 
     def _autocast(self) -> ContextManager[Any]:
-        if self._config.precision == "float32":
+        if self.precision == "float32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
@@ -244,6 +255,18 @@ def _choose_device(name: str) -> Tuple[torch.device, str]:
             f"device.name cuda: torch {torch.__version__} finds no CUDA device here; use device.name cpu or auto"
         )
     return torch.device("cpu"), "no CUDA device is here"
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return has_bfloat16_instructions()
+
+
+def _choose_precision(name: str, device: torch.device) -> str:
+    if name != "auto":
+        return name
+    return "bfloat16" if _has_bfloat16(device) else "float32"
 
 
 def _join_process_group(device: torch.device) -> bool:

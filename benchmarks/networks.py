@@ -6,13 +6,17 @@ from contextlib import nullcontext
 from typing import Any, Callable, ContextManager, Dict, NamedTuple, Union
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backends.torch_native import TorchBackend
+from configs import plan_batch
+from configs.schema import BatchConfig, DeviceConfig, OptimizerConfig
 from models import build_model
-from normact import NormActFactory, rebuild_activations
+from normact import NormActFactory, affine_parameter_names, rebuild_activations
+from training.classifier import Classifier
 
 NUM_GROUPS = 8
+OPTIMIZER = OptimizerConfig(name="sgd", learning_rate=0.1, momentum=0.9, weight_decay=1e-4)
 
 
 class ActivationAlone:
@@ -94,19 +98,28 @@ def images_of(workload: Workload) -> Tensor:
 
 
 def training_step(workload: Workload, norm_act: NormAct) -> Callable[[], None]:
-    """One weight update: forward, cross-entropy, backward, SGD with momentum."""
+    """One weight update as train.py makes it: `train_step` of the CPU's backend, one micro-batch, SGD with momentum."""
     model = build_network(workload, norm_act)
     if norm_act.recompute:
         rebuild_activations(model)
-    x, labels = images_of(workload), torch.randint(0, workload.num_classes, (workload.images,))
-    # A rate of 0 keeps the weights, and so every step's numbers, the same.
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
+    precision: Any = "bfloat16" if workload.is_bfloat16 else "float32"
+    backend = TorchBackend(DeviceConfig(name="cpu", precision=precision, channels_last=workload.is_bfloat16))
+    batch = BatchConfig(global_batch_size=workload.images, norm_batch_size=workload.images)
+    plan = plan_batch(
+        batch,
+        uses_batch_norm=True,  # of the whole batch; the other norms do not ask
+        replicas=1,
+        local_replicas=1,
+        max_micro_batch_size=workload.images,
+        can_share_statistics=True,
+    )
+    classifier = Classifier(model, mean=(0.5,) * 3, std=(0.25,) * 3)
+    backend.setup(classifier, plan, OPTIMIZER, affine_parameter_names(model), seed=0)
+    pixels = torch.randint(0, 256, (workload.images, 3, workload.image_size, workload.image_size), dtype=torch.uint8)
+    labels = torch.randint(0, workload.num_classes, (workload.images,))
 
     def step() -> None:
-        with autocast(workload):
-            loss = F.cross_entropy(model(x).float(), labels)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        # A rate of 0 keeps the weights, and so every step's numbers, the same.
+        backend.train_step((pixels, labels), step=0, learning_rate=0.0)
 
     return step

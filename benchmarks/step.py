@@ -1,5 +1,7 @@
 """Time of whole training steps with every norm, as a ratio to batch norm, and what the norm itself costs.
 
+The step is the program's own: scaling of pixels, forward, loss, backward, the check for non-finite gradients, update.
+
     python -m benchmarks.step                       both networks, both executions, every variant
     python -m benchmarks.step --quick               NCHW float32; no norm, batch norm, GN+PN with and without recompute
     python -m benchmarks.step --only resnet50       workloads whose name contains this

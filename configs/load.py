@@ -74,7 +74,7 @@ def find_config(name_or_path: str, source: str = "--config") -> Path:
     files = _shipped_files()
     found = files.get(name_or_path) or files.get(_present_name(name_or_path))
     if found is None:
-        near = difflib.get_close_matches(name_or_path, files, n=_NEAREST_SHOWN)
+        near = _of_network(name_or_path, files) or difflib.get_close_matches(name_or_path, files, n=_NEAREST_SHOWN)
         hint = f"; the nearest are {', '.join(near)}" if near else ""
         raise ConfigError(
             f"{source} {name_or_path}: no such experiment{hint}. `ls {FOLDER}/*/` lists all "
@@ -86,6 +86,13 @@ def find_config(name_or_path: str, source: str = "--config") -> Path:
 def _shipped_files() -> Dict[str, Path]:
     """name -> file. One folder a data set, and one for IPUs; names are unique over the folders."""
     return {path.stem: path for path in FOLDER.glob("*/*.yaml") if path.parent.name != _GRIDS}
+
+
+def _of_network(name: str, files: Dict[str, Path]) -> List[str]:
+    """Experiments with a network called `name`, as rn50_* of resnet50: a likely slip."""
+    network = re.compile(rf"(?m)^model:\n(?:  .*\n)*?  name: {re.escape(name)}(?:\s|$)")
+    found = [stem for stem, path in files.items() if network.search(path.read_text(encoding="utf-8"))]
+    return sorted({f"{stem.rpartition('_')[0]}_*" for stem in found})
 
 
 def _present_name(name: str) -> str:

@@ -13,7 +13,7 @@ def describe_norms(run: Run) -> str:
     """What this network and image size cost with batch norm, GN+PN, and GN+PN that recomputes."""
     model, data = run.config.model, run.data
     sizes = {"image_size": data.image_size, "num_classes": data.num_classes, "in_channels": data.channels}
-    return norm_costs_table(measure_norm_costs(model.name, width=model.width, **sizes))
+    return norm_costs_table(measure_norm_costs(model.name, width=model.width, activation=model.activation, **sizes))
 
 
 def describe(run: Run) -> str:

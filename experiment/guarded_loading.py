@@ -11,6 +11,7 @@ import contextlib
 import re
 import signal
 import time
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Iterable, Iterator, Optional, Type
 
@@ -28,6 +29,7 @@ EXITED = re.compile(r"DataLoader worker \(pid (\d+)\) exited unexpectedly with e
 ENDED = re.compile(r"DataLoader worker \(pid\(s\) ([\d, ]+)\) exited unexpectedly")
 TIMED_OUT = re.compile(r"DataLoader timed out after ([\d.]+) seconds")
 IN_WORKER = re.compile(r"^Caught (\w+) in DataLoader worker process (\d+)")
+PLACE = re.compile(r'^  File "(.+)", line (\d+), in ', re.MULTILINE)
 
 
 class GuardedLoading:
@@ -45,16 +47,18 @@ class GuardedLoading:
     def __init__(self, batches: Iterable[Any]) -> None:
         self._batches = batches
         self._is_held = False
+        self._iterator: Optional[Iterator[Any]] = None
+        self._handler: Any = None
 
     def __enter__(self) -> GuardedLoading:
-        self._iterator = iter(self._batches)  # starts the processes, and PyTorch's handler
-        self._handler = signal.getsignal(signal.SIGCHLD)
-        self._hold()
         return self
 
     def __exit__(
         self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
+        # After the last batch they have ended; before it they may hang, and PyTorch waits 5 seconds for each.
+        for process in getattr(self._iterator, "_workers", ()):
+            process.terminate()
         if callable(self._handler):
             signal.signal(signal.SIGCHLD, self._handler)
 
@@ -66,14 +70,30 @@ class GuardedLoading:
         """
         try:
             with explained_loading():
-                if callable(self._handler):
+                if self._iterator is None:
+                    self._iterator = self._start()
+                elif callable(self._handler):
                     signal.signal(signal.SIGCHLD, self._handler)
                     if self._is_held:
                         self._is_held = False
                         self._handler(signal.SIGCHLD, None)
                 return next(self._iterator, None)
+        except (MemoryError, OSError) as error:
+            raise DataError(f"while images were loaded: {type(error).__name__}: {error}") from error
         finally:
             self._hold()
+
+    def _start(self) -> Iterator[Any]:
+        """Starts the loading processes, and with them PyTorch's handler."""
+        try:
+            iterator = iter(self._batches)
+        except OSError as error:
+            raise DataError(
+                f"loading processes cannot be started ({error}): is there room in /dev/shm, and may enough files and "
+                "processes be open (ulimit -n, -u)? --set data.workers=0 does without them"
+            ) from error
+        self._handler = signal.getsignal(signal.SIGCHLD)
+        return iterator
 
     def _hold(self) -> None:
         if callable(self._handler):
@@ -92,10 +112,10 @@ def explained_loading() -> Iterator[None]:
     """
     try:
         yield
-    except DataError as error:
-        raise DataError(without_traceback(str(error))) from error
-    except (RuntimeError, EOFError, ConnectionResetError) as error:
-        explanation = explain(latest_error(error))
+    except Exception as error:
+        explanation = told_by_a_process(str(error))
+        if explanation is None and isinstance(error, (RuntimeError, EOFError, ConnectionResetError)):
+            explanation = explain(latest_error(error))
         if explanation is None:
             raise
         raise DataError(explanation) from error
@@ -138,10 +158,18 @@ def explain(error: BaseException) -> Optional[str]:
     return None
 
 
-def without_traceback(message: str) -> str:
-    """Return the message of an error that a loading process reported, without the traceback it comes with."""
+def told_by_a_process(message: str) -> Optional[str]:
+    """Return in one line what a loading process reported with its traceback; None if `message` comes from none."""
     found = IN_WORKER.match(message)
     if found is None:
-        return message
-    reason = message.rpartition(f"{DataError.__module__}.{found[1]}: ")[2].strip()
-    return f"in loading process {found[2]}: {reason}"
+        return None
+    name, process = found.groups()
+    last = list(re.finditer(rf"^(?:[\w.]+\.)?{name}(?:: |$)", message, re.MULTILINE))
+    reason = message[last[-1].end() :].strip() if last else ""
+    if last and last[-1].group().startswith(f"{DataError.__module__}."):
+        return f"in loading process {process}: {reason}"
+    places = PLACE.findall(message)
+    place = f" ({Path(places[-1][0]).name}:{places[-1][1]})" if places else ""
+    what = f"{name}: {' '.join(reason.split())}" if reason else name
+    advice = "lower data.workers" if name == "MemoryError" else "--set data.workers=0 shows where"
+    return f"in loading process {process}: {what}{place}; {advice}"

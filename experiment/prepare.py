@@ -34,6 +34,7 @@ from training.draws import StepDraws
 from training.freezing import freeze_all_but
 from training.mixing import PARTNERS, Mixing
 
+OWN_NONLINEARITY = ("frn", "evonorm_s0")
 IMAGENET_FORMATS = ("image_folder", "image_shards")
 LOGGER = logging.getLogger(__name__)
 
@@ -125,6 +126,11 @@ def build_network(config: Config, data: DataSets) -> Tuple[NormActFactory, Image
         ConfigError: names and sizes that do not fit together.
     """
     uses_batch_norm = config.norm.name.split("+")[0] == "batch"
+    if config.model.activation is not None and config.norm.name in OWN_NONLINEARITY:
+        raise ConfigError(
+            f"model.activation {config.model.activation} has no effect after norm {config.norm.name}, which brings its "
+            "own nonlinearity; remove it"
+        )
     # What the file leaves out is left to the layer's defaults.
     given = {key: value for key, value in config.norm.model_dump(exclude={"name"}).items() if value is not None}
     try:
@@ -138,6 +144,7 @@ def build_network(config: Config, data: DataSets) -> Tuple[NormActFactory, Image
             norm_act=factory,
             in_channels=data.channels,
             width=config.model.width,
+            activation=config.model.activation,
             drop_rate=config.regularization.drop_rate,
             drop_path_rate=config.regularization.drop_path_rate,
         )

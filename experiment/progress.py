@@ -23,7 +23,9 @@ class Progress:
         evaluation: the last evaluation's means, over all processes.
         best_top1: of all evaluations.
         seconds: since the run's start, without the time between a stop and its continuation.
-        training_seconds: the part of it spent in weight updates and in waiting for their images.
+        training_seconds: the part of it spent in weight updates and in waiting for their images, without compiling.
+        untimed_steps: weight updates during which something was compiled; their time is in `seconds` alone.
+        interval_untimed_steps: those since the last training record.
         average: of the weights over time; None for none. It has an entry of its own in a checkpoint.
         is_saved: whether a checkpoint holds all of this; true at the start, where nothing is to be held.
     """
@@ -37,6 +39,8 @@ class Progress:
     best_top1: float = 0.0
     seconds: float = 0.0
     training_seconds: float = 0.0
+    untimed_steps: int = 0
+    interval_untimed_steps: int = 0
     average: Optional[WeightAverage] = None
     is_saved: bool = True
 
@@ -52,6 +56,35 @@ class Progress:
         self.evaluated_step = self.step
         self.epoch = StepSums()
         self.is_saved = False
+
+    def add_compilation(self, seconds: float, steps: int) -> None:
+        """`steps` weight updates, counted already, took these seconds since something was compiled first."""
+        self.seconds += seconds
+        self.untimed_steps += steps
+        self.interval_untimed_steps += steps
+
+    def end_interval(self) -> None:
+        """A training record was written."""
+        self.interval, self.interval_seconds, self.interval_untimed_steps = StepSums(), 0.0, 0
+
+    def interval_speed(self, images: int, images_per_step: int) -> Optional[float]:
+        """Images per second since the last training record; None where all of that time was compilation.
+
+        Args:
+            images: since then, of all processes.
+            images_per_step: of all processes.
+        """
+        timed = images - self.interval_untimed_steps * images_per_step
+        return timed / self.interval_seconds if timed > 0 else None
+
+    def speed(self, images_per_step: int) -> Optional[float]:
+        """Images per second of all training so far; None where all of it was compilation."""
+        timed = self.step - self.untimed_steps
+        return timed * images_per_step / self.training_seconds if timed > 0 else None
+
+    def seconds_left(self, steps: int) -> float:
+        """To the end of `steps`, evaluations included, at the speed so far."""
+        return self.seconds / self.step * (steps - self.step)
 
     def add_training_seconds(self, seconds: float) -> None:
         """Time that went by in weight updates and in waiting for their images."""

@@ -14,10 +14,17 @@ from training.weights import CheckpointError
 
 # Kept for people; the other facts decide the result to the last bit.
 _HARMLESS = ("python",)  # numpy draws what is mixed and dropped
+_NOT_RECORDED = "not recorded"
 
 
-def execution_facts(plan: BatchPlan, device_name: str, config: Config, has_fused_kernels: bool) -> Dict[str, Any]:
-    """How this process computes: with equal facts the same configuration gives bit-identical results."""
+def execution_facts(
+    plan: BatchPlan, device_name: str, precision: str, config: Config, has_fused_kernels: bool
+) -> Dict[str, Any]:
+    """How this process computes: with equal facts the same configuration gives bit-identical results.
+
+    Args:
+        precision: what the device makes of device.precision auto.
+    """
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -26,7 +33,7 @@ def execution_facts(plan: BatchPlan, device_name: str, config: Config, has_fused
         "device": device_name.split(":")[0],
         "replicas": plan.replicas,
         "micro_batch_size": plan.micro_batch_size,
-        "precision": config.device.precision,
+        "precision": precision if config.device.precision == "auto" else config.device.precision,
         "channels_last": config.device.channels_last,
         "compile": config.device.compile,
         "ipu": str(config.ipu) if device_name.startswith("ipu") else "",
@@ -37,8 +44,10 @@ def execution_facts(plan: BatchPlan, device_name: str, config: Config, has_fused
 
 def why_inexact(saved: Mapping[str, Any], current: Mapping[str, Any]) -> List[str]:
     """Reasons why continuing is not bit-identical to an uninterrupted run; empty where it is."""
+    # earlier checkpoints hold fewer facts; one that is empty now decides nothing
+    recorded = {fact: saved.get(fact, _NOT_RECORDED if value != "" else "") for fact, value in current.items()}
     facts = [fact for fact in current if fact not in _HARMLESS]
-    return [f"{fact} was {saved[fact]}, is {current[fact]}" for fact in facts if saved[fact] != current[fact]]
+    return [f"{fact} was {recorded[fact]}, is {current[fact]}" for fact in facts if recorded[fact] != current[fact]]
 
 
 def check_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], path: str) -> None:

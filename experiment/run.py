@@ -6,13 +6,12 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Dict
 
-from torch import nn
-
 from backends import Backend
 from configs import BatchPlan, Config
 from datasets import DataSets
 from experiment.resume import execution_facts
 from experiment.starting_weights import norm_record
+from models import ImageClassifier
 from models.cost import Cost
 from normact import NormActFactory, has_fused_kernels
 
@@ -28,7 +27,7 @@ class Run:
     backend: Backend
     data: DataSets
     factory: NormActFactory
-    network: nn.Module
+    network: ImageClassifier
     plan: BatchPlan
     cost: Cost
 
@@ -54,6 +53,7 @@ class Run:
         return {
             "data": config.data.name,
             "model": config.model.name,
+            "activation": self.network.activation,
             "norm": norm,
             "optimizer": config.optimizer.name,
             "learning_rate": config.optimizer.learning_rate,
@@ -74,4 +74,6 @@ class Run:
     @property
     def execution(self) -> Dict[str, Any]:
         """What decides the result to the last bit, besides the configuration."""
-        return execution_facts(self.plan, self.backend.name, self.config, has_fused_kernels())
+        backend = self.backend
+        facts = execution_facts(self.plan, backend.name, backend.precision, self.config, has_fused_kernels())
+        return {**facts, "decoder": self.data.decoder}

@@ -109,6 +109,20 @@ class RunOutput:
             assert self._tracker is not None, "start comes first"
             self._tracker.log(record)
 
+    def show(self, position: str, results: str, speed: str, *, is_line: bool) -> None:
+        """Where the training is: beside the progress bar on a terminal, else as one line.
+
+        Args:
+            is_line: false: no line is wanted now, since another one follows that says as much.
+        """
+        if self._bar is None:
+            return
+        if not self._bar.disable:
+            self._bar.set_description_str(position, refresh=False)
+            self._bar.set_postfix_str(results, refresh=False)
+        elif is_line:
+            self.say(f"{position}  {results} | {speed}")
+
     def record_power(self, epoch: int, images: int, layers: Sequence[Mapping[str, Any]]) -> None:
         """One record in power.jsonl; P1 to P4 of each layer to the tracker.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Dict, Tuple
+from pathlib import Path
+from typing import Any, Dict, Mapping, Tuple
 
 from experiment.checkpoint import check_norm
 from experiment.weights_file import SavedWeights
@@ -36,14 +37,26 @@ def place_weights(
         check_classes(saved, class_names)
     if saved.norm is not None:
         check_norm(saved.norm, norm_record(factory))
+    if saved.config is not None:
+        check_activation(saved.config, network, saved.path)
     try:
         source = load_pretrained(network, saved.tensors, reset_classifier=reset_classifier)
     except ValueError as error:
         raise CheckpointError(f"{saved.path}: {error}") from error
-    if source != OURS and factory.eps != foreign_eps(network, source):
+    if source != OURS and factory.eps is not None and factory.eps != foreign_eps(network, source):
         LOGGER.warning(
             "norm.eps is %g, and weights do not tell theirs: this network of %s has %g; use --set norm.eps=%g",
             *(factory.eps, source, foreign_eps(network, source), foreign_eps(network, source)),
+        )
+
+
+def check_activation(config: Mapping[str, Any], network: ImageClassifier, path: Path) -> None:
+    """Raises CheckpointError for weights that were trained with another activation, which no shape tells."""
+    trained = config["model"].get("activation") or network.default_activation
+    if trained != network.activation:
+        raise CheckpointError(
+            f"{path} was trained with the activation {trained}, and this network has {network.activation}; set "
+            f"model.activation to {trained}"
         )
 
 

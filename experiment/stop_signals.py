@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from types import FrameType, TracebackType
-from typing import Any, Dict, Optional, Type
+from typing import Any, Dict, Iterator, Optional, Type
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(BaseException):
+    """A signal arrived where waiting may end. Nothing that handles errors of reading and decoding may hold it up."""
 
 
 class StopSignals:
@@ -18,6 +23,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received = 0
+        self._may_interrupt = False
         self._previous: Dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -31,7 +37,21 @@ class StopSignals:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Inside, the first signal raises Stopped wherever this thread is: a disk that hangs holds nothing up."""
+        self._may_interrupt = True
+        try:
+            if self.received:
+                raise Stopped
+            yield
+        finally:
+            self._may_interrupt = False
+
     def _handle(self, number: int, frame: Optional[FrameType]) -> None:
         if self.received:
             os._exit(128 + number)
         self.received = number
+        if self._may_interrupt:
+            self._may_interrupt = False
+            raise Stopped

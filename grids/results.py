@@ -9,12 +9,17 @@ from typing import Any, Dict, List, Optional
 from pydantic import ValidationError
 
 from configs import Config, ConfigError
+from configs.atomic_file import replace_file
 from configs.meaning import differences
-from experiment.atomic_file import replace_file
 from experiment.run_folder import RunFolder
 from grids.plan import Trial
 
-_RECORDED = ("power_every_epochs", "power_images")  # of section run: they decide what a result holds
+_RECORDED = (
+    "power_every_epochs",
+    "power_images",
+    "evaluate_training_images",
+    "reestimation_images",
+)  # of section run: they decide what a result holds
 
 
 class Results:

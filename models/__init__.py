@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Callable, Dict, FrozenSet, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, FrozenSet, Optional
 
 from models.efficientnet import EFFICIENTNET_SHAPES, EfficientNet
 from models.image_classifier import ImageClassifier
@@ -57,6 +57,7 @@ def build_model(
     norm_act: NormActFactory,
     in_channels: int = 3,
     width: Optional[int] = None,
+    activation: Optional[str] = None,
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
 ) -> ImageClassifier:
@@ -68,6 +69,7 @@ def build_model(
         norm_act: makes every norm with its activation, and the convolutions in front of a norm.
         in_channels: channels of the image.
         width: channels of the stem of a small ResNet; None for the network's own.
+        activation: in the place of the network's own (ResNets: relu, EfficientNets: silu).
         drop_rate: share of the pooled features set to zero in training.
         drop_path_rate: probability of leaving out a block at the end of the network; it grows linearly from 0.
 
@@ -87,7 +89,7 @@ def build_model(
     ):
         if size < least:
             raise ValueError(f"{size_name} {size} is too small; it must be {least} or more")
-    given = {"width": width, "drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
+    given: Dict[str, Any] = {"width": width, "drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
     given = {option: value for option, value in given.items() if value not in (None, 0.0)}
     network = NETWORKS[name]
     for option, value in given.items():
@@ -96,4 +98,6 @@ def build_model(
             raise ValueError(
                 f"{name} has no {option} (received {value}); leave it out, or choose one of {', '.join(users)}"
             )
+    if activation is not None:
+        given["activation"] = activation
     return network.constructor(num_classes=num_classes, norm_act=norm_act, in_channels=in_channels, **given)

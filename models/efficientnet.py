@@ -1,6 +1,6 @@
 """EfficientNets with depthwise convolutions, and their variant with group convolutions.
 
-A block (inverted residual) computes, with a = norm_act with SiLU and n = norm_act without activation,
+A block (inverted residual) computes, with a = norm_act with an activation (SiLU) and n = norm_act without activation,
 
     u = a1(conv1(x))           1x1, to expansion x in_channels; absent where expansion is 1
     v = a2(conv2(u))           k x k, depthwise or in groups
@@ -28,6 +28,7 @@ from torch import nn
 from models.drop import Drop
 from models.image_classifier import ImageClassifier
 from models.initialization import fan_in, fan_out, truncated_normal_
+from normact.activations import activation_function
 
 if TYPE_CHECKING:
     from normact import NormActFactory
@@ -69,15 +70,17 @@ class EfficientNetShape:
 class SqueezeExcite(nn.Module):
     """Gate each channel by a function of all channels' means.
 
-    out = x * sigmoid(expand(silu(reduce(mean over H, W of x))))     reduce, expand: 1x1 convolutions with bias
+    out = x * sigmoid(expand(phi(reduce(mean over H, W of x))))     reduce, expand: 1x1 convolutions with bias
+
+    phi is the network's activation: a network of another one has it here too.
 
     Shape: (N, channels, H, W) -> same
     """
 
-    def __init__(self, channels: int, reduced_channels: int) -> None:
+    def __init__(self, channels: int, reduced_channels: int, activation: str) -> None:
         super().__init__()
         self.reduce = nn.Conv2d(channels, reduced_channels, 1)
-        self.activation = nn.SiLU()
+        self.activation = activation_function(activation)
         self.expand = nn.Conv2d(reduced_channels, channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -94,19 +97,27 @@ class InvertedResidual(nn.Module):
         conv_groups: groups of the k x k convolution.
         drop_path_rate: probability of leaving out the branch; a block without a skip is never left out.
         norm_act: makes the norms and the convolutions.
+        activation: after each norm but the last, and in the squeeze-excite part.
 
     Shape: (N, in_channels, H, W) -> (N, shape.channels, ceil(H / stride), ceil(W / stride))
     """
 
     def __init__(
-        self, in_channels: int, shape: StageShape, conv_groups: int, drop_path_rate: float, norm_act: NormActFactory
+        self,
+        in_channels: int,
+        shape: StageShape,
+        conv_groups: int,
+        drop_path_rate: float,
+        norm_act: NormActFactory,
+        *,
+        activation: str,
     ) -> None:
         super().__init__()
         mid_channels = shape.expansion * in_channels
         self.has_expansion = shape.expansion != 1
         if self.has_expansion:
             self.conv1 = norm_act.conv2d(in_channels, mid_channels, 1, bias=False)
-            self.norm1 = norm_act(mid_channels, "silu")
+            self.norm1 = norm_act(mid_channels, activation)
         self.conv2 = norm_act.conv2d(
             mid_channels,
             mid_channels,
@@ -116,9 +127,9 @@ class InvertedResidual(nn.Module):
             groups=conv_groups,
             bias=False,
         )
-        self.norm2 = norm_act(mid_channels, "silu")
+        self.norm2 = norm_act(mid_channels, activation)
         # A quarter of the block's input, whatever the expansion.
-        self.squeeze_excite = SqueezeExcite(mid_channels, max(in_channels // 4, 1))
+        self.squeeze_excite = SqueezeExcite(mid_channels, max(in_channels // 4, 1), activation)
         self.conv3 = norm_act.conv2d(mid_channels, shape.channels, 1, bias=False)
         self.norm3 = norm_act(shape.channels, None)
         self.has_skip = shape.stride == 1 and in_channels == shape.channels
@@ -139,11 +150,14 @@ class EfficientNet(ImageClassifier):
         num_classes: size of the output, 0 for the pooled features.
         norm_act: makes every norm with its activation, and the convolutions in front of a norm.
         in_channels: channels of the image.
+        activation: after each norm but those of projections, and in the squeeze-excite parts.
         drop_rate: share of the pooled features set to zero in training.
         drop_path_rate: block b of B (from 0) is left out with probability drop_path_rate * b / B.
 
     Shape: (N, in_channels, H, W) -> (N, num_classes)
     """
+
+    default_activation = "silu"
 
     def __init__(
         self,
@@ -152,13 +166,14 @@ class EfficientNet(ImageClassifier):
         num_classes: int,
         norm_act: NormActFactory,
         in_channels: int,
+        activation: str = default_activation,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ) -> None:
-        super().__init__(shape.top_channels, drop_rate)
+        super().__init__(shape.top_channels, activation, drop_rate)
         channels = shape.stem_channels
         stem = norm_act.conv2d(in_channels, channels, 3, stride=shape.stem_stride, padding=1, bias=False)
-        self.stem = nn.Sequential(OrderedDict(conv=stem, norm=norm_act(channels, "silu")))
+        self.stem = nn.Sequential(OrderedDict(conv=stem, norm=norm_act(channels, activation)))
         total_blocks = sum(stage.blocks for stage in shape.stages)
         blocks_before = 0
         self.stages = nn.Sequential()
@@ -168,12 +183,12 @@ class EfficientNet(ImageClassifier):
                 row = stage if index == 0 else stage._replace(stride=1)
                 groups = shape.conv_groups(stage.expansion * channels)
                 rate = drop_path_rate * (blocks_before + index) / total_blocks
-                blocks.append(InvertedResidual(channels, row, groups, rate, norm_act))
+                blocks.append(InvertedResidual(channels, row, groups, rate, norm_act, activation=activation))
                 channels = stage.channels
             self.stages.append(blocks)
             blocks_before += stage.blocks
         top = norm_act.conv2d(channels, shape.top_channels, 1, bias=False)
-        self.top = nn.Sequential(OrderedDict(conv=top, norm=norm_act(shape.top_channels, "silu")))
+        self.top = nn.Sequential(OrderedDict(conv=top, norm=norm_act(shape.top_channels, activation)))
         self.apply(self.initialize)
         self.reset_classifier(num_classes)
 

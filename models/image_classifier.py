@@ -20,19 +20,21 @@ class ImageClassifier(nn.Module):
 
     Args:
         num_features: channels of the map that `forward_features` gives.
+        activation: name of the one that follows its norms; kept as an attribute.
         drop_rate: share of the pooled features that dropout sets to zero in training.
 
     Shape: (N, in_channels, H, W) -> (N, num_classes)
     """
 
+    default_activation: str
     stem: nn.Sequential
     stages: nn.Sequential  # of stages, each an nn.Sequential of blocks: `stages.2.0` is a block
     dropout: nn.Module
     classifier: nn.Module
 
-    def __init__(self, num_features: int, drop_rate: float) -> None:
+    def __init__(self, num_features: int, activation: str, drop_rate: float) -> None:
         super().__init__()
-        self.num_features = num_features
+        self.num_features, self.activation = num_features, activation
         self.dropout = Drop(drop_rate, columns=num_features) if drop_rate > 0 else nn.Identity()
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:

@@ -28,6 +28,7 @@ def measure_norm_costs(
     num_classes: int = 1000,
     in_channels: int = 3,
     width: Optional[int] = None,
+    activation: Optional[str] = None,
 ) -> Dict[str, Optional[Cost]]:
     """The cost of a network with each of NORM_SETTINGS; None where the fused kernels are not available here.
 
@@ -39,6 +40,7 @@ def measure_norm_costs(
         num_classes: size of the output.
         in_channels: channels of the image.
         width: channels of the stem of a small ResNet.
+        activation: in the place of the network's own.
     """
     size = NETWORKS[name].image_size if image_size is None else image_size
     num_groups = 4 if name.startswith("efficientnet") else 8
@@ -50,7 +52,14 @@ def measure_norm_costs(
         groups: Dict[str, Any] = {"num_groups": num_groups} if settings["norm"] == "group" else {}
         factory = NormActFactory(**settings, **groups)
         with torch.device("meta"):
-            model = build_model(name, num_classes=num_classes, norm_act=factory, in_channels=in_channels, width=width)
+            model = build_model(
+                name,
+                num_classes=num_classes,
+                norm_act=factory,
+                in_channels=in_channels,
+                width=width,
+                activation=activation,
+            )
         with FakeTensorMode(allow_non_fake_inputs=True), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # copying a fake parameter asks for its address
             costs[label] = measure_cost(model.to_empty(device="cpu"), size, in_channels=in_channels, images=2)

@@ -67,12 +67,14 @@ class BasicBlock(nn.Module):
     Shape: (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, norm_act: NormActFactory) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, norm_act: NormActFactory, *, activation: str
+    ) -> None:
         super().__init__()
-        self.norm1 = norm_act(in_channels, "relu")
+        self.norm1 = norm_act(in_channels, activation)
         self.projection = _projection(in_channels, out_channels, stride)
         self.conv1 = norm_act.conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
-        self.norm2 = norm_act(out_channels, "relu")
+        self.norm2 = norm_act(out_channels, activation)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -94,18 +96,19 @@ class BottleneckBlock(nn.Module):
         stride: int,
         norm_act: NormActFactory,
         *,
+        activation: str,
         mid_channels: int,
         conv_groups: int,
     ) -> None:
         super().__init__()
-        self.norm1 = norm_act(in_channels, "relu")
+        self.norm1 = norm_act(in_channels, activation)
         self.projection = _projection(in_channels, out_channels, stride)
         self.conv1 = norm_act.conv2d(in_channels, mid_channels, 1, bias=False)
-        self.norm2 = norm_act(mid_channels, "relu")
+        self.norm2 = norm_act(mid_channels, activation)
         self.conv2 = norm_act.conv2d(
             mid_channels, mid_channels, 3, stride=stride, padding=1, groups=conv_groups, bias=False
         )
-        self.norm3 = norm_act(mid_channels, "relu")
+        self.norm3 = norm_act(mid_channels, activation)
         self.conv3 = nn.Conv2d(mid_channels, out_channels, 1, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -122,20 +125,31 @@ class ResNet(ImageClassifier):
         num_classes: size of the output, 0 for the pooled features.
         norm_act: makes every norm with its activation, and the convolutions in front of a norm.
         in_channels: channels of the image.
+        activation: after each norm.
 
     Shape: (N, in_channels, H, W) -> (N, num_classes)
     """
 
-    def __init__(self, shape: ResNetShape, *, num_classes: int, norm_act: NormActFactory, in_channels: int) -> None:
+    default_activation = "relu"
+
+    def __init__(
+        self,
+        shape: ResNetShape,
+        *,
+        num_classes: int,
+        norm_act: NormActFactory,
+        in_channels: int,
+        activation: str = default_activation,
+    ) -> None:
         expansion = 4 if shape.bottleneck else 1
-        super().__init__(expansion * shape.width * 2 ** (len(shape.depths) - 1), drop_rate=0.0)
+        super().__init__(expansion * shape.width * 2 ** (len(shape.depths) - 1), activation, drop_rate=0.0)
         self.stem = _build_stem(shape, in_channels)
         channels = shape.width
         self.stages = nn.Sequential()
         for index in range(len(shape.depths)):
-            self.stages.append(_build_stage(shape, index, channels, norm_act))
+            self.stages.append(_build_stage(shape, index, channels, norm_act, activation))
             channels = expansion * shape.width * 2**index
-        self.norm = norm_act(channels, "relu")
+        self.norm = norm_act(channels, activation)
         self.apply(self.initialize)
         self.reset_classifier(num_classes)
 
@@ -162,7 +176,9 @@ def _build_stem(shape: ResNetShape, in_channels: int) -> nn.Sequential:
     return nn.Sequential(OrderedDict(conv=conv, pool=nn.MaxPool2d(3, stride=2, padding=1)))
 
 
-def _build_stage(shape: ResNetShape, index: int, in_channels: int, norm_act: NormActFactory) -> nn.Sequential:
+def _build_stage(
+    shape: ResNetShape, index: int, in_channels: int, norm_act: NormActFactory, activation: str
+) -> nn.Sequential:
     out_channels = (4 if shape.bottleneck else 1) * shape.width * 2**index
     blocks = nn.Sequential()
     for block in range(shape.depths[index]):
@@ -175,12 +191,13 @@ def _build_stage(shape: ResNetShape, index: int, in_channels: int, norm_act: Nor
                     out_channels,
                     stride,
                     norm_act,
+                    activation=activation,
                     mid_channels=mid_channels,
                     conv_groups=shape.conv_groups,
                 )
             )
         else:
-            blocks.append(BasicBlock(in_channels, out_channels, stride, norm_act))
+            blocks.append(BasicBlock(in_channels, out_channels, stride, norm_act, activation=activation))
         in_channels = out_channels
     return blocks
 

@@ -541,3 +541,56 @@ def test_a_run_stopped_before_the_last_measurements_makes_them_when_it_is_resume
     assert run(folder, "--resume") == 0
     first, second = (json.loads((path / "summary.json").read_text()) for path in (whole, folder))
     assert first["train"] == second["train"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        (["model.activation=gellu"], "unknown activation 'gellu'"),
+        (
+            ["model.activation=silu", "norm.name=evonorm_s0", "norm.proxy=false"],
+            "model.activation silu has no effect after norm evonorm_s0",
+        ),
+        (["norm.num_samples=100"], "num_samples=100 has no effect with proxy_method 'exact'"),
+        (["norm.name=dyt", "norm.num_groups=null"], "norm is 'dyt': what it gives has no mean of 0"),
+    ],
+)
+def test_activations_and_norms_that_do_not_go_together_are_refused(
+    tmp_path: Path, settings: List[str], part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, *[word for setting in settings for word in ("--set", setting)]) == 2
+    assert part in capsys.readouterr().err
+
+
+def test_a_run_with_another_activation_and_sampled_proxies_says_so_and_its_weights_belong_to_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["model.activation=gelu", "norm.proxy_method=sampled", "norm.num_samples=50", "schedule.epochs=1"]
+    folder = tmp_path / "run"
+    assert run(folder, *[word for setting in settings for word in ("--set", setting)]) == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["activation"], summary["norm"]["num_samples"]) == ("gelu", 50)
+    assert evaluate.main([str(folder), "--device", "cpu", "--set", "model.activation=relu"]) == 4
+    assert "trained with the activation gelu, and this network has relu" in capsys.readouterr().err
+    start = ["--set", f"model.pretrained={folder}"]
+    assert run(tmp_path / "second", *start) == 4
+    assert run(tmp_path / "third", *start, "--set", "model.activation=gelu", "--set", "schedule.epochs=1") == 0
+
+
+def test_a_run_without_a_terminal_tells_where_it_is_at_each_log_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, "--set", "run.log_every_steps=2", "--set", "device.compile=false") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    positions = [line.split("  ")[0] for line in lines]
+    assert positions == ["epoch 0.50/2", "epoch 1/2", "epoch 1.50/2", "epoch 2/2"]
+    assert all("loss" in line and "top1" in line and "images/s" in line and "min left" in line for line in lines)
+
+
+def test_precision_auto_is_recorded_as_what_the_device_made_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("backends.torch_native.has_bfloat16_instructions", lambda: False)
+    assert run(tmp_path, "--set", "device.precision=auto", "--set", "schedule.epochs=1") == 0
+    assert json.loads((tmp_path / "summary.json").read_text())["precision"] == "float32"
+    assert final(tmp_path, 4)["execution"]["precision"] == "float32"

@@ -112,6 +112,7 @@ class IpuBackend(PlannedIpus):
         if not math.isfinite(float(sums.loss_sum)):
             mean = float(sums.loss_sum) / float(sums.images)
             raise NonFiniteLossError(self._last_step, learning_rate, mean, are_weights_intact=False)
+        self.will_compile = False
         return sums
 
     def eval_step(self, batch: Batch) -> StepSums:

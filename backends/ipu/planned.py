@@ -14,6 +14,7 @@ from backends.ipu.step import use_device_grouping, use_plain_operations
 from backends.plan import Execution, IpuPlan, OptimizerState, largest_micro_batch, plan_ipu
 from backends.plan.hardware import find_system
 from backends.plan.propose import propose_plan
+from backends.plan.report import format_plan
 from backends.plan.trace import Trace, trace_network
 from configs import BatchPlan, ConfigError
 from configs.schema.device import IpuConfig
@@ -34,6 +35,7 @@ class PlannedIpus:
     is_primary = True
     can_share_statistics = False  # PopTorch has no batch norm over replicas
     runs_hooks = False
+    will_compile = True
 
     def __init__(self, name: str, reason: str, config: IpuConfig, processes: int = 1) -> None:
         self.name, self.reason = name, reason
@@ -106,7 +108,8 @@ class PlannedIpus:
         lines = {"ipus": text}
         if self.name == "ipu":
             lines["poprun"] = f"--num-replicas {self.replicas} --ipus-per-replica {self._stages}"
-        return {**lines, "planner": f"an estimate\n{self._estimate}"}
+        assert self._estimate is not None, "setup comes first"
+        return {**lines, "planner": f"an estimate\n{format_plan(self._estimate)}"}
 
     @property
     def _stages(self) -> int:

@@ -19,7 +19,7 @@ _INSTALL = (
 def has_sdk() -> bool:
     """Whether Graphcore's PopTorch can be imported."""
     folder = _poptorch_folder()
-    return folder is not None and folder != EMULATOR
+    return folder is not None and not _holds_emulator(folder)
 
 
 def require_sdk(name: str) -> None:
@@ -36,6 +36,11 @@ def require_sdk(name: str) -> None:
             f"device.name {name} needs Graphcore's PopTorch, but {EMULATOR} comes first on the path; "
             f"take it off PYTHONPATH and {_INSTALL}"
         )
+    if _holds_emulator(folder):
+        raise DeviceError(
+            f"device.name {name} needs Graphcore's PopTorch, but normact-poptorch-emulator is installed in its place; "
+            f"uninstall it and {_INSTALL}"
+        )
 
 
 def require_emulator() -> None:
@@ -51,6 +56,11 @@ def require_emulator() -> None:
         )
     if str(EMULATOR) not in sys.path:
         sys.path.insert(0, str(EMULATOR))
+
+
+def _holds_emulator(folder: Path) -> bool:
+    """Whether `poptorch` in this folder is the emulator, of this repository or installed by itself."""
+    return folder == EMULATOR or (folder / "poptorch_emulator").is_dir()
 
 
 def _poptorch_folder() -> Optional[Path]:

@@ -13,7 +13,7 @@ from typing_extensions import Literal
 from configs.passwords import HIDDEN, has_hidden, hide_passwords
 from configs.schema.device import DeviceConfig, IpuConfig
 from configs.schema.learning import AveragingConfig, OptimizerConfig, RegularizationConfig, ScheduleConfig
-from configs.schema.section import Section, Words
+from configs.schema.section import PathText, Section, Words
 
 
 class ModelConfig(Section):
@@ -21,7 +21,12 @@ class ModelConfig(Section):
 
     name: str = Field(description="a network of models/, e.g. resnet20 or resnet50")
     width: Optional[int] = Field(None, gt=0, description="channels of the first stage; default: the network's own")
-    pretrained: Optional[str] = Field(None, description="file of weights to start from, instead of newly drawn ones")
+    activation: Optional[str] = Field(
+        None, description="relu, silu, gelu, leaky_relu(0.2), ...; default: the network's own, relu or silu"
+    )
+    pretrained: Optional[PathText] = Field(
+        None, description="file of weights to start from, instead of newly drawn ones"
+    )
     reset_classifier: bool = Field(False, description="the classifier is drawn anew, not taken from pretrained")
     train_only: Optional[Words] = Field(None, description="modules to train, e.g. [top, classifier]; default: all")
 
@@ -37,7 +42,9 @@ class ModelConfig(Section):
 class NormConfig(Section):
     """What normalizes the activations. A field left out takes the layer's default (normact.NormActFactory)."""
 
-    name: str = Field(description="batch, layer, group, instance, frn, evonorm_s0, none; +ws: weight standardization")
+    name: str = Field(
+        description="batch, layer, group, instance (each also with +ws), frn, evonorm_s0, dyt, derf, none"
+    )
     proxy: bool = Field(description="true: Proxy Normalization after each activation")
     num_groups: Optional[int] = Field(None, gt=0, description="groups of group norm")
     grouping: Optional[Literal["contiguous", "strided"]] = Field(None, description="how group norm groups channels")
@@ -47,6 +54,7 @@ class NormConfig(Section):
     )
     proxy_eps: Optional[float] = Field(None, ge=0, description="added to the proxy's variance; the paper's code: 0.03")
     proxy_method: Optional[Literal["exact", "sampled"]] = Field(None, description="how proxy statistics are computed")
+    num_samples: Optional[int] = Field(None, gt=0, description="proxy_method sampled: samples; default: 200")
     learn_proxy: Optional[bool] = Field(None, description="false: the proxy's own mean and scale stay at zero")
     kernel: Literal["auto", "fused", "reference"] = Field(
         "auto", description="fused kernels, or plain torch operations"
@@ -67,12 +75,19 @@ class DataConfig(Section):
         "image_shards",
         "generated",
     ]
-    dir: Optional[str] = Field(
+    dir: Optional[PathText] = Field(
         None, description="folder of the data; default: $DATA_DIR, else data/; image_shards also: URL"
     )
-    cache_dir: Optional[str] = Field(None, description="image_shards at a URL: folder for copies of the shards read")
+    cache_dir: Optional[PathText] = Field(
+        None, description="image_shards at a URL: folder for copies of the shards read"
+    )
     shuffle_shards: Optional[int] = Field(
         None, gt=0, description="image_shards: images are shuffled within so many shards at a time; default: within all"
+    )
+    fingerprint: Optional[Literal["contents"]] = Field(
+        None,
+        description="image_folder, image_shards: what --resume compares; contents reads all files at each start; "
+        "default: number, names, labels and sizes",
     )
     image_size: Optional[int] = Field(None, gt=0, description="pixels per side; default: the data set's own")
     crop_padding: Optional[int] = Field(None, gt=0, description="pixels of zero padding before a random crop")
@@ -127,7 +142,7 @@ class RunConfig(Section):
     """What a run writes, and its seed."""
 
     seed: int = Field(ge=0, lt=2**63, description="keys weights' start values, image order and augmentation")
-    output_dir: Optional[str] = Field(
+    output_dir: Optional[PathText] = Field(
         None, description="run folder; default: runs/<name of the config>, -seed<N> behind it if not the file's seed"
     )
     log_every_steps: int = Field(100, gt=0, description="steps between training records in metrics.jsonl")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Optional
 
 import poptorch
+from poptorch._options.sub_options import _DistributedOptions
 from poptorch.options import Options as _PlainOptions
-from poptorch.sub_options import _DistributedOptions
 
 import popdist
 

@@ -9,13 +9,17 @@ from typing import Any, Callable, Optional, Union
 
 import torch
 
-from . import _impl, enums, optim, poptorch_core, profiling, torch_ops
+from . import _impl, enums, optim, poptorch_core, profiling
+from ._data.async_accessor import AsynchronousDataAccessor
+from ._data.dataloader import DataLoader
+from ._device.device_run import isRunningOnIpu
+from ._device.hardware import ipuHardwareIsAvailable, ipuHardwareVersion
+from ._executor.compile_hooks import registerPostCompileHook, registerPreCompileHook
+from ._executor.executable_file import read_executable, require_model
+from ._executor.wrapping import copy_for_execution, is_wrapped
 from ._logging import setLogLevel
-from .async_accessor import AsynchronousDataAccessor
-from .blocks import BeginBlock, Block, BlockFunction, LegacyBeginBlockFn, removeBlocks
-from .compile_hooks import registerPostCompileHook, registerPreCompileHook
-from .dataloader import DataLoader
-from .device_run import isRunningOnIpu
+from ._poplar_executor import PoplarExecutor
+from ._printing import module_repr, print
 from .enums import (
     AutoStage,
     CommGroupType,
@@ -34,12 +38,6 @@ from .enums import (
     VariableRetrievalMode,
 )
 from .errors import Error, RecoverableError, UnrecoverableError, createPoptorchError
-from .executable_file import read_executable, require_model
-from .executor import PoplarExecutor
-from .hardware import ipuHardwareIsAvailable, ipuHardwareVersion
-from .host_ops import CPU, custom_op, ipu_print_tensor
-from .multi_conv import MultiConv
-from .name_scopes import Attribute, NameScope
 from .ops import (
     cond,
     ctc_beam_search_decoder,
@@ -55,8 +53,14 @@ from .ops import (
     set_available_memory,
     set_overlap_for_input,
     set_overlap_for_output,
+    torch_ops,
 )
+from .ops.blocks import BeginBlock, Block, BlockFunction, LegacyBeginBlockFn, removeBlocks
+from .ops.host_ops import CPU, custom_op, ipu_print_tensor
+from .ops.multi_conv import MultiConv
+from .ops.name_scopes import NameScope
 from .options import (
+    Attribute,
     BlockId,
     ConfigFileError,
     Options,
@@ -68,10 +72,8 @@ from .options import (
     Stage,
     TensorLocationSettings,
 )
-from .printing import module_repr, print
 from .structures import ICustomArgParser, registerCustomArgParser
 from .version import __version__
-from .wrapping import copy_for_execution, is_wrapped
 
 __all__ = [name for name in dir() if not name.startswith("_") and name not in ("annotations", "torch", "torch_ops")]
 __all__ += ["inferenceModel", "load", "trainingModel"]

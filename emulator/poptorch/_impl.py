@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from .device_run import isRunningOnIpu
+from ._device.device_run import isRunningOnIpu
+from ._executor.wrapping import is_wrapped as isWrapped
+from ._executor.wrapping import restore as _restoreWrapperIfNecessary
+from ._executor.wrapping import restore_model as rewrapModelIfNecessary
+from ._executor.wrapping import set_aside_model as unwrapModelIfNecessary
 from .errors import createPoptorchError
 
-__all__ = ["createPoptorchError", "isDispatchTracing", "isRunningOnIpu"]
+__all__ = [
+    "_restoreWrapperIfNecessary",
+    "createPoptorchError",
+    "isDispatchTracing",
+    "isRunningOnIpu",
+    "isWrapped",
+    "rewrapModelIfNecessary",
+    "unwrapModelIfNecessary",
+]
 
 
 def isDispatchTracing() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import sys
@@ -29,8 +30,9 @@ class _LowerCaseLevel(logging.Formatter):
         super().__init__("[%(asctime)s.%(msecs)03d] [%(name)s] [%(levelname)s] %(message)s", "%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
-        record.levelname = record.levelname.lower()
-        return super().format(record)
+        own = copy.copy(record)  # other handlers get the same record
+        own.levelname = record.levelname.lower()
+        return super().format(own)
 
 
 class _CurrentStderr(logging.StreamHandler):
@@ -54,6 +56,15 @@ def setLogLevel(level: Union[str, int]) -> None:
     Raises:
         ValueError: no level of this name or number.
     """
+    logger.setLevel(_level(level))
+
+
+def level_of_environment() -> int:
+    """The level that POPTORCH_LOG_LEVEL asks for, in the words of the logging module."""
+    return _level(os.environ.get("POPTORCH_LOG_LEVEL", "WARN"))
+
+
+def _level(level: Union[str, int]) -> int:
     public = [name for name in LEVELS if name not in INTERNAL_LEVELS]
     if isinstance(level, int):
         names = [name for name in public if LEVELS[name][0] == level]
@@ -62,14 +73,14 @@ def setLogLevel(level: Union[str, int]) -> None:
         level = names[0]
     if level not in LEVELS:
         raise ValueError(f"Unknown log level: {level}. Valid values are {', '.join(sorted(public))}")
-    logger.setLevel(LEVELS[level][1])
+    return LEVELS[level][1]
 
 
 def _install() -> None:
     handler = _CurrentStderr()
     handler.setFormatter(_LowerCaseLevel())
     logger.addHandler(handler)
-    setLogLevel(os.environ.get("POPTORCH_LOG_LEVEL", "WARN"))
+    logger.setLevel(level_of_environment())
 
 
 _install()

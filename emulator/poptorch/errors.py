@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Type
+
 
 class Error(Exception):
     """Any error of PopTorch; `type`, `message` and `location` repeat the parts of its text."""
@@ -23,23 +25,25 @@ class UnrecoverableError(Error):
 
 def createPoptorchError(msg: str) -> Error:
     """Build the Error that the Python layer raises: 'poptorch_py_error': msg."""
-    return _error("poptorch_py_error", msg)
+    return error_of("poptorch_py_error", msg)
 
 
 def backend_error(message: str) -> Error:
     """Build the Error that the compiled layer raises: 'poptorch_cpp_error': message."""
-    return _error("poptorch_cpp_error", message)
+    return error_of("poptorch_cpp_error", message)
 
 
 def out_of_memory_error(message: str) -> Error:
     """Build the Error of a model that does not fit: 'popart_exception': message."""
-    return _error("popart_exception", message)
+    return error_of("popart_exception", message)
 
 
-def _error(kind: str, message: str) -> Error:
-    error = Error(f"'{kind}': {message}")
+def error_of(kind: str, message: str, error_class: Type[Error] = Error, location: str = "") -> Error:
+    """Build an Error whose text names its kind, and where it happened if that is known."""
+    error = error_class(f"'{kind}': {message}" + (f" ({location})" if location else ""))
     error.type = kind
     error.message = message
+    error.location = location
     return error
 
 

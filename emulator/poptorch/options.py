@@ -9,13 +9,13 @@ from typing import Any, Dict, List, Optional
 
 import torch
 
-from . import config_file, enums
+from . import enums
 from ._logging import logger
-from .config_file import ConfigFileError
-from .enums import CommGroupType, ConnectionType, OutputMode, SyncPattern
-from .name_scopes import Attribute
-from .options_dict import OptionsDict
-from .strategies import (
+from ._options import config_file
+from ._options.attributes import Attribute
+from ._options.config_file import ConfigFileError
+from ._options.options_dict import OptionsDict
+from ._options.strategies import (
     BlockId,
     ParallelPhasedExecution,
     Phase,
@@ -25,7 +25,7 @@ from .strategies import (
     Stage,
     _IExecutionStrategy,
 )
-from .sub_options import (
+from ._options.sub_options import (
     _DistributedOptions,
     _JitOptions,
     _PopartOptions,
@@ -33,7 +33,8 @@ from .sub_options import (
     _TrainingOptions,
     require_type,
 )
-from .tensor_locations import TensorLocationSettings, _TensorLocationOptions
+from ._options.tensor_locations import TensorLocationSettings, _TensorLocationOptions
+from .enums import CommGroupType, ConnectionType, OutputMode, SyncPattern
 
 __all__ = [
     "Attribute",
@@ -86,6 +87,7 @@ class Options(OptionsDict):
             _relax_optimizer_checks=False,
             _show_compilation_progress_bar=True,
             _module_namescope_enabled=True,
+            _emulates_unsupported=False,
         )
         if os.environ.get("POPTORCH_CACHE_DIR"):
             self.enableExecutableCaching(os.environ["POPTORCH_CACHE_DIR"])
@@ -321,6 +323,11 @@ class Options(OptionsDict):
     def disableModuleNamescope(self) -> Options:
         """Do not name operations after modules."""
         self._module_namescope_enabled = False
+        return self
+
+    def emulateUnsupportedOperators(self, enabled: bool = True) -> Options:
+        """Compute what PopTorch cannot compile, instead of refusing it; an option of the emulator alone."""
+        self._emulates_unsupported = enabled
         return self
 
     def updatableNamedBuffers(self, buffers: List[str]) -> Options:

@@ -155,7 +155,7 @@ def test_affine_and_activation_of_the_normalized_value_are_what_the_layer_gives(
     assert torch.allclose(output, expected.relu() if has_relu else expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("norm", ["frn", "evonorm_s0", "none"])
+@pytest.mark.parametrize("norm", ["frn", "evonorm_s0", "dyt", "derf", "none"])
 def test_a_norm_without_a_normalized_value_is_named_with_the_reason(norm: str) -> None:
     layer = NormActFactory(norm=norm)(CHANNELS, "relu")
     found, reasons = find_normalizations(nn.Sequential(nn.Conv2d(3, CHANNELS, 1), layer))

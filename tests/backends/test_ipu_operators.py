@@ -49,6 +49,8 @@ NORMS: List[Dict[str, Any]] = [
     {"norm": "batch", "proxy": False, "norm_batch_size": 2},
     {"norm": "frn"},
     {"norm": "evonorm_s0", "num_groups": 8},
+    {"norm": "dyt"},
+    {"norm": "derf"},
     {"norm": "none"},
 ]
 

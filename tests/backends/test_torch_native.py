@@ -1,5 +1,6 @@
 """The CPU backend: how a batch is cut up does not change the weights, unless the norm depends on it."""
 
+import logging
 import math
 from typing import Any, Dict, List, Optional
 
@@ -230,3 +231,40 @@ def test_the_choice_of_a_device_says_why() -> None:
     backend: Optional[Any] = choose_backend(DeviceConfig(name="auto"), IpuConfig())
     assert backend is not None
     assert backend.reason
+
+
+@pytest.mark.parametrize(
+    ("asked", "has_instructions", "precision", "warns"),
+    [
+        ("auto", True, "bfloat16", False),
+        ("auto", False, "float32", False),
+        ("bfloat16", True, "bfloat16", False),
+        ("bfloat16", False, "bfloat16", True),
+        ("float32", False, "float32", False),
+    ],
+)
+def test_bfloat16_is_chosen_or_warned_of_by_the_processors_instructions(
+    asked: Any,
+    has_instructions: bool,
+    precision: str,
+    warns: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("backends.torch_native.has_bfloat16_instructions", lambda: has_instructions)
+    with caplog.at_level(logging.WARNING):
+        backend = TorchBackend(DeviceConfig(name="cpu", precision=asked))
+    assert backend.precision == precision
+    assert ("use --set device.precision=auto" in caplog.text) == warns
+    with backend._autocast():
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert (product.dtype == torch.bfloat16) == (precision == "bfloat16")
+
+
+def test_only_what_compiles_at_the_first_step_says_so() -> None:
+    backend = prepared_backend(GNPN, 32, 1, torch.float32)
+    assert not backend.will_compile
+    assert TorchBackend(DeviceConfig(name="cpu", compile=True)).will_compile
+    backend.will_compile = True
+    backend.train_step(images_and_labels(0), 0, 0.1)
+    assert not backend.will_compile

@@ -21,13 +21,13 @@ Settings = Dict[str, Any]
 
 
 def norm_and_batch(choose: random.Random) -> Settings:
-    name = choose.choice((*NORMALIZERS, "group", "frn", "evonorm_s0", "none"))
+    name = choose.choice((*NORMALIZERS, "group", "frn", "evonorm_s0", "dyt", "derf", "none"))
     global_batch_size = choose.choice((4, 6))
     chosen: Settings = {
         "norm.name": name,
         "norm.proxy": name in NORMALIZERS and choose.random() < 0.6,
         "norm.num_groups": choose.choice((1, 2, 4)) if name.startswith(("group", "evonorm")) else None,
-        "norm.eps": choose.choice((None, 1e-3)) if name != "none" else None,
+        "norm.eps": choose.choice((None, 1e-3)) if name not in ("none", "dyt", "derf") else None,
         "batch.global_batch_size": global_batch_size,
         "batch.norm_batch_size": 1,
         "batch.micro_batch_size": choose.choice((None, 2, global_batch_size)),
@@ -48,6 +48,7 @@ def model_and_data(choose: random.Random) -> Settings:
     crop = choose.choice(({"data.crop_padding": 2}, {"data.min_crop_area": 0.3}, {}))
     return {
         "model.name": name,
+        "model.activation": choose.choice((None, None, "relu", "silu", "gelu", "leaky_relu(0.2)")),
         "model.width": choose.choice((4, 8)) if name == "resnet8" else None,
         "data.crop_padding": None,
         **crop,
@@ -112,6 +113,8 @@ def random_experiment(seed: int) -> List[str]:
     chosen = {**norm_and_batch(choose), **model_and_data(choose), **learning(choose)}
     if chosen["model.name"] == "resnet8":  # has no layers that drop
         chosen.update({"regularization.drop_rate": 0.0, "regularization.drop_path_rate": 0.0})
+    if chosen["norm.name"] in ("frn", "evonorm_s0"):  # bring their own
+        chosen["model.activation"] = None
     chosen["run.checkpoint_every_steps"] = 1
     return [f"{key}={yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}" for key, value in chosen.items()]
 

@@ -25,7 +25,7 @@ def resolve(path):
         return getattr(importlib.import_module(module), name)
     except AttributeError:
         for other in ("sub_options", "tensor_locations", "strategies"):
-            found = getattr(importlib.import_module(f"poptorch.{other}"), name, None)
+            found = getattr(importlib.import_module(f"poptorch._options.{other}"), name, None)
             if found is not None:
                 return found
         raise

@@ -12,8 +12,9 @@ from torch import nn
 
 import models
 from models import NETWORKS, ImageClassifier, build_model
+from models.efficientnet import SqueezeExcite
 from models.resnet import ResNet, ResNetShape
-from normact import NormActFactory
+from normact import NormAct, NormActFactory
 
 BATCH_NORM = NormActFactory(norm="batch", proxy=False)
 PROXY_NORM = NormActFactory(norm="group", proxy=True, num_groups=4)
@@ -308,3 +309,34 @@ def test_hub_lists_every_network_and_builds_one_with_a_norm_of_choice() -> None:
     )
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 4)
     assert any("running_mean" in key for key in model.state_dict())
+
+
+@pytest.mark.parametrize("name", ["resnet8", "small resnext", "efficientnet_small", "efficientnet_small_g16"])
+def test_the_activation_can_be_chosen_and_is_the_networks_own_by_default(name: str) -> None:
+    own = "silu" if name.startswith("efficientnet") else "relu"
+    x = torch.randn(2, 3, 16, 16)
+    default = build_small(name).eval()
+    assert default.activation == own
+    assert {module.activation for module in default.modules() if isinstance(module, NormAct)} <= {own, None}
+    if name == "small resnext":
+        return
+    same, other = (build_small(name, activation=activation).eval() for activation in (own, "gelu"))
+    assert torch.equal(same(x), default(x)) and not torch.allclose(other(x), default(x), rtol=1e-2)
+    assert other.state_dict().keys() == default.state_dict().keys()
+    activations = [module.activation for module in other.modules() if isinstance(module, NormAct)]
+    assert other.activation == "gelu" and "gelu" in activations and set(activations) <= {"gelu", None}
+
+
+def test_squeeze_excite_computes_with_the_networks_activation() -> None:
+    part = SqueezeExcite(2, 1, "relu")
+    with torch.no_grad():
+        for convolution, weight in ((part.reduce, -1.0), (part.expand, 3.0)):
+            convolution.weight.fill_(weight)
+            convolution.bias.zero_()
+    x = torch.tensor([1.0, 2.0]).view(1, 2, 1, 1)
+    torch.testing.assert_close(part(x), x / 2)  # relu(-3) = 0, sigmoid(0) = 1/2; silu(-3) would give another gate
+
+
+def test_an_unknown_activation_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="unknown activation 'gellu'; known: "):
+        build_small("resnet8", activation="gellu")

@@ -15,7 +15,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="onnx, onnxscript and on
 
 # Float32 through some ten layers, with other orders of summation.
 TOLERANCE = 1e-5
-NORMS = ["batch", "layer", "group", "instance", "group+ws", "frn", "evonorm_s0", "none"]
+NORMS = ["batch", "layer", "group", "instance", "group+ws", "frn", "evonorm_s0", "dyt", "derf", "none"]
 
 
 def randomize(model: nn.Module) -> nn.Module:

@@ -15,6 +15,7 @@ from torch import nn
 
 from normact import NormActFactory, WeightStandardizedConv2d, share_statistics
 from normact.norms import BatchNorm, EvoNormS0, FilterResponseNorm, GroupNorm, IdentityNorm
+from normact.pointwise import DynamicErf, DynamicTanh
 
 Array = NDArray[np.float64]
 SHAPES = [(3, 8), (3, 8, 5), (3, 8, 4, 5), (2, 8, 2, 3, 4)]
@@ -78,7 +79,7 @@ def test_groups_of_a_single_value_are_refused() -> None:
     with pytest.raises(ValueError, match="single value"):
         GroupNorm(4, 4)(torch.ones(2, 4, 1, 1))
     with pytest.raises(ValueError, match="single value"):
-        NormActFactory(norm="instance")(4)(torch.ones(2, 4, 1, 1))
+        NormActFactory(norm="instance")(4, "relu")(torch.ones(2, 4, 1, 1))
 
 
 def test_a_large_mean_does_not_harm_the_statistics() -> None:
@@ -88,7 +89,7 @@ def test_a_large_mean_does_not_harm_the_statistics() -> None:
     np.testing.assert_allclose(GroupNorm(8, 2, grouping="strided")(x).numpy(), expected, atol=1e-3)
 
 
-INDEPENDENT = ["group", "layer", "instance", "frn", "evonorm_s0", "none"]
+INDEPENDENT = ["group", "layer", "instance", "frn", "evonorm_s0", "dyt", "derf", "none"]
 
 
 @given(
@@ -284,7 +285,10 @@ def test_no_norm_leaves_the_affine() -> None:
 
 
 @pytest.mark.parametrize(
-    "norm", [GroupNorm(4, 2), BatchNorm(4), IdentityNorm(4), FilterResponseNorm(4), EvoNormS0(4, 2)], ids=repr
+    "norm",
+    [GroupNorm(4, 2), BatchNorm(4), IdentityNorm(4), FilterResponseNorm(4), EvoNormS0(4, 2)]
+    + [DynamicTanh(4), DynamicErf(4)],
+    ids=repr,
 )
 def test_wrong_shapes_are_refused(norm: nn.Module) -> None:
     with pytest.raises(ValueError, match="built for 4 channels"):

@@ -1,0 +1,24 @@
+"""analyze.py report: runs beside each other as one page that any browser shows, offline."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from analysis.commands.arguments import Commands, add_command
+from analysis.commands.compare import add_question, question_of
+from analysis.comparison.written import answer
+from analysis.report.page import write_page
+
+
+def add(commands: Commands) -> None:
+    parser = add_command(commands, "report", "runs beside each other as one page that any browser shows, offline")
+    add_question(parser)
+    parser.add_argument("--out", type=Path, required=True, help="folder of index.html")
+    parser.add_argument("--title", default="Runs compared", help="of the page")
+    parser.set_defaults(command=report, when_stopped="an earlier page is as it was")
+
+
+def report(options: argparse.Namespace) -> None:
+    """index.html: settings that differ, tables, pictures, speed."""
+    print(write_page(options.out / "index.html", options.title, answer(question_of(options))))

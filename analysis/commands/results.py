@@ -1,0 +1,67 @@
+"""analyze.py results: the tables and pictures of a page, made from the result files that it is about."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import List, NoReturn, Optional
+
+from analysis.commands.arguments import Commands, add_command
+from analysis.commands.compare import add_question, add_written, question_of
+from analysis.comparison.results_page import Asked, fill_page
+from analysis.comparison.run_result import is_empty
+from analysis.comparison.written import answer
+from analysis.results_file import ResultsError
+
+
+class _BlockParser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ResultsError(f"a block of the page cannot be read: {message}")
+
+
+def add(commands: Commands) -> None:
+    parser = add_command(commands, "results", "the tables and pictures of a page, from the result files it is about")
+    option = parser.add_argument
+    option(
+        "--page", type=Path, default=Path("docs/results.md"), help="a Markdown page with blocks `<!-- compare: ... -->`"
+    )
+    option("--check", action="store_true", help="write nothing; fail where the page is not what the files give")
+    parser.set_defaults(command=results, when_stopped="the page is as it was")
+
+
+def results(options: argparse.Namespace) -> None:
+    """Fills the page's blocks and draws their pictures, or checks that they are as they would be."""
+    try:
+        text = options.page.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ResultsError(f"--page {options.page} cannot be read: {error.strerror}") from error
+    filled, pictures = fill_page(text, options.page.parent, ask)
+    if options.check:
+        paths = [picture.path_in(folder) for picture, folder in pictures]
+        wrong = [str(options.page)] * (filled != text) + [
+            str(path) for path, (picture, _) in zip(paths, pictures) if not picture.is_saved(path)
+        ]
+        if wrong:
+            raise ResultsError(f"{', '.join(wrong)}: not what the result files give; run `python analyze.py results`")
+        print(f"{options.page} and {len(pictures)} pictures are what the result files give")
+        return
+    for picture, folder in pictures:
+        print(picture.save(folder))
+    options.page.write_text(filled, encoding="utf-8")
+    print(options.page)
+
+
+def ask(arguments: List[str]) -> Optional[Asked]:
+    """What a block's arguments ask for; None where a grid has no result yet."""
+    parser = _BlockParser(prog="compare", add_help=False)
+    add_question(parser)
+    add_written(parser)
+    options = parser.parse_args(arguments)
+    if (options.out is None) != (options.pictures is None):
+        raise ResultsError("a block of the page has --pictures and --out, or neither")
+    missing = [str(path) for path in options.runs if is_empty(path)]
+    if missing:
+        print(f"{', '.join(missing)}: no results yet")
+        return None
+    answered = answer(question_of(options))
+    return Asked(answered, tuple(answered.chosen(options.pictures or [])), options.out or Path())

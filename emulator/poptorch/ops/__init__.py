@@ -1,0 +1,229 @@
+"""Functions that a model calls in its forward pass; most only pass their tensors on, since they steer the compiler."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, List, Optional, Union
+
+import torch
+
+from .._device import device_run
+from .._device.marks import mark_on_device
+from ..enums import MatMulSerializationMode, OverlapMode
+from ..errors import backend_error, createPoptorchError
+from ..structures import rebuilt, tensors_in
+from .blocks import BeginBlock, Block, BlockFunction, LegacyBeginBlockFn, removeBlocks
+from .host_ops import CPU, custom_op, ipu_print_tensor
+from .multi_conv import MultiConv
+from .name_scopes import NameScope
+
+__all__ = [
+    "BeginBlock",
+    "Block",
+    "BlockFunction",
+    "CPU",
+    "LegacyBeginBlockFn",
+    "MultiConv",
+    "NameScope",
+    "cond",
+    "ctc_beam_search_decoder",
+    "custom_op",
+    "dynamic_slice",
+    "dynamic_update",
+    "for_loop",
+    "fps",
+    "identity_loss",
+    "ipu_print_tensor",
+    "nearest",
+    "nop",
+    "recomputationCheckpoint",
+    "removeBlocks",
+    "serializedMatMul",
+    "set_available_memory",
+    "set_overlap_for_input",
+    "set_overlap_for_output",
+]
+
+
+def _require_tensor(value: Any, name: str) -> None:
+    if not isinstance(value, torch.Tensor):
+        raise createPoptorchError(f"{name} must be a torch.Tensor. {type(value)} is not supported.")
+
+
+def _require_int(value: Any, name: str) -> None:
+    if not isinstance(value, int):
+        raise createPoptorchError(f"{name} must be an integer, got {value!r}")
+
+
+def _require_tensors(value: Any, rule: str) -> None:
+    if not isinstance(value, list):
+        raise ValueError(f"{rule} (Object is not list)")
+    for index, element in enumerate(value):
+        if not isinstance(element, torch.Tensor):
+            raise ValueError(f"{rule} (Object contained in list at index {index} is not torch.tensor)")
+
+
+def _refuse_in_training(name: str) -> None:
+    if device_run.current is not None and device_run.current.is_training:
+        raise backend_error(f"poptorch.{name}() is only supported in inference models")
+
+
+def identity_loss(x: torch.Tensor, reduction: str) -> torch.Tensor:
+    """Mark a tensor as a loss, after reducing it by "mean", "sum" or "none".
+
+    A training model minimizes its one final marked loss; one that is not a scalar back-propagates ones.
+    """
+    if reduction not in ("sum", "mean", "none"):
+        raise AssertionError(f'Unsupported reduction type {reduction!r}; use "sum", "mean" or "none"')
+    run = device_run.current
+    if reduction == "none":
+        loss = x if run is None else x.clone()  # a mark of its own, apart from x
+    elif reduction == "sum":
+        loss = x.sum()
+    else:
+        loss = x.mean()
+    if run is not None:
+        run.losses.append(loss)
+    return loss
+
+
+def nop(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself."""
+    _require_tensor(tensor, "tensor")
+    return tensor
+
+
+def set_available_memory(tensor: torch.Tensor, available_memory_proportion: float) -> torch.Tensor:
+    """The tensor itself; on an IPU, its operation may use this share of memory for temporary data."""
+    _require_tensor(tensor, "tensor")
+    return tensor
+
+
+def recomputationCheckpoint(*tensors: Any) -> Any:
+    """The tensors themselves; on an IPU, they are kept for the backward pass instead of being computed again."""
+    if len(tensors) == 1 and isinstance(tensors[0], (tuple, list)):
+        kept = recomputationCheckpoint(*tensors[0])
+        return type(tensors[0])(kept if isinstance(kept, tuple) else (kept,))
+    if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
+        raise ValueError("All inputs must be tensors")
+    if device_run.current is not None and device_run.current.memory is not None:
+        device_run.current.memory.note_checkpoint(tensors)
+    return tensors[0] if len(tensors) == 1 else tuple(tensors)
+
+
+def serializedMatMul(
+    lhs: torch.Tensor,
+    rhs: torch.Tensor,
+    mode: MatMulSerializationMode,
+    factor: int = 0,
+    keep_precision: bool = False,
+) -> torch.Tensor:
+    """Matrix product; on an IPU, computed in `factor` parts."""
+    if not (isinstance(mode, MatMulSerializationMode) and isinstance(factor, int) and isinstance(keep_precision, bool)):
+        raise AssertionError(f"expected MatMulSerializationMode, int, bool; got {(mode, factor, keep_precision)}")
+    return torch.matmul(lhs, rhs)
+
+
+def set_overlap_for_input(input_tensors: Any, mode: OverlapMode) -> Any:
+    """The inputs themselves; on an IPU, fetched while it computes."""
+    return _overlapped(input_tensors, mode, "input")
+
+
+def set_overlap_for_output(output_tensors: Any, mode: OverlapMode) -> Any:
+    """The outputs themselves; on an IPU, sent while it computes."""
+    return _overlapped(output_tensors, mode, "output")
+
+
+def _overlapped(structure: Any, mode: OverlapMode, direction: str) -> Any:
+    if not isinstance(structure, (torch.Tensor, dict, list, tuple)):
+        raise createPoptorchError(f"You may only set overlap for tensors and containers of them, not {type(structure)}")
+    run = device_run.current
+    if run is None or not run.is_tracing:
+        return rebuilt(structure, tensors_in(structure))
+    marked = [run.overlap.mark(direction, tensor, mode) for tensor in tensors_in(structure)]
+    return rebuilt(structure, [mark_on_device(tensor) for tensor in marked])
+
+
+def for_loop(count: int, body: Callable[..., Any], inputs: List[torch.Tensor]) -> List[torch.Tensor]:
+    """Apply `body` count times, each time to its last results, beginning with the inputs."""
+    _refuse_in_training("for_loop")
+    _require_tensors(inputs, "poptorch.for_loop expects input tensors (inputs) to be a list of tensors.")
+    state = [tensor.clone() for tensor in inputs]
+    for _ in range(count):
+        state = _as_list(body(*state))
+    return state
+
+
+def cond(
+    condition: torch.Tensor,
+    then_body: Callable[..., Any],
+    then_inps: List[torch.Tensor],
+    else_body: Callable[..., Any],
+    else_inps: List[torch.Tensor],
+) -> List[torch.Tensor]:
+    """Run one of two functions, chosen by a tensor's value on the device."""
+    _refuse_in_training("cond")
+    for inputs in (then_inps, else_inps):
+        _require_tensors(inputs, "poptorch.cond expects then_inps and else_inps tensors to be a list of tensors.")
+    with torch._C.DisableTorchFunction():  # the device, not the host, reads the value
+        is_true = bool(condition)
+    return _as_list(then_body(*then_inps) if is_true else else_body(*else_inps))
+
+
+def _as_list(outputs: Any) -> List[torch.Tensor]:
+    return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+
+
+def dynamic_slice(tensor: torch.Tensor, dim: int, start: torch.Tensor, size: int, step: int) -> torch.Tensor:
+    """tensor[start : start + size : step] along one dimension, where start is a tensor."""
+    _require_tensor(tensor, "tensor")
+    _require_tensor(start, "start")
+    for name, value in (("Dimension", dim), ("Size", size), ("Step", step)):
+        _require_int(value, name)
+    return tensor.index_select(dim, start.reshape(1) + torch.arange(0, size, step, device="cpu"))
+
+
+def dynamic_update(input: torch.Tensor, src: torch.Tensor, dim: int, start: torch.Tensor, size: int) -> torch.Tensor:
+    """A copy of input with input[start : start + size] along one dimension replaced by src."""
+    for name, tensor in (("input", input), ("start", start), ("src", src)):
+        _require_tensor(tensor, name)
+    for name, value in (("Dimension", dim), ("Size", size)):
+        _require_int(value, name)
+    if input.dim() != src.dim():
+        raise createPoptorchError(
+            f"input and src tensors must have same dimensionality. ({input.dim()}) vs ({src.dim()})"
+        )
+    if input.dtype != src.dtype:
+        raise createPoptorchError(f"input and src tensor must have same dtype. ({input.dtype} vs {src.dtype})")
+    rows = start.reshape(1) + torch.arange(size, device="cpu")
+    return device_run.as_one_operator(torch.index_copy, input, dim, rows.long(), src)
+
+
+def _no_emulation(name: str) -> Exception:
+    return createPoptorchError(f"poptorch.{name} runs only on an IPU: the emulator has no implementation of it")
+
+
+def ctc_beam_search_decoder(
+    probs: torch.Tensor, lengths: torch.Tensor, blank: int = 0, beam_width: int = 100, top_paths: int = 1
+) -> List[torch.Tensor]:
+    """Refused: not emulated."""
+    _require_tensor(probs, "probs")
+    _require_tensor(lengths, "lengths")
+    raise _no_emulation("ctc_beam_search_decoder")
+
+
+def fps(src: torch.Tensor, ptr: List[int], ratio: float = 0.5, random_start: bool = False) -> torch.Tensor:
+    """Refused: not emulated."""
+    _require_tensor(src, "src")
+    raise _no_emulation("fps")
+
+
+def nearest(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    batch_x: Optional[Union[List[int], torch.Tensor]] = None,
+    batch_y: Optional[Union[List[int], torch.Tensor]] = None,
+) -> torch.Tensor:
+    """Refused: not emulated."""
+    _require_tensor(x, "x")
+    _require_tensor(y, "y")
+    raise _no_emulation("nearest")
