@@ -15,6 +15,7 @@ from configs.yaml_file import KeyPath, parse_value, read_yaml
 
 FOLDER = Path(__file__).resolve().parent
 _NEAREST_SHOWN = 4
+_LONGEST_SHOWN = 120  # characters of an override in a message
 _GRIDS = "grids"  # the folder of tables of runs, which are no experiments
 _OF_32_GROUPS = ("rn50", "rn101", "rnx50", "rnx101")  # the paper's plain group norm in ResNets
 
@@ -35,7 +36,7 @@ def load_config(name_or_path: str, overrides: Sequence[str] = (), texts: Sequenc
     values = _on_its_base(values, path, sources)
     for override in overrides:
         key_path = _apply_override(values, override)
-        sources[key_path] = f"--set {override}"
+        sources[key_path] = _shown(override)
     for option, key, text in texts:
         section, _, field = key.partition(".")
         _section_of(values, section, option)[field] = text
@@ -141,16 +142,21 @@ def _on_its_base(values: Dict[str, Any], path: Path, sources: Dict[KeyPath, str]
 
 
 def _apply_override(values: Dict[str, Any], override: str) -> KeyPath:
+    source = _shown(override)
     key, equals, text = override.partition("=")
     section, dot, field = key.partition(".")
     if not equals or not dot or not section or not field:
-        raise ConfigError(f"--set {override}: expected section.key=value, e.g. --set schedule.epochs=5")
+        raise ConfigError(f"{source}: expected section.key=value, e.g. --set schedule.epochs=5")
     try:
         value = parse_value(text)
     except ConfigError as error:
-        raise ConfigError(f"--set {override}: {error}") from error
-    _section_of(values, section, f"--set {override}")[field] = value
+        raise ConfigError(f"{source}: {error}") from error
+    _section_of(values, section, source)[field] = value
     return (section, field)
+
+
+def _shown(override: str) -> str:
+    return f"--set {override if len(override) <= _LONGEST_SHOWN else f'{override[:_LONGEST_SHOWN]}...'}"
 
 
 def _section_of(values: Dict[str, Any], section: str, source: str) -> Dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -303,12 +304,17 @@ def test_a_run_killed_while_writing_a_checkpoint_continues_bit_identically(
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 75), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 75),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, 75, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_saves_and_stops_and_the_run_continues_bit_identically(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    long = ["--set", "schedule.epochs=40"]
+    long = ["--set", "schedule.epochs=40", "--set", "run.stop_signals=[SIGUSR1, SIGHUP]"]
     folder = tmp_path / "stopped"
     process = start(folder, *long, launcher=PYTHON)
     deadline = time.monotonic() + 120
@@ -327,6 +333,50 @@ def test_a_signal_saves_and_stops_and_the_run_continues_bit_identically(
     assert all(torch.equal(tensor, same["model"][name]) for name, tensor in stopped["model"].items())
     assert run(folder, *long, "--resume") == 0
     assert rows(folder) == rows(straight)
+
+
+def test_a_run_whose_folder_vanishes_stops_and_does_not_make_it_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    average = train.update_average
+
+    def delete_first(run: Any, progress: Any, moment: str) -> None:
+        if progress.step == 2:
+            shutil.rmtree(folder)
+        average(run, progress, moment)
+
+    monkeypatch.setattr(train, "update_average", delete_first)
+    assert run(folder) == 74
+    assert f"the run folder {folder} is gone" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+def test_a_run_whose_pictures_cannot_be_written_is_done_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("experiment.report.plot_curves", fail)
+    assert run(tmp_path / "run", "--set", "schedule.epochs=1") == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 4
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "done"
+    assert "analyze.py curves" in caplog.text
+
+
+def test_the_status_tells_the_step_within_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    average = train.update_average
+
+    def look(run: Any, progress: Any, moment: str) -> None:
+        if moment == "step":
+            seen.append(json.loads((tmp_path / "run" / "status.json").read_text())["step"])
+        average(run, progress, moment)
+
+    monkeypatch.setattr(train, "update_average", look)
+    assert run(tmp_path / "run", "--set", "schedule.epochs=1", "--set", "run.log_every_steps=1") == 0
+    assert seen == [0, 1, 2, 3]
 
 
 def test_a_run_goes_on_when_its_console_is_closed(whole: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ Words = Annotated[Tuple[str, ...], BeforeValidator(list_to_tuple)]
 
 
 def expand_home(path: Any) -> Any:
-    """`~` and `~user` as a shell has them; shells leave them alone behind `--set data.dir=`, and files are read by none."""
+    """`~` and `~user` as shells have them, which leave them alone behind `--set data.dir=` and do not read files."""
     return os.path.expanduser(path) if isinstance(path, str) else path
 
 

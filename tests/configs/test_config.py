@@ -128,7 +128,7 @@ def test_a_mistake_in_a_file_is_named_with_file_and_line(
         ("schedule.epochs", ["section.key=value"]),
         ("schedule.warmup_epochs=9", ["--set schedule.warmup_epochs=9", "warmup_epochs 9", "epochs 4"]),
         ("shedule.epochs=3", ["unknown key", "did you mean schedule?"]),
-        ("schedule.epochs=[", ["not a YAML value"]),
+        ("schedule.epochs=[", ["--set schedule.epochs=[", "not valid YAML"]),
     ],
 )
 def test_a_mistake_on_the_command_line_is_named_with_the_override(override: str, parts: List[str]) -> None:
@@ -193,12 +193,12 @@ def test_a_config_cannot_be_changed_after_loading() -> None:
 
 @pytest.mark.parametrize("text", ["010", "12:30:00", "1_000", "9" * 5000])
 def test_what_looks_like_a_number_and_is_none_is_an_error_in_a_file_and_behind_set(text: str, tmp_path: Path) -> None:
-    shown = repr(text) if len(text) < 80 else "999..."
+    shown = repr(text) if len(text) < 80 else "'999"
     for message in (
         message_of("generated_smoke", [f"schedule.epochs={text}"]),
         message_of(write(tmp_path, BASE.read_text().replace("epochs: 4", f"epochs: {text}")), []),
     ):
-        assert f"schedule.epochs: got {shown}"[:40] in message and "expected an integer" in message
+        assert f"schedule.epochs: got {shown}" in message and "expected an integer" in message
         assert len(message) < 400
 
 
