@@ -63,7 +63,7 @@ class GuardedLoading:
     ) -> None:
         # After the last batch they have ended; before it they may hang, and PyTorch waits 5 seconds for each.
         for process in self._processes:
-            process.terminate()  # type: ignore[attr-defined]
+            process.terminate()
         if callable(self._handler):
             signal.signal(signal.SIGCHLD, self._handler)
 
