@@ -24,14 +24,16 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 import torch
 import yaml
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, SequentialSampler
 from tqdm import tqdm
 
 from analysis.confusion import plot_confusion
+from backends.image_loader import build_loader
 from configs import Config, ConfigError, load_config
 from datasets import DataSets, build_datasets
 from experiment.atomic_file import replace_file
-from experiment.guarded_loading import explained_loading
+from experiment.ending import end_with
+from experiment.guarded_loading import explained_loading, guarded
 from experiment.measurement import reestimate
 from experiment.prepare import build_network
 from experiment.starting_weights import place_weights
@@ -80,7 +82,13 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     add = parser.add_argument
     add("model", type=Path, help="a run folder, a checkpoint, a state dict (also timm's, torchvision's), .pt2 or .onnx")
     add("--config", metavar="NAME|PATH", help="network and data; default: those in the checkpoint")
-    add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; repeatable")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override one value; null leaves it out; repeatable",
+    )
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of a network; auto: a GPU if there is one")
     add("--split", choices=("eval", "train"), default="eval", help="images to evaluate; training images unaugmented")
     add(
@@ -114,16 +122,16 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
         model = exported_program(options.model)
     else:
         model = onnx_session(options.model)
-    images: Any = data.evaluation if options.split == "eval" else data.plain_training_images(len(data.train))
-    loader = DataLoader(images, batch_size=options.batch_size, num_workers=config.data.workers)
+    images = data.evaluation if options.split == "eval" else data.plain_training_images(len(data.train))
+    batches = BatchSampler(SequentialSampler(images), options.batch_size, drop_last=False)
+    loader = build_loader(images, batches, config.data.workers)
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
     evaluation = Evaluation(data.num_classes)
-    with explained_loading():
-        for pixels, labels in tqdm(loader, disable=None):
-            try:
-                evaluation.add(model((pixels / 255.0 - mean) / std), labels)
-            except ValueError as error:  # another number of classes, or outputs that are not finite
-                raise CheckpointError(f"{options.model} on {config.data.name}: {error}") from error
+    for pixels, labels in tqdm(guarded(loader), total=len(loader), disable=None):
+        try:
+            evaluation.add(model((pixels / 255.0 - mean) / std), labels)
+        except ValueError as error:  # another number of classes, or outputs that are not finite
+            raise CheckpointError(f"{options.model} on {config.data.name}: {error}") from error
     described = {
         "model": str(options.model),
         "weights": "average" if saved is not None and saved.is_average else "last" if saved is not None else "exported",
@@ -242,4 +250,4 @@ def padded_to(batch_size: int, model: Model) -> Model:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

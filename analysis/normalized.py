@@ -15,9 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normact import NormAct
-from normact.batch_norm import BatchNorm, batch_norm
-from normact.norms import EvoNormS0, FilterResponseNorm, GroupNorm
-from normact.pointwise import DynamicErf, DynamicTanh
+from normact.batch_norm import BatchNorm
 from normact.recognize import describe_norm
 
 Normalization = Callable[[Tensor], Tensor]  # x as the layer receives it -> y (N, C, *spatial)
@@ -52,7 +50,7 @@ def _normalization(module: nn.Module) -> Union[Normalization, str, None]:
     """The normalization of a norm, why it has none, or None for a module that is no norm."""
     name = type(module).__name__
     if isinstance(module, NormAct):
-        return _of_norm_act(module.norm)
+        return module.norm.not_normalized_because or module.norm.normalized
     if isinstance(module, _TORCH_BATCH_NORM):
         return partial(_torch_batch_norm, module)
     if isinstance(module, _TORCH_INSTANCE_NORM):
@@ -66,36 +64,6 @@ def _normalization(module: nn.Module) -> Union[Normalization, str, None]:
     if describe_norm(module) is not None:
         return f"{name}: its normalized value before the affine is not known here"
     return None
-
-
-def _of_norm_act(norm: nn.Module) -> Union[Normalization, str]:
-    if isinstance(norm, EvoNormS0):
-        return "EvoNorm-S0 multiplies by a gate before it divides: no value is normalized and nothing else"
-    if isinstance(norm, FilterResponseNorm):
-        return "filter response norm does not centre: its value is not the normalized value of the decomposition"
-    if isinstance(norm, BatchNorm):
-        return partial(_batch_norm, norm)
-    if isinstance(norm, GroupNorm):
-        return norm
-    if isinstance(norm, (DynamicTanh, DynamicErf)):
-        return "DyT and Derf bound each value by itself: nothing is normalized"
-    return "nothing is normalized"
-
-
-def _batch_norm(norm: BatchNorm, x: Tensor) -> Tensor:
-    if not norm.training:
-        return F.batch_norm(x, norm.running_mean, norm.running_var, None, None, False, 0.0, norm.eps)
-    return batch_norm(
-        x,
-        norm_batch_size=norm.norm_batch_size,
-        eps=norm.eps,
-        momentum=0.0,
-        forwards_per_update=1,
-        running_mean=norm.running_mean.clone(),
-        running_var=norm.running_var.clone(),
-        weight=None,
-        bias=None,
-    )
 
 
 def _torch_batch_norm(norm: nn.modules.batchnorm._BatchNorm, x: Tensor) -> Tensor:

@@ -2,10 +2,12 @@
 
     python -m datasets.check --config rn50_gn8pn [--set data.dir=DIR] [--workers 8]
 
-Reads and decodes every image, compares shards with their SHA-256 sums, or else with their index, and counts. Lines that
-begin with BAD make the exit code 3: a layout that the data set would refuse, an unreadable image, a class without
-images in one half, a shard that is not as it was packed or indexed. Other lines are facts to look at: sizes, modes,
-copies, images in both halves.
+Reads and decodes every image, compares shards with their index and, where they have one, their SHA-256 sum, and counts.
+Lines that begin with "error" make the exit code 3: a layout that the data set would refuse, an unreadable image, a
+class without images in one half, a shard that is not as it was packed or indexed. Other lines are facts to look at:
+sizes, modes, copies, images in both halves. The last line is "ok", or says how many kinds of errors there are.
+
+Exit code: 0 ok, 2 the configuration cannot be, 3 errors.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ from datasets.folder import data_folder
 from datasets.image_folder import HALVES, has_image_name, read_image_file
 from datasets.images.encoded_image import EncodedImage, unusable
 from datasets.shards.image_shards import ShardImages
-from datasets.shards.index import NOT_COMPUTED, scan_shard
+from datasets.shards.index import NOT_COMPUTED
+from datasets.shards.scan import scan_shard
 from datasets.shards.store import file_sum
 
 SHOWN = 20  # names of each kind that are listed
@@ -43,16 +46,16 @@ IMAGES_AT_ONCE = 64
 
 @dataclass
 class Report:
-    """Lines for people, and whether anything is bad."""
+    """Lines for people, and how many kinds of errors are among them."""
 
     lines: List[str] = field(default_factory=list)
-    is_bad: bool = False
+    errors: int = 0
 
     def complain(self, what: str, names: Sequence[str]) -> None:
-        """Add `what` with the first names, if there are any: that makes the data set bad."""
+        """Add an error, `what`, with the first names, if there are any."""
         if names:
-            self.is_bad = True
-            self.lines += [f"BAD: {what}: {len(names):,}"] + [f"  {name}" for name in names[:SHOWN]]
+            self.errors += 1
+            self.lines += [f"error: {what}: {len(names):,}"] + [f"  {name}" for name in names[:SHOWN]]
             self.lines += [f"  ... and {len(names) - SHOWN:,} more"] if len(names) > SHOWN else []
 
 
@@ -135,26 +138,29 @@ def check_half(report: Report, half: str, source: Any, class_names: Sequence[str
 
 def check_shards(report: Report, half: str, source: ShardImages) -> None:
     """Report on the shards of one half."""
-    wrong = []
-    for number, (shard, sha256) in enumerate(zip(source.shards, source.sums)):
-        path = source.store.path(shard)
-        with source.store.open(shard) as file:
-            if sha256 == NOT_COMPUTED:
-                found, kept = scan_shard(path, file), source.shard_of == number
-                if not all(
-                    np.array_equal(getattr(found, what), getattr(source, what)[kept])
-                    for what in ("offsets", "lengths", "labels")
-                ):
-                    wrong.append(f"{path}: other images or labels than its index says; remove the index")
-            else:
-                found_sum = file_sum(file)
-                if found_sum != sha256:
-                    wrong.append(f"{path}: its SHA-256 sum is {found_sum}, packed as {sha256}")
+    problems = (shard_problem(source, number) for number in range(len(source.shards)))
     scanned = source.sums.count(NOT_COMPUTED)
-    report.lines.append(
-        f"{half}: {len(source.shards):,} shards, {scanned:,} of them without a sum and compared with their index"
-    )
-    report.complain(f"{half}: shards that have changed", wrong)
+    report.complain(f"{half}: shards that have changed", [problem for problem in problems if problem is not None])
+    report.lines.append(f"{half}: {len(source.shards):,} shards, {scanned:,} of them without a sum")
+
+
+def shard_problem(source: ShardImages, number: int) -> Optional[str]:
+    """Return how a shard differs from its sum, if it has one, or from its index; None where it does not."""
+    shard, sha256 = source.shards[number], source.sums[number]
+    path, kept = source.store.path(shard), source.shard_of == number
+    with source.store.open(shard) as file:
+        if sha256 != NOT_COMPUTED:
+            found_sum = file_sum(file)
+            if found_sum != sha256:
+                return f"{path}: its SHA-256 sum is {found_sum}, packed as {sha256}"
+        try:
+            found = scan_shard(path, file)
+        except DataError as error:
+            return str(error)
+    images = ("offsets", "lengths", "labels")
+    if all(np.array_equal(getattr(found, what), getattr(source, what)[kept]) for what in images):
+        return None
+    return f"{path}: other images or labels than its index says; remove the index"
 
 
 class AnyImages:
@@ -221,7 +227,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument(
         "--config", required=True, metavar="NAME|PATH", help="an experiment of configs/, or a YAML file"
     )
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; null leaves it out"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that read images")
     options = parser.parse_args(arguments)
     if options.workers < 0:
@@ -231,9 +239,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    text = "\n".join(report.lines + ["BAD" if report.is_bad else "good"])
+    text = "\n".join(report.lines + [f"errors of {report.errors} kinds" if report.errors else "ok"])
     print(text.encode("utf-8", "backslashreplace").decode("utf-8"))  # names may be of bytes that are no UTF-8
-    return 3 if report.is_bad else 0
+    return 3 if report.errors else 0
 
 
 if __name__ == "__main__":

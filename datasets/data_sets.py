@@ -69,6 +69,17 @@ class EvaluationImages:
         return self.transform(image), label
 
 
+def shared_flags(count: int) -> torch.Tensor:
+    """Return zeros that loading processes see and set. Raises DataError where shared memory has no room for them."""
+    try:
+        return torch.zeros(count, dtype=torch.uint8).share_memory_()
+    except RuntimeError as error:
+        raise DataError(
+            f"data.max_corrupt counts in shared memory, which has no room for {count} bytes ({error}); enlarge "
+            "/dev/shm (docker run --shm-size) or remove data.max_corrupt"
+        ) from error
+
+
 @dataclass(frozen=True)
 class Parts:
     """Consecutive parts of a data set, files that hold many images, which are read a few at a time.
@@ -117,7 +128,7 @@ class TrainingImages:
         self.max_corrupt = max_corrupt
         self.parts = parts
         # one byte an image, seen by all loading processes
-        self._is_corrupt = torch.zeros(len(source) if max_corrupt else 0, dtype=torch.uint8).share_memory_()
+        self._is_corrupt = shared_flags(len(source) if max_corrupt else 0)
         KeyedRandom(seed)  # an unusable seed is refused here, not in a loading process
 
     @property
@@ -213,7 +224,9 @@ class DataSets:
         std: the same for the standard deviation.
         class_names: one per label.
         fingerprint: changes with the stored images (their number, names, labels, sizes; pixels too where they are all
-            in memory), not with the folder that holds them or how they are augmented: a run that resumes compares it.
+            in memory, and contents where data.fingerprint says so), not with the folder that holds them or how they
+            are augmented: a run that resumes compares it.
+        decoder: what turns the files of images into pixels while training, for the same purpose; "" for nothing.
     """
 
     train: TrainingImages
@@ -225,6 +238,7 @@ class DataSets:
     std: Tuple[float, ...]
     class_names: Tuple[str, ...]
     fingerprint: str
+    decoder: str = ""
 
     def plain_training_images(self, count: int) -> PlainTrainingImages:
         """`count` of the images to train on, evenly spaced, or all if there are fewer; not augmented."""

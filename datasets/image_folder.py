@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Tuple
 
@@ -11,14 +12,16 @@ import numpy as np
 from typing_extensions import Protocol
 
 from configs.schema import DataConfig
+from datasets.class_names import check_class_names
 from datasets.data_sets import DataSets, EvaluationImages, ImageSource, Parts, TrainingImages, hash_parts
 from datasets.errors import DataError
 from datasets.folder import data_folder, missing_data
 from datasets.images.decode import EXTENSIONS, MAX_BYTES
-from datasets.images.encoded_image import EncodedImage, say_decoder, unusable
+from datasets.images.encoded_image import EncodedImage, decoder_versions, say_decoder, unusable
 from datasets.images.transforms import Augmentation, CentreCrop
 
 IMAGE_SIZE = 224
+FILES_AT_ONCE = 16  # disks and distant places take their time to answer each
 HALVES = ("train", "val")
 LAYOUT = "train/CLASS/NAME.jpg (or .png, ...) and val/CLASS/NAME.jpg, with the same classes in both"
 
@@ -72,14 +75,21 @@ class FolderImages:
 
     def load(self, index: int) -> Tuple[EncodedImage, int]:
         """Return the image and its label. Raises DataError, naming path and class, where it cannot be read."""
-        label = int(self.labels[index])
-        class_name = self.class_names[label]
-        path = self.folder / class_name / os.fsdecode(self.names[index].item())
-        name = f"{path} (class {class_name})"
+        return EncodedImage(self.content(index), self.name(index)), int(self.labels[index])
+
+    def content(self, index: int) -> bytes:
+        """Return the bytes of the file. Raises DataError as `load` does."""
         try:
-            return EncodedImage(read_image_file(path), name), label
+            return read_image_file(self.path(index))
         except OSError as error:
-            raise unusable(name, error.strerror or str(error)) from error
+            raise unusable(self.name(index), error.strerror or str(error)) from error
+
+    def path(self, index: int) -> Path:
+        return self.folder / self.class_names[self.labels[index]] / os.fsdecode(self.names[index].item())
+
+    def name(self, index: int) -> str:
+        """What errors call the image."""
+        return f"{self.path(index)} (class {self.class_names[self.labels[index]]})"
 
 
 def read_image_file(path: Path) -> bytes:
@@ -117,12 +127,13 @@ def find_classes(folder: Path) -> Tuple[str, ...]:
     """Return the names of the class folders in `folder`, sorted; names that start with a dot are passed over.
 
     Raises:
-        DataError: something that is not a folder, or fewer than two classes.
+        DataError: something that is not a folder, fewer than two classes, or names that cannot be told apart.
     """
     names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     for name in names:
         if not (folder / name).is_dir():
             raise DataError(f"{folder / name}: expected class folders only; move the file into its class or remove it")
+    check_class_names(str(folder), names)
     if len(names) < 2:
         raise DataError(
             f"{folder}: {len(names)} classes ({' '.join(names) or 'it is empty'}); a classifier needs 2 or more folders"
@@ -131,6 +142,7 @@ def find_classes(folder: Path) -> Tuple[str, ...]:
 
 
 def check_same_classes(train: Tuple[str, ...], evaluation: Tuple[str, ...], folder: Path) -> None:
+    check_class_names(str(folder), sorted({*train, *evaluation}))
     only = {"train": sorted(set(train) - set(evaluation)), "val": sorted(set(evaluation) - set(train))}
     for half, names in only.items():
         if names:
@@ -175,12 +187,24 @@ class EncodedSource(ImageSource, Protocol):
     class_names: Tuple[str, ...]
     fingerprint: str
 
+    def content(self, index: int) -> bytes: ...
+
+
+def contents_fingerprint(source: EncodedSource) -> str:
+    """Return digits that change with any byte of any image. It reads all files. Raises DataError where it cannot."""
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        digests = pool.map(lambda index: hash_parts([source.content(index)]), range(len(source)))
+        return hash_parts(digest.encode() for digest in digests)
+
 
 def encoded_data_sets(
     config: DataConfig, seed: int, train: EncodedSource, evaluation: EncodedSource, parts: Optional[Parts] = None
 ) -> DataSets:
     """Return the DataSets of encoded images of any size; `parts` of those to train on."""
     image_size = config.image_size or IMAGE_SIZE
+    prints = [source.fingerprint for source in (train, evaluation)]
+    if config.fingerprint == "contents":
+        prints += [contents_fingerprint(source) for source in (train, evaluation)]
     augmentation = Augmentation(image_size, None, config.min_crop_area, config.horizontal_flip, same_size=False)
     return DataSets(
         train=TrainingImages(train, augmentation, seed, config.max_corrupt or 0, parts),
@@ -191,5 +215,6 @@ def encoded_data_sets(
         mean=MEAN,
         std=STD,
         class_names=train.class_names,
-        fingerprint=hash_parts([train.fingerprint.encode(), evaluation.fingerprint.encode()]),
+        fingerprint=hash_parts([each.encode() for each in prints]),
+        decoder=decoder_versions(),
     )

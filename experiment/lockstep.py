@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Iterable, Iterator, Optional
 
+import torch
+
 from backends import Backend
 from datasets import DataError
 from experiment.guarded_loading import GuardedLoading
-from experiment.stop_signals import StopSignals
+from experiment.stop_signals import Stopped, StopSignals
 
+_MESSAGE_BYTES = 1000  # of an error that other processes are told
 # What a process says before each batch. The largest word of any process is what all of them do.
 _DONE, _GOING, _FAILED, _SIGNALLED = range(4)  # _SIGNALLED + number of the signal
 
@@ -26,13 +29,14 @@ class Lockstep:
 
     Attributes:
         signal_number: the signal that stopped all processes; 0 for none.
-        failure: why images could not be loaded, here or in another process; None where all could.
+        failure: why images could not be loaded, here or in another process; None where all could. An exception that is
+            no DataError is a fault of the program in this process.
     """
 
     def __init__(self, backend: Backend, signals: StopSignals) -> None:
         self._backend, self._signals = backend, signals
         self.signal_number = 0
-        self.failure: Optional[DataError] = None
+        self.failure: Optional[Exception] = None
 
     @property
     def is_stopped(self) -> bool:
@@ -43,20 +47,37 @@ class Lockstep:
         """This process's batches, until there are none left or `is_stopped`. Every process must iterate."""
         with GuardedLoading(batches) as loading:
             while not self.is_stopped:
-                batch, failure = None, None
+                batch: Any = None
+                failure: Optional[Exception] = None
                 try:
-                    batch = loading.next()
-                except DataError as error:
+                    with self._signals.interrupting():
+                        batch = loading.next()
+                except Stopped:
+                    pass  # _agree says it
+                except Exception as error:  # whatever it is, the others are told and the run is saved
                     failure = error
                 word = self._agree(_FAILED if failure is not None else _DONE if batch is None else _GOING)
                 if word == _DONE:
                     return
                 if word == _FAILED:
-                    self.failure = failure or DataError("the images of another process cannot be loaded: see its error")
+                    self.failure = self._failure_of_all(failure)
                 elif word > _FAILED:
                     self.signal_number = word - _SIGNALLED
                 elif batch is not None:
                     yield batch
+
+    def _failure_of_all(self, failure: Optional[Exception]) -> Exception:
+        """This process's failure, or else what that of the first process that has one says."""
+        message = torch.zeros(_MESSAGE_BYTES, dtype=torch.uint8)
+        if failure is not None:
+            text = str(failure) if isinstance(failure, DataError) else f"{type(failure).__name__}: {failure}"
+            encoded = text.encode(errors="backslashreplace")[:_MESSAGE_BYTES]
+            message[: len(encoded)] = torch.tensor(list(encoded), dtype=torch.uint8)
+        texts = [bytes(each.tolist()).rstrip(b"\0").decode(errors="replace") for each in self._backend.gather(message)]
+        if failure is not None:
+            return failure
+        process, text = next((process, text) for process, text in enumerate(texts) if text)
+        return DataError(f"in process {process}: {text}")
 
     def _agree(self, word: int) -> int:
         received = self._signals.received

@@ -14,6 +14,7 @@ from training.weights import CheckpointError
 
 # Kept for people; the other facts decide the result to the last bit.
 _HARMLESS = ("python",)  # numpy draws what is mixed and dropped
+_NOT_RECORDED = "not recorded"
 
 
 def execution_facts(
@@ -43,8 +44,10 @@ def execution_facts(
 
 def why_inexact(saved: Mapping[str, Any], current: Mapping[str, Any]) -> List[str]:
     """Reasons why continuing is not bit-identical to an uninterrupted run; empty where it is."""
+    # earlier checkpoints hold fewer facts; one that is empty now decides nothing
+    recorded = {fact: saved.get(fact, _NOT_RECORDED if value != "" else "") for fact, value in current.items()}
     facts = [fact for fact in current if fact not in _HARMLESS]
-    return [f"{fact} was {saved[fact]}, is {current[fact]}" for fact in facts if saved[fact] != current[fact]]
+    return [f"{fact} was {recorded[fact]}, is {current[fact]}" for fact in facts if recorded[fact] != current[fact]]
 
 
 def check_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], path: str) -> None:

@@ -74,4 +74,6 @@ class Run:
     @property
     def execution(self) -> Dict[str, Any]:
         """What decides the result to the last bit, besides the configuration."""
-        return execution_facts(self.plan, self.backend.name, self.backend.precision, self.config, has_fused_kernels())
+        backend = self.backend
+        facts = execution_facts(self.plan, backend.name, backend.precision, self.config, has_fused_kernels())
+        return {**facts, "decoder": self.data.decoder}

@@ -1,4 +1,4 @@
 """Many runs as one experiment: what a grid of configs/grids describes, run, resumed, and shown as a table.
 
-Nothing here imports torch: the runs are processes of train.py.
+Nothing here but weights.py, a command, imports torch: the runs are processes of train.py.
 """

@@ -139,7 +139,7 @@ def _cell(grid: Grid, row: str, column: Optional[str], column_values: Column, ov
     source = (values.rates_from or row, column_values.rates_from or column)
     is_checked = grid.rates is not None and (grid.rates.rows is None or source[0] in grid.rates.rows)
     all_overrides = (*grid.set, *column_values.set, *values.set, *overrides)
-    return Cell(row, column, experiment, all_overrides, source if is_checked else None)
+    return Cell(row, column, column_values.prefix + experiment, all_overrides, source if is_checked else None)
 
 
 def _chosen(option: str, names: Optional[Sequence[str]], there: List[str]) -> List[Any]:

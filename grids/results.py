@@ -14,7 +14,12 @@ from experiment.atomic_file import replace_file
 from experiment.run_folder import RunFolder
 from grids.plan import Trial
 
-_RECORDED = ("power_every_epochs", "power_images")  # of section run: they decide what a result holds
+_RECORDED = (
+    "power_every_epochs",
+    "power_images",
+    "evaluate_training_images",
+    "reestimation_images",
+)  # of section run: they decide what a result holds
 
 
 class Results:

@@ -27,6 +27,7 @@ class Row(Section):
 class Column(Section):
     """One column: overrides for every row."""
 
+    prefix: str = Field("", description="put before the name of each row's experiment, such as fashion_rn20_")
     set: Words = Field((), description="section.key=value each; a row's own come after them")
     rates_from: Optional[str] = Field(None, description="column whose learning-rate check counts here; default: own")
 

@@ -9,14 +9,15 @@ import torch
 import torch.distributed as dist
 import torch.fx
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from normact.channels import affine, check_channels
+from normact.norm import Norm
 
 BATCH_NORM_MOMENTUM = 0.1
 
 
-class BatchNorm(nn.Module):
+class BatchNorm(Norm):
     """Batch norm over a normalization batch that may be smaller or larger than the micro-batch.
 
     Formula: (x - mean_c) / sqrt(var_c + eps); in training, mean and population variance over the
@@ -55,6 +56,7 @@ class BatchNorm(nn.Module):
     Source: Ioffe and Szegedy, "Batch Normalization", 2015; ghost batches: Hoffer et al., 2017.
     """
 
+    uses_batch = True
     running_mean: Tensor
     running_var: Tensor
 
@@ -79,14 +81,28 @@ class BatchNorm(nn.Module):
             return F.batch_norm(x, self.running_mean, self.running_var, weight, bias, False, 0.0, self.eps)
         if self.process_group is not None:
             return self._shared(x, weight, bias)
+        return self._of_this_process(x, weight, bias, self.running_mean, self.running_var)
+
+    def normalized(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return F.batch_norm(x, self.running_mean, self.running_var, None, None, False, 0.0, self.eps)
+        return self._of_this_process(x, None, None, self.running_mean.clone(), self.running_var.clone())
+
+    def evaluation_affine(self) -> Tuple[Tensor, Tensor]:
+        scale = torch.rsqrt(self.running_var.double() + self.eps)
+        return scale, -self.running_mean.double() * scale
+
+    def _of_this_process(
+        self, x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], running_mean: Tensor, running_var: Tensor
+    ) -> Tensor:
         return batch_norm(
             x,
             norm_batch_size=self.norm_batch_size,
             eps=self.eps,
             momentum=self.momentum,
             forwards_per_update=self.forwards_per_update,
-            running_mean=self.running_mean,
-            running_var=self.running_var,
+            running_mean=running_mean,
+            running_var=running_var,
             weight=weight,
             bias=bias,
         )

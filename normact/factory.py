@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, Optional, Set
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, TypeVar, Union
 
 from torch import nn
 
 from normact.activations import Activation
 from normact.batch_norm import BATCH_NORM_MOMENTUM
+from normact.norm import Norm
 from normact.norm_act import KERNELS, NormAct, ProxySettings
 from normact.norms import (
     GROUPINGS,
@@ -23,24 +24,73 @@ from normact.proxy import DEFAULT_NUM_SAMPLES, DEFAULT_PROXY_EPS, check_proxy_me
 from normact.weight_standardization import WeightStandardizedConv2d
 
 _WS = "+ws"
-_AFFINE_NORMS = ("batch", "layer", "instance", "group")
-_GROUP_FAMILY = ("layer", "instance", "group")
-_POINTWISE = {"dyt": DynamicTanh, "derf": DynamicErf}
-NORMS = (*_AFFINE_NORMS, "frn", "evonorm_s0", *_POINTWISE, "none", *(name + _WS for name in _AFFINE_NORMS))
+DEFAULT_MAX_GROUPS = 8
+_T = TypeVar("_T")
 
-_GROUP_DEFAULTS: Dict[str, Any] = {"num_groups": 8, "grouping": "contiguous"}
-# The fields that each norm uses, with their defaults; the others are refused.
-_NORM_DEFAULTS: Dict[str, Dict[str, Any]] = {
-    "batch": {"eps": 1e-5, "norm_batch_size": None, "momentum": BATCH_NORM_MOMENTUM},
-    "layer": {"eps": 1e-5},
-    "instance": {"eps": 1e-5},
-    "group": {"eps": 1e-5, **_GROUP_DEFAULTS},
-    "frn": {"eps": 1e-6},
-    "evonorm_s0": {"eps": 1e-5, **_GROUP_DEFAULTS},
-    "dyt": {},
-    "derf": {},
-    "none": {},
+
+class NormKind(NamedTuple):
+    """A norm that can be asked for by name.
+
+    Args:
+        build: (factory, channels, with_activation) -> the norm of a layer.
+        defaults: the fields that it uses, with their defaults; the others are refused.
+        no_proxy_because: why Proxy Normalization does not go with it; empty: it does, and "+ws" too.
+        is_fused: whether the fused kernels compute it.
+    """
+
+    build: Callable[[NormActFactory, int, bool], Norm]
+    defaults: Dict[str, Any]
+    no_proxy_because: str = ""
+    is_fused: bool = False
+
+
+_GROUPS: Dict[str, Any] = {
+    "num_groups": "auto",
+    "max_groups": None,
+    "channels_per_group": None,
+    "grouping": "contiguous",
 }
+_OWN_NONLINEARITY = "it brings a nonlinearity of its own"
+_NOT_NORMALIZED = "what it gives has no mean of 0 and variance of 1"
+NORM_KINDS: Dict[str, NormKind] = {
+    "batch": NormKind(
+        lambda f, c, _: BatchNorm(c, norm_batch_size=f.norm_batch_size, eps=_of(f.eps), momentum=_of(f.momentum)),
+        {"eps": 1e-5, "norm_batch_size": None, "momentum": BATCH_NORM_MOMENTUM},
+    ),
+    "layer": NormKind(lambda f, c, _: GroupNorm(c, 1, eps=_of(f.eps)), {"eps": 1e-5}, is_fused=True),
+    "instance": NormKind(lambda f, c, _: GroupNorm(c, c, eps=_of(f.eps)), {"eps": 1e-5}, is_fused=True),
+    "group": NormKind(
+        lambda f, c, _: GroupNorm(c, f.groups_of(c), grouping=_of(f.grouping), eps=_of(f.eps)),
+        {"eps": 1e-5, **_GROUPS},
+        is_fused=True,
+    ),
+    "frn": NormKind(
+        lambda f, c, acts: FilterResponseNorm(c, eps=_of(f.eps), threshold=acts), {"eps": 1e-6}, _OWN_NONLINEARITY
+    ),
+    "evonorm_s0": NormKind(
+        lambda f, c, acts: EvoNormS0(c, f.groups_of(c), grouping=_of(f.grouping), eps=_of(f.eps), with_activation=acts),
+        {"eps": 1e-5, **_GROUPS},
+        _OWN_NONLINEARITY,
+    ),
+    "dyt": NormKind(lambda f, c, _: DynamicTanh(c), {}, _NOT_NORMALIZED),
+    "derf": NormKind(lambda f, c, _: DynamicErf(c), {}, _NOT_NORMALIZED),
+    "none": NormKind(lambda f, c, _: IdentityNorm(c), {}, _NOT_NORMALIZED),
+}
+
+
+def norm_names() -> List[str]:
+    """What NormActFactory.norm may be."""
+    return [*NORM_KINDS, *(name + _WS for name in _with_proxy())]
+
+
+def _with_proxy() -> List[str]:
+    return [name for name, kind in NORM_KINDS.items() if not kind.no_proxy_because]
+
+
+def _fused() -> List[str]:
+    return [name for name, kind in NORM_KINDS.items() if kind.is_fused]
+
+
 _PROXY_DEFAULTS: Dict[str, Any] = {"proxy_eps": DEFAULT_PROXY_EPS, "proxy_method": "exact", "learn_proxy": True}
 
 
@@ -55,7 +105,11 @@ class NormActFactory:
         norm: batch, layer, instance, group, frn, evonorm_s0, dyt, derf or none (affine and activation alone); batch,
             layer, instance and group take the suffix "+ws" for weight-standardized convolutions.
         proxy: Proxy Normalization; True by default with batch, layer, instance and group, else False.
-        num_groups: group and evonorm_s0; 8.
+        num_groups: group and evonorm_s0; a number that must divide each layer's channels, or "auto", the default: for
+            each layer the largest divisor of its channels up to max_groups.
+        max_groups: with num_groups "auto"; 8.
+        channels_per_group: group and evonorm_s0, in place of num_groups: groups of so many channels, or of the next
+            larger number that divides a layer's.
         grouping: group and evonorm_s0; "contiguous" (channel c in group c // (C / G)) or "strided" (c % G).
         eps: of the norm; 1e-5, frn 1e-6.
         momentum: batch; weight of a weight update's images in the running statistics, 0.1.
@@ -73,7 +127,9 @@ class NormActFactory:
 
     norm: str = "group"
     proxy: Optional[bool] = None
-    num_groups: Optional[int] = None
+    num_groups: Union[int, str, None] = None
+    max_groups: Optional[int] = None
+    channels_per_group: Optional[int] = None
     grouping: Optional[str] = None
     eps: Optional[float] = None
     momentum: Optional[float] = None
@@ -86,15 +142,15 @@ class NormActFactory:
     num_samples: Optional[int] = None
 
     def __post_init__(self) -> None:
-        if self.norm not in NORMS:
-            raise ValueError(f"norm {self.norm!r} is unknown; use one of {', '.join(NORMS)}")
-        if self.proxy and self._base not in _AFFINE_NORMS:
-            reason = ": what it gives has no mean of 0 and variance of 1" if self._base in _POINTWISE else ""
+        if self.norm not in norm_names():
+            raise ValueError(f"norm {self.norm!r} is unknown; use one of {', '.join(norm_names())}")
+        if self.proxy and self._base not in _with_proxy():
             raise ValueError(
-                f"proxy composes with {', '.join(_AFFINE_NORMS)}; norm is {self.norm!r}{reason}; leave proxy out"
+                f"proxy composes with {', '.join(_with_proxy())}; norm is {self.norm!r}: "
+                f"{NORM_KINDS[self._base].no_proxy_because}; leave proxy out"
             )
-        self._set("proxy", self._base in _AFFINE_NORMS if self.proxy is None else self.proxy)
-        self._resolve(_NORM_DEFAULTS, self._base, f"norm {self.norm!r}")
+        self._set("proxy", self._base in _with_proxy() if self.proxy is None else self.proxy)
+        self._resolve({name: kind.defaults for name, kind in NORM_KINDS.items()}, self._base, f"norm {self.norm!r}")
         self._resolve({"with": _PROXY_DEFAULTS, "without": {}}, "with" if self.proxy else "without", "proxy=False")
         samples = {"exact": {}, "sampled": {"num_samples": DEFAULT_NUM_SAMPLES}}
         if self.proxy_method is not None:
@@ -109,7 +165,7 @@ class NormActFactory:
     @property
     def uses_batch_norm(self) -> bool:
         """Whether an image's result depends on its batch."""
-        return self._base == "batch"
+        return self._base == "batch"  # the one that takes a normalization batch
 
     def _set(self, field: str, value: Any) -> None:
         object.__setattr__(self, field, value)
@@ -126,16 +182,26 @@ class NormActFactory:
     def _check_values(self) -> None:
         if self.kernel not in KERNELS:
             raise ValueError(f"kernel {self.kernel!r} is unknown; use one of {', '.join(KERNELS)}")
-        if self.kernel == "fused" and self._base not in _GROUP_FAMILY:
+        if self.kernel == "fused" and self._base not in _fused():
             raise ValueError(
-                f'kernel "fused" is there for {", ".join(_GROUP_FAMILY)}; norm is {self.norm!r}; '
-                'use "auto" or "reference"'
+                f'kernel "fused" is there for {", ".join(_fused())}; norm is {self.norm!r}; use "auto" or "reference"'
             )
         if self.grouping is not None and self.grouping not in GROUPINGS:
             raise ValueError(f"grouping {self.grouping!r} is unknown; use one of {', '.join(GROUPINGS)}")
-        for field in ("num_groups", "norm_batch_size", "num_samples"):
+        if isinstance(self.num_groups, str) and self.num_groups != "auto":
+            raise ValueError(f'num_groups={self.num_groups!r} must be a number or "auto"')
+        if self.channels_per_group is not None and (self.num_groups != "auto" or self.max_groups is not None):
+            raise ValueError(
+                f"channels_per_group={self.channels_per_group} takes the place of num_groups and max_groups; "
+                "leave these out"
+            )
+        if self.max_groups is not None and self.num_groups != "auto":
+            raise ValueError(
+                f'max_groups={self.max_groups} has no effect with num_groups={self.num_groups}; give "auto"'
+            )
+        for field in ("num_groups", "max_groups", "channels_per_group", "norm_batch_size", "num_samples"):
             value = getattr(self, field)
-            if value is not None and value < 1:
+            if isinstance(value, int) and value < 1:
                 raise ValueError(f"{field}={value} must be at least 1")
         for field in ("eps", "proxy_eps"):
             value = getattr(self, field)
@@ -143,20 +209,19 @@ class NormActFactory:
                 raise ValueError(f"{field}={value} must not be negative")
         if self.momentum is not None and not 0 < self.momentum <= 1:
             raise ValueError(f"momentum={self.momentum} must be above 0 and at most 1")
-        if self.recompute and (self.kernel == "reference" or self._base not in _GROUP_FAMILY):
+        if self.recompute and (self.kernel == "reference" or self._base not in _fused()):
             raise ValueError(
-                f"recompute=True needs the fused kernels of {', '.join(_GROUP_FAMILY)}; got norm {self.norm!r} and "
+                f"recompute=True needs the fused kernels of {', '.join(_fused())}; got norm {self.norm!r} and "
                 f"kernel {self.kernel!r}; leave recompute out"
             )
 
-    def __call__(
-        self, channels: int, activation: Optional[Activation] = "relu", *, bias: Optional[bool] = None
-    ) -> NormAct:
+    def __call__(self, channels: int, activation: Optional[Activation], *, bias: Optional[bool] = None) -> NormAct:
         """One layer.
 
         Args:
             channels: C.
-            activation: a name, a function of one tensor, or None for norm and affine alone, never with PN.
+            activation: a name, a function of one tensor, or None for norm and affine alone, never with PN. There is no
+                default: whoever calls for a norm alone, as torchvision's norm_layer does, must not get an activation.
             bias: whether there is a beta. None: yes, except without an activation in a network with PN, where the
                 next layers' norm removes it (the paper's authors drop it at EfficientNet's projections).
 
@@ -172,7 +237,7 @@ class NormActFactory:
         return NormAct(
             channels,
             activation,
-            self._build_norm(channels, with_activation=activation is not None),
+            NORM_KINDS[self._base].build(self, channels, activation is not None),
             bias=bias,
             proxy=proxy,
             learn_proxy=bool(self.learn_proxy),
@@ -180,23 +245,13 @@ class NormActFactory:
             recompute=self.recompute,
         )
 
-    def _build_norm(self, channels: int, with_activation: bool) -> nn.Module:
-        eps = self.eps if self.eps is not None else 0.0
-        num_groups, grouping = self.num_groups or 0, self.grouping or ""
-        if self._base == "batch":
-            assert self.momentum is not None
-            return BatchNorm(channels, norm_batch_size=self.norm_batch_size, eps=eps, momentum=self.momentum)
-        if self._base == "group":
-            return GroupNorm(channels, num_groups, grouping=grouping, eps=eps)
-        if self._base in _GROUP_FAMILY:
-            return GroupNorm(channels, 1 if self._base == "layer" else channels, eps=eps)
-        if self._base in _POINTWISE:
-            return _POINTWISE[self._base](channels)
-        if self._base == "frn":
-            return FilterResponseNorm(channels, eps=eps, threshold=with_activation)
-        if self._base == "evonorm_s0":
-            return EvoNormS0(channels, num_groups, grouping=grouping, eps=eps, with_activation=with_activation)
-        return IdentityNorm(channels)
+    def groups_of(self, channels: int) -> int:
+        """The groups of a norm over `channels` channels, by num_groups, max_groups and channels_per_group."""
+        if self.channels_per_group is not None:
+            return _divisor_up_to(max(1, channels // self.channels_per_group), channels)
+        if isinstance(self.num_groups, int):
+            return self.num_groups
+        return _divisor_up_to(self.max_groups or DEFAULT_MAX_GROUPS, channels)
 
     def conv2d(self, in_channels: int, out_channels: int, kernel_size: Any, **options: Any) -> nn.Conv2d:
         """The convolution in front of a norm: nn.Conv2d, weight-standardized under "+ws".
@@ -209,6 +264,16 @@ class NormActFactory:
         """
         conv = WeightStandardizedConv2d if self.norm.endswith(_WS) else nn.Conv2d
         return conv(in_channels, out_channels, kernel_size, **options)
+
+
+def _of(value: Optional[_T]) -> _T:
+    """A field that __post_init__ has filled."""
+    assert value is not None
+    return value
+
+
+def _divisor_up_to(most: int, channels: int) -> int:
+    return max(divisor for divisor in range(1, min(most, channels) + 1) if channels % divisor == 0)
 
 
 def affine_parameter_names(model: nn.Module) -> Set[str]:

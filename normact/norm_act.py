@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import functools
 import logging
-import sys
-from types import ModuleType
-from typing import Callable, List, NamedTuple, Optional, Set, Tuple
+from typing import Callable, NamedTuple, Optional, Set, Tuple
 
 import torch
 import torch.fx
 from torch import Tensor, nn
 
+from normact import kernels
 from normact.activations import Activation, activation_function, activation_name
 from normact.channels import affine, check_channels
-from normact.norms import EvoNormS0, FilterResponseNorm, GroupNorm, check_values_per_group, group_norm
+from normact.norm import Groups, Norm
+from normact.norms import check_values_per_group, group_norm
 from normact.proxy import mid_quantiles, proxy_statistics
 
 try:
@@ -35,7 +35,6 @@ except ImportError:  # older torch
 
 KERNELS = ("auto", "fused", "reference")
 logger = logging.getLogger(__name__)
-_kernels: List[Optional[ModuleType]] = []
 _logged: Set[Tuple[bool, Optional[str]]] = set()
 
 
@@ -76,8 +75,8 @@ class NormAct(nn.Module):
     Args:
         channels: C.
         activation: a name or a function of one tensor (see activation_function); None: norm and affine alone.
-        norm: the normalization, one of normact.norms. Filter response norm and EvoNorm-S0 bring their own
-            nonlinearity: `activation` is then "tlu" or "evonorm_s0".
+        norm: the normalization. Some bring a nonlinearity of their own: `activation` is then its name, as "tlu" of
+            filter response norm or "evonorm_s0".
         bias: whether there is a beta.
         proxy: settings of Proxy Normalization, or None for a layer without it.
         learn_proxy: whether proxy_beta and proxy_gamma are parameters; else they are fixed at zero.
@@ -104,7 +103,7 @@ class NormAct(nn.Module):
         self,
         channels: int,
         activation: Optional[Activation],
-        norm: nn.Module,
+        norm: Norm,
         *,
         bias: bool = True,
         proxy: Optional[ProxySettings] = None,
@@ -113,12 +112,10 @@ class NormAct(nn.Module):
         recompute: bool = False,
     ) -> None:
         super().__init__()
-        if activation is not None and not isinstance(norm, (FilterResponseNorm, EvoNormS0)):
+        if activation is not None and norm.own_activation is None:
             activation_function(activation)
         if proxy is not None and proxy.num_samples is not None:
             mid_quantiles(proxy.num_samples)
-        if kernel != "reference":
-            find_kernels()  # here, since a compiler cannot follow an import that fails
         self.channels = channels
         self.norm = norm
         self.proxy = None if activation is None else proxy
@@ -136,17 +133,14 @@ class NormAct(nn.Module):
         """Name of the activation; None where there is none."""
         if self._activation is None:
             return None
-        if isinstance(self.norm, FilterResponseNorm):
-            return "tlu"
-        if isinstance(self.norm, EvoNormS0):
-            return "evonorm_s0"
-        return activation_name(self._activation)
+        return self.norm.own_activation or activation_name(self._activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        if isinstance(self.norm, GroupNorm):
-            return self._group_norm_act(x, self.norm)
+        groups = self.norm.groups()
+        if groups is not None:
+            return self._group_norm_act(x, groups)
         y = self.norm(x, self.weight, self.bias)
-        if self._activation is None or isinstance(self.norm, (FilterResponseNorm, EvoNormS0)):
+        if self._activation is None or self.norm.own_activation is not None:
             return y
         z = activation_function(self._activation)(y)
         if self.proxy is None:
@@ -158,14 +152,12 @@ class NormAct(nn.Module):
         )  # fmt: skip
         return proxy_normalize(z, mean, inverse_std)
 
-    def _group_norm_act(self, x: Tensor, norm: GroupNorm) -> Tensor:
+    def _group_norm_act(self, x: Tensor, groups: Groups) -> Tensor:
         check_channels(x, self.channels)
         activation = "identity" if self._activation is None else self._activation
         proxy_eps, proxy_method, num_samples = self.proxy or (None, "exact", None)
         settings = GroupSettings(
-            num_groups=norm.num_groups,
-            grouping=norm.grouping,
-            eps=norm.eps,
+            *groups,
             activation=activation,
             proxy_eps=proxy_eps,
             proxy_method=proxy_method,
@@ -202,14 +194,13 @@ def group_norm_act(
     """The whole layer for a group, layer or instance norm, by the fused kernels or by the reference.
 
     Raises:
-        NotImplementedError: kernel "fused" in an installation without the fused kernels.
         ValueError: kernel "fused" where the fused form does not apply; the message gives the reason.
     """
     num_groups, grouping, eps, activation, proxy_eps, proxy_method, num_samples, kernel, recompute = settings
     check_values_per_group(x, num_groups)
-    kernels = find_kernels() if kernel != "reference" and _use_fused(x, settings) else None
+    is_fused = kernel != "reference" and _use_fused(x, settings)
     mean, inverse_std = None, None
-    if proxy_eps is not None and kernels is not None and proxy_method == "exact":
+    if proxy_eps is not None and is_fused and proxy_method == "exact" and isinstance(activation, str):
         mean, inverse_std = kernels.fused_proxy_statistics(activation, weight, bias, proxy_beta, proxy_gamma, proxy_eps)
     elif proxy_eps is not None:
         mean, inverse_std = proxy_statistics(
@@ -217,7 +208,7 @@ def group_norm_act(
             eps=proxy_eps, method=proxy_method, num_samples=num_samples,
         )  # fmt: skip
     norm_act: Callable[..., Tensor] = reference_norm_act
-    if kernels is not None:
+    if is_fused:
         norm_act = functools.partial(kernels.fused_norm_act, recompute=recompute)
     return norm_act(
         x, weight, bias, mean, inverse_std, num_groups=num_groups, grouping=grouping, activation=activation, eps=eps
@@ -265,33 +256,13 @@ def proxy_normalize(z: Tensor, mean: Tensor, inverse_std: Tensor) -> Tensor:
     return affine(z, inverse_std, -mean * inverse_std)
 
 
-def find_kernels() -> Optional[ModuleType]:
-    """The fused kernels, imported when first asked for; None in an installation without them."""
-    if not _kernels:
-        try:
-            from normact.kernels import why_not_fused  # noqa: F401  a bare folder would import too
-        except ImportError:
-            _kernels.append(None)
-        else:
-            _kernels.append(sys.modules["normact.kernels"])
-    return _kernels[0]
-
-
 def _use_fused(x: Tensor, settings: GroupSettings) -> bool:
     """Whether the fused kernels apply; says so once per reason."""
-    kernels = find_kernels()
-    if kernels is None:
-        if settings.kernel == "fused":
-            raise NotImplementedError(
-                'kernel "fused": this installation has no fused kernels; use "auto" or "reference"'
-            )
-        reason: Optional[str] = "this installation has no fused kernels"
-    else:
-        reason = _why_not_fused(x, settings) or kernels.why_not_fused(
-            x, settings.num_groups, settings.grouping, settings.activation
-        )
-        if reason is not None and settings.kernel == "fused":
-            raise ValueError(f'kernel "fused" does not apply: {reason}; use kernel "auto" or "reference"')
+    reason = _why_not_fused(x, settings) or kernels.why_not_fused(
+        x, settings.num_groups, settings.grouping, activation_name(settings.activation)
+    )
+    if reason is not None and settings.kernel == "fused":
+        raise ValueError(f'kernel "fused" does not apply: {reason}; use kernel "auto" or "reference"')
     # Writing a log would break a graph being compiled.
     if not is_compiling() and (reason is None, reason) not in _logged:
         _logged.add((reason is None, reason))

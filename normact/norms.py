@@ -8,7 +8,7 @@ whatever the compute type; the output has the input's type. Inputs are (N, C, *s
 from __future__ import annotations
 
 import math
-from typing import Any, Optional
+from typing import Any, Optional, Tuple
 
 import torch
 import torch.fx
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from normact.batch_norm import BatchNorm
 from normact.channels import affine, check_channels, per_channel
+from normact.norm import Groups, Norm
 
 __all__ = ["GROUPINGS", "BatchNorm", "EvoNormS0", "FilterResponseNorm", "GroupNorm", "IdentityNorm"]
 
@@ -59,7 +60,7 @@ def group_norm(
     return affine(y, weight, bias)
 
 
-class GroupNorm(nn.Module):
+class GroupNorm(Norm):
     """Group norm; layer norm with one group, instance norm with as many groups as channels.
 
     Formula: (x - mean_g) / sqrt(var_g + eps), per image and group of channels.
@@ -87,6 +88,9 @@ class GroupNorm(nn.Module):
     def forward(self, x: Tensor, weight: Optional[Tensor] = None, bias: Optional[Tensor] = None) -> Tensor:
         check_channels(x, self.channels)
         return group_norm(x, self.num_groups, self.grouping, self.eps, weight=weight, bias=bias)
+
+    def groups(self) -> Groups:
+        return Groups(self.num_groups, self.grouping, self.eps)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, num_groups={self.num_groups}, grouping={self.grouping}, eps={self.eps}"
@@ -119,12 +123,14 @@ def check_groups(channels: int, num_groups: int, grouping: str) -> None:
         raise ValueError(f"num_groups {num_groups} does not divide {channels} channels; use one of {divisors}")
 
 
-class IdentityNorm(nn.Module):
+class IdentityNorm(Norm):
     """No normalization: the layer keeps its affine and its activation, weight * x + bias.
 
     Shape:
         (N, C, *spatial) -> same.
     """
+
+    not_normalized_because = "nothing is normalized"
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -134,8 +140,12 @@ class IdentityNorm(nn.Module):
         check_channels(x, self.channels)
         return affine(x, weight, bias)
 
+    def evaluation_affine(self) -> Tuple[Tensor, Tensor]:
+        ones = torch.ones(self.channels, dtype=torch.float64)
+        return ones, torch.zeros_like(ones)
 
-class FilterResponseNorm(nn.Module):
+
+class FilterResponseNorm(Norm):
     """Filter response norm, with its thresholded linear unit in place of the activation.
 
     Formula: max(x / sqrt(mean_hw(x^2) + eps) * weight + bias, tau), tau per channel, 0 at first.
@@ -154,6 +164,10 @@ class FilterResponseNorm(nn.Module):
     Source: Singh and Krishnan, "Filter Response Normalization Layer", 2020.
     """
 
+    own_activation = "tlu"
+    not_normalized_because = (
+        "filter response norm does not centre: its value is not the normalized value of the decomposition"
+    )
     tau: Optional[Tensor]
 
     def __init__(self, channels: int, *, eps: float = 1e-6, threshold: bool = True) -> None:
@@ -186,7 +200,7 @@ def filter_response_norm(
     return y if tau is None else torch.maximum(y, per_channel(tau, y))
 
 
-class EvoNormS0(nn.Module):
+class EvoNormS0(Norm):
     """EvoNorm-S0: a norm and an activation found together.
 
     Formula: x sigmoid(v x) / sqrt(var_g(x) + eps) * weight + bias, v per channel, 1 at first, var_g the
@@ -209,6 +223,11 @@ class EvoNormS0(nn.Module):
     Source: Liu et al., "Evolving Normalization-Activation Layers", 2020.
     """
 
+    own_activation = "evonorm_s0"
+    ends_with_affine = True
+    not_normalized_because = (
+        "EvoNorm-S0 multiplies by a gate before it divides: no value is normalized and nothing else"
+    )
     v: Optional[Tensor]
 
     def __init__(

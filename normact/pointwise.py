@@ -9,11 +9,13 @@ import torch.fx
 from torch import Tensor, nn
 
 from normact.channels import affine, check_channels
+from normact.norm import Norm
 
+_BOUNDED = "each value is bounded by itself: nothing is normalized"
 ALPHA = 0.5  # at first, as both papers have it outside language models
 
 
-class DynamicTanh(nn.Module):
+class DynamicTanh(Norm):
     """DyT.
 
     Formula: tanh(alpha x) * weight + bias, alpha one learned number of the layer, 0.5 at first.
@@ -26,6 +28,8 @@ class DynamicTanh(nn.Module):
 
     Source: Zhu et al., "Transformers without Normalization", 2025, section 4.
     """
+
+    not_normalized_because = _BOUNDED
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -40,7 +44,7 @@ class DynamicTanh(nn.Module):
         return f"{self.channels}"
 
 
-class DynamicErf(nn.Module):
+class DynamicErf(Norm):
     """Derf.
 
     Formula: erf(alpha x + s) * weight + bias, erf(z) = 2 / sqrt(pi) times the integral of exp(-t^2) from 0 to z; alpha
@@ -54,6 +58,8 @@ class DynamicErf(nn.Module):
 
     Source: Chen et al., "Stronger Normalization-Free Transformers", 2025, section 5.
     """
+
+    not_normalized_because = _BOUNDED
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ from typing import List, NoReturn, Optional
 from analysis.commands.arguments import Commands, add_command
 from analysis.commands.compare import add_question, add_written, question_of
 from analysis.comparison.results_page import Asked, fill_page
+from analysis.comparison.run_result import is_empty
 from analysis.comparison.written import answer
 from analysis.results_file import ResultsError
 
@@ -51,14 +52,14 @@ def results(options: argparse.Namespace) -> None:
 
 
 def ask(arguments: List[str]) -> Optional[Asked]:
-    """What a block's arguments ask for; None where a folder of results is not there yet."""
+    """What a block's arguments ask for; None where a grid has no result yet."""
     parser = _BlockParser(prog="compare", add_help=False)
     add_question(parser)
     add_written(parser)
     options = parser.parse_args(arguments)
     if (options.out is None) != (options.pictures is None):
         raise ResultsError("a block of the page has --pictures and --out, or neither")
-    missing = [str(path) for path in options.runs if not path.exists()]
+    missing = [str(path) for path in options.runs if is_empty(path)]
     if missing:
         print(f"{', '.join(missing)}: no results yet")
         return None

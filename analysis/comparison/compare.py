@@ -20,6 +20,7 @@ from analysis.comparison.bootstrap import (
 from analysis.comparison.metric import Metric
 from analysis.comparison.rows import Row
 from analysis.results_file import ResultsError
+from analysis.settings import setting_text
 
 ALPHA = 0.05
 
@@ -128,11 +129,22 @@ def notes_of(comparison: Comparison) -> List[str]:
         for remark in _remarks(summary):
             titles.setdefault(remark, []).append(summary.row.title)
     notes += [f"{'; '.join(rows)}: {remark}" for remark, rows in titles.items()]
+    notes += _rate_notes([summary.row for summary in comparison.summaries])
     columns = {summary.row.column for summary in comparison.summaries if summary.row.name == comparison.against}
     without = [column for column in comparison.columns if column not in columns]
     if comparison.against and without:
         notes.append(f"{comparison.against} is not in column {', '.join(without)}, which has no differences then.")
     return notes
+
+
+def _rate_notes(rows: Sequence[Row]) -> List[str]:
+    """Which rows were trained with which learning rate, where rows differ in it: a check may have chosen it."""
+    titles: Dict[str, List[str]] = {}
+    for row in rows:
+        rates = dict.fromkeys(setting_text(run.settings.get("optimizer.learning_rate")) for run in row.runs)
+        titles.setdefault(" and ".join(rates), []).append(row.title)
+    words = "; ".join(f"{rate} for {', '.join(names)}" for rate, names in titles.items())
+    return [f"Learning rates: {words}."] if len(titles) > 1 else []
 
 
 def _remarks(summary: Summary) -> Iterator[str]:

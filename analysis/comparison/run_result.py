@@ -82,19 +82,30 @@ def load_results(paths: Iterable[Path]) -> List[RunResult]:
     return results
 
 
+def is_empty(path: Path) -> bool:
+    """Whether no run is at `path` yet: no such folder, or one of a grid whose learning rates alone were checked."""
+    return not path.exists() or (path.is_dir() and not _runs_in(path))
+
+
 def _sources(path: Path) -> List[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise ResultsError(f"{path}: no such run folder, result file or folder of them")
-    if (path / "config.yaml").exists():
-        return [path]
-    files = list(path.glob("*.seed*.json")) or [config.parent for config in path.glob("*/config.yaml")]
+    files = _runs_in(path)
     if not files:
         raise ResultsError(
             f"{path} is no run folder (it has no config.yaml) and holds neither result files (ROW.seedN.json) nor run "
             "folders"
         )
+    return files
+
+
+def _runs_in(folder: Path) -> List[Path]:
+    """The folder itself where it is a run's, else its result files, else its run folders, in natural order."""
+    if (folder / "config.yaml").exists():
+        return [folder]
+    files = list(folder.glob("*.seed*.json")) or [config.parent for config in folder.glob("*/config.yaml")]
     return sorted(files, key=lambda file: [int(part) if part.isdigit() else part for part in _DIGITS.split(file.name)])
 
 

@@ -5,14 +5,16 @@ number 8), and nothing is changed after loading. Fields that only some choices u
 no effect is an error, never ignored. The sections on learning and on the device have files of their own.
 """
 
-from typing import Optional
+from typing import Optional, Tuple
 
-from pydantic import Field, model_validator
-from typing_extensions import Literal
+from pydantic import BeforeValidator, Field, model_validator
+from typing_extensions import Annotated, Literal
 
 from configs.schema.device import DeviceConfig, IpuConfig
 from configs.schema.learning import AveragingConfig, OptimizerConfig, RegularizationConfig, ScheduleConfig
-from configs.schema.section import Section, Words
+from configs.schema.section import PathText, Section, Words, list_to_tuple
+
+SignalNames = Annotated[Tuple[Literal["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"], ...], BeforeValidator(list_to_tuple)]
 
 
 class ModelConfig(Section):
@@ -23,7 +25,9 @@ class ModelConfig(Section):
     activation: Optional[str] = Field(
         None, description="relu, silu, gelu, leaky_relu(0.2), ...; default: the network's own, relu or silu"
     )
-    pretrained: Optional[str] = Field(None, description="file of weights to start from, instead of newly drawn ones")
+    pretrained: Optional[PathText] = Field(
+        None, description="file of weights to start from, instead of newly drawn ones"
+    )
     reset_classifier: bool = Field(False, description="the classifier is drawn anew, not taken from pretrained")
     train_only: Optional[Words] = Field(None, description="modules to train, e.g. [top, classifier]; default: all")
 
@@ -72,12 +76,19 @@ class DataConfig(Section):
         "image_shards",
         "generated",
     ]
-    dir: Optional[str] = Field(
+    dir: Optional[PathText] = Field(
         None, description="folder of the data; default: $DATA_DIR, else data/; image_shards also: URL"
     )
-    cache_dir: Optional[str] = Field(None, description="image_shards at a URL: folder for copies of the shards read")
+    cache_dir: Optional[PathText] = Field(
+        None, description="image_shards at a URL: folder for copies of the shards read"
+    )
     shuffle_shards: Optional[int] = Field(
         None, gt=0, description="image_shards: images are shuffled within so many shards at a time; default: within all"
+    )
+    fingerprint: Optional[Literal["contents"]] = Field(
+        None,
+        description="image_folder, image_shards: what --resume compares; contents reads all files at each start; "
+        "default: number, names, labels and sizes",
     )
     image_size: Optional[int] = Field(None, gt=0, description="pixels per side; default: the data set's own")
     crop_padding: Optional[int] = Field(None, gt=0, description="pixels of zero padding before a random crop")
@@ -119,7 +130,7 @@ class RunConfig(Section):
     """What a run writes, and its seed."""
 
     seed: int = Field(ge=0, lt=2**63, description="keys weights' start values, image order and augmentation")
-    output_dir: Optional[str] = Field(
+    output_dir: Optional[PathText] = Field(
         None, description="run folder; default: runs/<name of the config>, -seed<N> behind it if not the file's seed"
     )
     log_every_steps: int = Field(100, gt=0, description="steps between training records in metrics.jsonl")
@@ -142,6 +153,9 @@ class RunConfig(Section):
         ge=0,
         description="batch norm: training images over which its statistics are taken anew after the last epoch, for a "
         "second evaluation; 0: none",
+    )
+    stop_signals: SignalNames = Field(
+        (), description="signals that save and stop the run as SIGTERM does, e.g. [SIGUSR1] for a batch system"
     )
     wandb: Literal["off", "online", "offline"] = Field("off")
     wandb_project: str = Field("proxynorm")

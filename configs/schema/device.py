@@ -5,7 +5,7 @@ from typing import Optional, Tuple
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from typing_extensions import Annotated, Literal
 
-from configs.schema.section import Section, list_to_tuple
+from configs.schema.section import PathText, Section, list_to_tuple
 
 DeviceName = Literal["auto", "cpu", "cuda", "ipu", "ipu_model", "ipu_emulator"]
 ModulePaths = Annotated[Tuple[str, ...], BeforeValidator(list_to_tuple)]
@@ -48,7 +48,7 @@ class IpuConfig(Section):
     optimizer_off_chip: bool = Field(False, description="keep the optimizer's state in streaming memory")
     optimizer_sharded: bool = Field(False, description="each replica keeps its share of the optimizer's state")
     io_tiles: Optional[int] = Field(None, ge=32, le=192, description="tiles that transfer while the others compute")
-    executable_cache: Optional[str] = Field(None, description="folder that keeps compiled programs")
+    executable_cache: Optional[PathText] = Field(None, description="folder that keeps compiled programs")
     synthetic_data: bool = Field(False, description="transfer no images, to measure speed; results mean nothing")
     profile_dir: Optional[str] = Field(None, description="folder for a profile of compilation and execution")
 

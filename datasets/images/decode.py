@@ -3,12 +3,14 @@
 | stored as                      | given as                                                                    |
 |--------------------------------|-----------------------------------------------------------------------------|
 | gray, 1 bit, palette           | the value in each of R, G, B; the palette's colours                         |
-| CMYK, YCbCr                    | Pillow's conversion, which knows no colour profiles                         |
+| gray, TIFF with white as 0     | inverted, whatever its bits                                                 |
+| CMYK, YCbCr                    | Pillow's conversion, which knows no colour profiles; a CMYK JPEG holds inks |
+|                                | inverted, as Adobe's programs write it, whether it says so or not           |
 | alpha or a transparent colour  | composited on white                                                         |
-| 16 bits, gray                  | round(value / 257): 0..65535 becomes 0..255                                 |
+| 16 or 12 bits, gray            | round(255 value / largest): 0..65535 and 0..4095 become 0..255              |
 | 16 bits, colour                | floor(value / 256), Pillow's own reading                                    |
-| 32 bits a sample               | refused: their range is not known                                           |
-| animation                      | the first frame                                                             |
+| 32 bits, floats, signed        | refused: their range is not known                                           |
+| animation, several pictures    | the first                                                                   |
 | EXIF orientation, ICC profile  | not applied: as stored, like the reference results for ImageNet             |
 """
 
@@ -17,21 +19,32 @@ from __future__ import annotations
 from typing import BinaryIO, Tuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError, features
 
 from datasets.errors import DataError
 
 # Formats of photographs. Others (PostScript among them) would hand the file to programs of their own.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# AVIF needs Pillow 11.3.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP") + (
+    ("AVIF",) if "avif" in features.modules and features.check_module("avif") else ()
+)
+EXTENSIONS = (
+    ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
+)  # fmt: skip
+# How files of these formats begin, to tell one of a kind that is not read from one of another format.
+STARTS = {
+    b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"RIFF": "WEBP",
+    b"BM": "BMP", b"P5": "PPM", b"P6": "PPM",
+}  # fmt: skip
 # An RGB image of this many pixels takes 240 MB; the largest of ImageNet has 61 million.
 MAX_PIXELS = 80_000_000
 # No image of MAX_PIXELS needs a larger file: 4 samples of 16 bits a pixel, uncompressed.
 MAX_BYTES = 8 * MAX_PIXELS
 # Evaluation resizes the short side up to 256 pixels and more, so a thin strip would grow beyond all bounds.
 MAX_ASPECT_RATIO = 100
-# The largest value of a 16-bit sample over that of an 8-bit one: 65535 / 255.
-SIXTEEN_TO_EIGHT = 257
+# Tags of TIFF files.
+BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262
+WHITE_IS_ZERO = 0
 
 
 def decode(file: BinaryIO, shrink: int = 1) -> Image.Image:
@@ -60,7 +73,7 @@ def decode(file: BinaryIO, shrink: int = 1) -> Image.Image:
     except DataError:
         raise
     except Exception as error:
-        raise DataError(str(error) or type(error).__name__) from error
+        raise DataError(reason(error, file)) from error
 
 
 def read_header(file: BinaryIO) -> Tuple[int, int, str]:
@@ -72,9 +85,26 @@ def read_header(file: BinaryIO) -> Tuple[int, int, str]:
     try:
         image = Image.open(file, formats=FORMATS)
     except Exception as error:
-        raise DataError(str(error) or type(error).__name__) from error
+        raise DataError(reason(error, file)) from error
     check_size(*image.size)
-    return image.width, image.height, image.format or ""
+    # Pillow calls a JPEG file of several pictures MPO; of all others the format decides how large it is decoded
+    return image.width, image.height, "JPEG" if image.format == "MPO" else image.format or ""
+
+
+def reason(error: Exception, file: BinaryIO) -> str:
+    """Return what is wrong with a file. Pillow's words for one that it does not know name an object of the program."""
+    if not isinstance(error, UnidentifiedImageError):
+        return str(error) or type(error).__name__
+    file.seek(0)
+    start = file.read(12)
+    if not start:
+        return "it is empty"
+    if start[4:8] == b"ftyp" and start[8:12] in (b"avif", b"avis") and "AVIF" not in FORMATS:
+        return "it is an AVIF file, which needs Pillow 11.3 or newer, built with it"
+    known = [name for begin, name in STARTS.items() if start.startswith(begin)]
+    if known:
+        return f"it begins as a {known[0]} file, and is damaged or of a kind (bits, compression) that is not read"
+    return f"no image of {', '.join(FORMATS)}: it begins with {start!r}"
 
 
 def check_size(width: int, height: int) -> None:
@@ -88,10 +118,11 @@ def check_size(width: int, height: int) -> None:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return a decoded image with mode RGB, by the table above."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        return sixteen_bit_gray(image)
+        return deep_gray(image)
     if image.mode in ("I", "F"):
         raise DataError(
-            f"its samples have 32 bits (mode {image.mode}); their range is not known: convert it to 8 or 16 bits"
+            f"its samples have 32 bits, signs or fractions (mode {image.mode}); their range is not known: convert it "
+            "to 8 or 16 bits"
         )
     if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         white = Image.new("RGBA", image.size, "white")
@@ -99,10 +130,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def sixteen_bit_gray(image: Image.Image) -> Image.Image:
-    """Return 16-bit gray samples scaled to 8 bits; the transparent value, where there is one, as white."""
+def deep_gray(image: Image.Image) -> Image.Image:
+    """Return gray samples of 12 or 16 bits scaled to 8; the transparent value, where there is one, as white."""
+    tags = getattr(image, "tag_v2", {})  # of TIFF files alone
+    largest = 2 ** tags.get(BITS_PER_SAMPLE, (16,))[0] - 1
     samples = np.asarray(image).astype(np.uint32)
-    scaled = (samples + SIXTEEN_TO_EIGHT // 2) // SIXTEEN_TO_EIGHT
+    scaled = (samples * 255 + largest // 2) // largest
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # which Pillow heeds up to 8 bits
+        scaled = 255 - scaled
     if "transparency" in image.info:
         scaled[samples == image.info["transparency"]] = 255
     return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")

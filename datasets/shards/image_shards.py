@@ -29,13 +29,16 @@ import numpy as np
 
 from configs.errors import ConfigError
 from configs.schema import DataConfig
+from datasets.class_names import parse_class_names
 from datasets.data_sets import DataSets, Parts, hash_parts
 from datasets.errors import DataError, StoreError
 from datasets.folder import data_folder, missing_data
 from datasets.image_folder import encoded_data_sets
+from datasets.images.decode import MAX_BYTES
 from datasets.images.encoded_image import EncodedImage, say_decoder, unusable
-from datasets.shards.index import NOT_COMPUTED, SUFFIX, ShardIndex, parse_index, scan_shard
+from datasets.shards.index import NOT_COMPUTED, SUFFIX, ShardIndex, parse_index
 from datasets.shards.remote_store import RemoteStore
+from datasets.shards.scan import scan_shard
 from datasets.shards.store import FolderStore, ShardStore, StoredFile
 
 REQUESTS_AT_ONCE = 16  # a distant place takes its time to answer each
@@ -94,16 +97,25 @@ class ShardImages:
     def load(self, index: int) -> Tuple[EncodedImage, int]:
         """Return the image and its label. Raises DataError, naming shard, member and class, where it cannot be read,
         and StoreError where that is due to the place and not to the image."""
-        label = int(self.labels[index])
-        shard, length = self.shards[self.shard_of[index]], int(self.lengths[index])
-        name = f"{self.store.path(shard)}, {os.fsdecode(self.names[index])} (class {self.class_names[label]})"
+        return EncodedImage(self.content(index), self.name(index)), int(self.labels[index])
+
+    def name(self, index: int) -> str:
+        """What errors call the image."""
+        shard, member = self.shards[self.shard_of[index]], os.fsdecode(self.names[index])
+        return f"{self.store.path(shard)}, {member} (class {self.class_names[self.labels[index]]})"
+
+    def content(self, index: int) -> bytes:
+        """Return the bytes of the member. Raises DataError as `load` does."""
+        shard, length, name = self.shards[self.shard_of[index]], int(self.lengths[index]), self.name(index)
+        if length > MAX_BYTES:
+            raise unusable(name, f"it has {length} bytes, over the limit of {MAX_BYTES} for an image")
         try:
             content = self.store.read_range(shard, int(self.offsets[index]), length)
         except OSError as error:
             raise StoreError(f"{name}: cannot be read: {error.strerror or error}") from error
         if len(content) != length:
             raise unusable(name, f"the shard gave {len(content)} bytes of {length}: it is cut short")
-        return EncodedImage(content, name), label
+        return content
 
 
 def open_store(config: DataConfig) -> ShardStore:
@@ -139,7 +151,8 @@ def find_shards(store: ShardStore, files: Iterable[str]) -> Dict[str, List[str]]
 
 
 def read_index(store: ShardStore, shard: str, files: Dict[str, StoredFile]) -> Optional[ShardIndex]:
-    """Return the index of a shard among `files`; None where there is none, or one built for another version of it.
+    """Return the index of a shard among `files`; None where there is none, or one built for another version of it
+    or by former rules.
 
     Raises:
         DataError: the shard or its index is damaged, or they do not belong together.
@@ -148,7 +161,8 @@ def read_index(store: ShardStore, shard: str, files: Dict[str, StoredFile]) -> O
         return None
     file = files[shard]
     index = parse_index(store.path(shard), store.read(shard + SUFFIX))
-    if index.sha256 == NOT_COMPUTED and (index.num_bytes, index.version) != (file.num_bytes, file.version):
+    is_of_this = (index.num_bytes, index.version) == (file.num_bytes, file.version)
+    if index.is_former or (index.sha256 == NOT_COMPUTED and not is_of_this):
         return None
     if index.num_bytes != file.num_bytes:
         raise DataError(
@@ -192,6 +206,13 @@ def load_halves(store: ShardStore) -> Tuple[Dict[str, List[ShardIndex]], Tuple[s
             LOGGER.warning("building the index of %d shards, first %s", len(missing), missing[0])
         built = list(pool.map(lambda shard: build_index(store, shard, files[shard]), missing))
     found.update((index.shard, index) for index, _ in built)
+    companions = [index for index, _ in built if index.companions]
+    if companions:
+        LOGGER.warning(
+            "%d files of macOS (._NAME) are passed over, first in %s; COPYFILE_DISABLE=1 keeps tar from adding them",
+            sum(index.companions for index in companions),
+            store.path(companions[0].shard),
+        )
     reasons = [reason for _, reason in built if reason is not None]
     if reasons:
         LOGGER.warning(
@@ -202,11 +223,19 @@ def load_halves(store: ShardStore) -> Tuple[Dict[str, List[ShardIndex]], Tuple[s
         )
     indices = {half: [found[shard] for shard in names] for half, names in halves.items()}
     if CLASSES_FILE in files:
-        class_names = tuple(os.fsdecode(line) for line in store.read(CLASSES_FILE).splitlines())
-    else:
-        labels = [index.labels.max() for half in indices.values() for index in half if len(index.labels)]
-        class_names = tuple(str(label) for label in range(max(labels, default=-1) + 1))
-    return indices, class_names
+        return indices, parse_class_names(store.path(CLASSES_FILE), store.read(CLASSES_FILE))
+    seen = [index.labels for half in indices.values() for index in half]
+    labels = np.unique(np.concatenate(seen)) if seen else np.zeros(0, dtype=np.int32)
+    num_classes = int(labels.max()) + 1 if len(labels) else 0
+    if len(labels) < num_classes:
+        LOGGER.warning(
+            "labels go up to %d, and %d of them have no image: %d classes; %s, where there is one, names them",
+            num_classes - 1,
+            num_classes - len(labels),
+            num_classes,
+            store.path(CLASSES_FILE),
+        )
+    return indices, tuple(str(label) for label in range(num_classes))
 
 
 def build(config: DataConfig, seed: int) -> DataSets:

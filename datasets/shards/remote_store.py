@@ -139,7 +139,10 @@ class RemoteStore:
         target = self.cache.folder / name
         with fetch_lock(target.parent, target.name):
             if not self.is_copied(name):
-                descriptor, temporary = tempfile.mkstemp(prefix=".copy-", dir=target.parent)
+                prefix = f".copy-{target.name}-"
+                for left in target.parent.glob(f"{prefix}*"):  # by a process that was ended: the lock is ours now
+                    left.unlink()
+                descriptor, temporary = tempfile.mkstemp(prefix=prefix, dir=target.parent)
                 os.close(descriptor)
                 try:
                     self.ask("get_file", self.path(name), temporary)

@@ -13,12 +13,12 @@ import torch.fx
 from torch import Tensor, nn
 from torch.fx import Node
 
+from normact import kernels
 from normact.data_flow import FlowTracer, optional_arguments, training_mode
 from normact.fold.flow import Takers, conv_in_front, find_takers, has_hooks, module_of
 from normact.fold.layers import ChannelAffine, FoldedNormAct, folded_conv, folded_linear
 from normact.fold.report import FoldedLayer, FoldReport
-from normact.norm_act import NormAct, find_kernels
-from normact.norms import BatchNorm, EvoNormS0, FilterResponseNorm, GroupNorm, IdentityNorm
+from normact.norm_act import NormAct
 from normact.proxy import proxy_statistics
 from normact.weight_standardization import WeightStandardizedConv2d
 
@@ -123,8 +123,8 @@ class _Folder:
         reason = _why_not_folded(layer, norm)
         if reason:
             return replace(row, note=reason)
-        if isinstance(norm, EvoNormS0):
-            return self._fold_evonorm(node, layer, row)
+        if isinstance(layer, NormAct) and norm.ends_with_affine:
+            return self._fold_last_affine(node, layer, row)
         constants, is_constant = _affine_constants(layer, norm)
         channels, dtype = constants["weight"].shape[0], _like(layer).dtype
         activation = layer._activation if isinstance(layer, NormAct) else None
@@ -135,7 +135,7 @@ class _Folder:
         if conv is not None:
             self._after[conv] = ChannelAffine(constants.pop("weight"), constants.pop("bias"))
             row = replace(row, norm_into=str(conv.target))
-        kept = None if is_constant else copy.deepcopy(norm)
+        kept = copy.deepcopy(layer.norm) if isinstance(layer, NormAct) and not is_constant else None
         kernel = layer.kernel if isinstance(layer, NormAct) else "reference"
         self.new[node] = FoldedNormAct(channels, kept, activation, constants, kernel=kernel, dtype=dtype)
         return row
@@ -150,7 +150,7 @@ class _Folder:
             self.new[node] = folded_conv(module, before, after)
         return standardized
 
-    def _fold_evonorm(self, node: Node, layer: Any, row: FoldedLayer) -> FoldedLayer:
+    def _fold_last_affine(self, node: Node, layer: NormAct, row: FoldedLayer) -> FoldedLayer:
         bias = torch.zeros_like(layer.weight) if layer.bias is None else layer.bias
         affine = ChannelAffine(layer.weight.double(), bias.double())
         takers = find_takers(node, affine, self.modules)
@@ -202,7 +202,8 @@ def _why_not_folded(layer: nn.Module, norm: Any) -> str:
         return f"copied as it is: {type(layer).__name__} may do more than the class that it extends"
     if isinstance(norm, _TORCH_BATCH_NORMS) and norm.running_mean is None:
         return "copied as it is: it has no running statistics"
-    return "copied as it is: nothing in it is constant" if isinstance(norm, FilterResponseNorm) else ""
+    has_own_nonlinearity = isinstance(layer, NormAct) and norm.own_activation is not None and not norm.ends_with_affine
+    return "copied as it is: nothing in it is constant" if has_own_nonlinearity else ""
 
 
 def _affine_constants(layer: Any, norm: Any) -> Tuple[Dict[str, Tensor], bool]:
@@ -211,12 +212,17 @@ def _affine_constants(layer: Any, norm: Any) -> Tuple[Dict[str, Tensor], bool]:
     weight = torch.ones_like(like) if layer.weight is None else layer.weight
     bias = torch.zeros_like(like) if layer.bias is None else layer.bias
     weight, bias = weight.double(), bias.double()
-    has_statistics = isinstance(norm, (BatchNorm, *_TORCH_BATCH_NORMS))
-    if has_statistics:
-        running_mean, running_var = norm.running_mean.double(), norm.running_var.double()
-        weight = weight * torch.rsqrt(running_var + norm.eps)
-        bias = bias - running_mean * weight
-    return {"weight": weight, "bias": bias}, has_statistics or isinstance(norm, IdentityNorm)
+    constant = norm.evaluation_affine() if isinstance(layer, NormAct) else _running_affine(norm)
+    if constant is not None:
+        scale, shift = (value.to(weight.device) for value in constant)
+        weight, bias = weight * scale, bias + weight * shift
+    return {"weight": weight, "bias": bias}, constant is not None
+
+
+def _running_affine(norm: Any) -> Tuple[Tensor, Tensor]:
+    """What torch's batch norm is in evaluation: (scale, shift), float64."""
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+    return scale, -norm.running_mean.double() * scale
 
 
 def _like(layer: Any) -> Tensor:
@@ -226,11 +232,11 @@ def _like(layer: Any) -> Tensor:
 
 def _is_fused(layer: NormAct) -> bool:
     """Whether the layer runs as a fused operator, on an input of the type and device of its weights."""
-    kernels = find_kernels() if isinstance(layer.norm, GroupNorm) and layer.kernel != "reference" else None
-    if kernels is None or not isinstance(layer.norm, GroupNorm) or not isinstance(layer._activation, str):
+    groups = layer.norm.groups()
+    if groups is None or layer.kernel == "reference" or not isinstance(layer._activation, str):
         return False
     sample = layer.weight.reshape(1, -1)
-    return kernels.why_not_fused(sample, layer.norm.num_groups, layer.norm.grouping, layer._activation) is None
+    return kernels.why_not_fused(sample, groups.num_groups, groups.grouping, layer._activation) is None
 
 
 def _build(model: nn.Module, graph: torch.fx.Graph, folder: _Folder) -> torch.fx.GraphModule:

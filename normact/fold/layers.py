@@ -8,10 +8,11 @@ from typing import Any, Dict, NamedTuple, Optional, Union
 import torch
 from torch import Tensor, nn
 
+from normact import kernels
 from normact.activations import Activation, activation_function, activation_name
 from normact.channels import affine, check_channels, per_channel
-from normact.norm_act import find_kernels, is_exporting, proxy_normalize
-from normact.norms import GroupNorm
+from normact.norm import Groups, Norm
+from normact.norm_act import is_exporting, proxy_normalize
 from normact.weight_standardization import WeightStandardizedConv2d, standardized
 
 
@@ -59,7 +60,7 @@ class FoldedNormAct(nn.Module):
     def __init__(
         self,
         channels: int,
-        norm: Optional[nn.Module],
+        norm: Optional[Norm],
         activation: Optional[Activation],
         constants: Dict[str, Tensor],
         *,
@@ -74,13 +75,12 @@ class FoldedNormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_channels(x, self.channels)
-        if isinstance(self.norm, GroupNorm) and self._use_fused(x, self.norm):
-            kernels = find_kernels()
-            assert kernels is not None
+        groups = None if self.norm is None else self.norm.groups()
+        if groups is not None and self._use_fused(x, groups):
             return kernels.fused_norm_act(
                 x, self.weight, self.bias, self.mean, self.inverse_std,
-                num_groups=self.norm.num_groups, grouping=self.norm.grouping,
-                activation=self.activation, eps=self.norm.eps,
+                num_groups=groups.num_groups, grouping=groups.grouping,
+                activation=activation_name(self.activation), eps=groups.eps,
             )  # fmt: skip
         y = affine(x, self.weight, self.bias) if self.norm is None else self.norm(x, self.weight, self.bias)
         y = activation_function(self.activation)(y)
@@ -92,13 +92,12 @@ class FoldedNormAct(nn.Module):
             return y
         return proxy_normalize(y, self.mean, self.inverse_std)
 
-    def _use_fused(self, x: Tensor, norm: GroupNorm) -> bool:
+    def _use_fused(self, x: Tensor, groups: Groups) -> bool:
         if self.kernel == "reference" or self.lower is not None or torch.jit.is_tracing() or is_exporting():
             return False
-        kernels = find_kernels()
-        if kernels is None or not isinstance(self.activation, str):
+        if not isinstance(self.activation, str):
             return False
-        reason = kernels.why_not_fused(x, norm.num_groups, norm.grouping, self.activation)
+        reason = kernels.why_not_fused(x, groups.num_groups, groups.grouping, self.activation)
         if reason is not None and self.kernel == "fused":
             raise ValueError(f'kernel "fused" does not apply: {reason}; fold a network with kernel "auto"')
         return reason is None

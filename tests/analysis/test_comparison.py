@@ -157,6 +157,15 @@ def test_runs_of_one_name_and_other_settings_are_rows_of_their_own_unless_pooled
     assert "gn: its runs differ not in their seeds alone, but in optimizer.learning_rate." in notes_of(comparison)
 
 
+def test_learning_rates_are_named_where_rows_differ_in_them(tmp_path: Path) -> None:
+    for row, rate in (("bn", 0.1), ("gn", 0.2), ("ln", 0.1)):
+        write_result(tmp_path, row, 0, 0.5, optimizer__learning_rate=rate)
+    runs = load_results([tmp_path])
+    assert "Learning rates: 0.1 for bn, ln; 0.2 for gn." in notes_of(compared(runs))
+    same = [run for run in runs if run.row != "gn"]
+    assert not [note for note in notes_of(compared(same)) if note.startswith("Learning rates")]
+
+
 def test_chosen_settings_group_runs_and_two_runs_of_a_seed_are_refused(tmp_path: Path) -> None:
     for seed in range(2):
         write_run(tmp_path / f"a{seed}", seed, 0.5)

@@ -121,6 +121,10 @@ def test_a_block_about_results_that_are_not_there_yet_says_so(grid: Path, capsys
     assert "later: no results yet" in capsys.readouterr().out
     assert "*No results yet.*\n\n<!-- end of compare -->" in Path("page.md").read_text()
     assert not Path("pictures").exists()
+    Path("later/rates").mkdir(parents=True)  # a grid whose learning rates are being checked
+    assert analyze.main(["results", "--page", "page.md", "--check"]) == 0
+    write_result(Path("later"), "bn", 0, 0.5)
+    assert analyze.main(["results", "--page", "page.md", "--check"]) == 2
 
 
 def test_a_changed_result_makes_the_check_fail(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:

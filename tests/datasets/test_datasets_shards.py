@@ -25,7 +25,8 @@ from configs.batch import BatchPlan
 from configs.errors import ConfigError
 from configs.schema import DataConfig
 from datasets import DataError, build_datasets, pack
-from datasets.shards.index import FORMAT, parse_index, parse_label, scan_shard, split_name
+from datasets.shards.index import FORMAT, parse_index
+from datasets.shards.scan import parse_label, scan_shard, split_name
 from experiment.checkpoint import load_checkpoint
 from training.order import EvaluationBatches, TrainingBatches
 
@@ -359,7 +360,7 @@ FOREIGN_FAULTS = {
     "compressed": (lambda f: compress(f / "set-train-0.tar"), r"set-train-0\.tar: not an uncompressed tar file"),
     "text": (lambda f: (f / "set-val-0.tar").write_text("x" * 2000), r"set-val-0\.tar: not an uncompressed tar file"),
     "cut": (lambda f: cut(f / "set-train-0.tar", 0.1), r"set-train-0\.tar: .*(cut short|damaged)"),
-    "no image": (lambda f: write_tar(f / "set-train-0.tar", {"a.cls": b"0"}), "no image in it"),
+    "no image": (lambda f: write_tar(f / "set-train-0.tar", {"a.seg": b"0"}), "no image in it"),
     "no label": (lambda f: write_tar(f / "set-train-0.tar", {"a.jpg": b"x"}), r"a\.jpg has no label"),
     "two images": (
         lambda f: write_tar(f / "set-train-0.tar", {"a.jpg": b"x", "a.png": b"x"}),

@@ -20,8 +20,8 @@ from datasets import DataError, build_datasets, check
 from datasets.errors import StoreError
 from datasets.shards import remote_store
 from datasets.shards.image_shards import ShardImages
-from datasets.shards.index import scan_shard
 from datasets.shards.remote_store import version_of
+from datasets.shards.scan import scan_shard
 from experiment.guarded_loading import explained_loading
 
 MEMORY = fsspec.filesystem("memory")
@@ -118,13 +118,13 @@ def write_indices(folder: Path) -> None:
 def test_the_check_reads_shards_without_sums_again(tmp_path):
     folder = write_foreign(tmp_path)
     config = shards_config(folder)
-    assert not check.check(config, workers=0).is_bad
+    assert not check.check(config, workers=0).errors
     path = folder / "set-train-0.tar"
     time = path.stat().st_mtime_ns
     relabel(folder)
     os.utime(path, ns=(time, time))  # a change that no version tells
     report = check.check(config, workers=0)
-    assert report.is_bad and "train: 1 shards, 1 of them without a sum and compared with their index" in report.lines
+    assert report.errors and "train: 1 shards, 1 of them without a sum" in report.lines
     assert f"  {path}: other images or labels than its index says; remove the index" in report.lines
 
 
@@ -132,11 +132,11 @@ def test_the_check_reads_shards_at_a_url(tmp_path):
     folder = write_foreign(tmp_path)
     write_indices(folder)
     config = shards_config(upload(folder))
-    assert not check.check(config, workers=0).is_bad
+    assert not check.check(config, workers=0).errors
     relabel(folder)
     MEMORY.pipe_file("/stores/set-train-0.tar", (folder / "set-train-0.tar").read_bytes())
     report = check.check(config, workers=0)
-    assert "BAD: train: shards that have changed: 1" in report.lines
+    assert "error: train: shards that have changed: 1" in report.lines
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,10 @@
 
 import logging
 import struct
-from typing import Tuple
+from typing import Callable, Dict, Tuple
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from hypothesis import given
@@ -14,7 +15,7 @@ from PIL import Image
 
 from datasets import DataError
 from datasets.images import encoded_image
-from datasets.images.encoded_image import EncodedImage, say_decoder
+from datasets.images.encoded_image import EncodedImage, decoder_versions, say_decoder
 from datasets.images.transforms import resize, resized_crop
 
 needs_simplejpeg = pytest.mark.skipif(encoded_image.simplejpeg is None, reason="simplejpeg is not installed")
@@ -49,6 +50,54 @@ def test_both_decoders_give_the_same_pixels(width, height, quality, mode, subsam
     assert fast.shape == slow.shape == (-(-height // shrink), -(-width // shrink), 3)
     # equal with the libjpeg-turbo in both pinned packages; 1 is left for other versions, which may round otherwise
     assert np.abs(fast.astype(int) - slow).max() <= 1
+
+
+def two_pictures() -> bytes:
+    """As phones and drones write it: the picture, and a smaller one behind it."""
+    pictures = [noisy_photograph(320, 240), smooth_photograph(160, 120)]
+    return encoded(pictures[0], "MPO", save_all=True, append_images=pictures[1:]).getvalue()
+
+
+def with_orientation() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(noisy_photograph(320, 240), "JPEG", exif=exif).getvalue()
+
+
+KINDS: Dict[str, Callable[[], bytes]] = {
+    "several pictures": two_pictures,
+    "EXIF orientation": with_orientation,
+    "RGB": lambda: encoded(noisy_photograph(320, 240), "JPEG", keep_rgb=True).getvalue(),
+    "progressive": lambda: encoded(noisy_photograph(320, 240), "JPEG", progressive=True).getvalue(),
+    "restart markers": lambda: encoded(noisy_photograph(320, 240), "JPEG", restart_marker_rows=1).getvalue(),
+    "gray": lambda: encoded(noisy_photograph(320, 240).convert("L"), "JPEG").getvalue(),
+}
+
+
+@needs_simplejpeg
+@pytest.mark.parametrize("content", KINDS.values(), ids=KINDS)
+def test_both_decoders_shrink_alike_and_give_the_same_pixels_of_every_kind(content):
+    fast, slow = both_decoders(content())
+    for size in (224, 100, 50, 20):
+        # through the choice of the shrink and the resize, to what a network is given
+        crops = [resized_crop(image, (16, 32, 200, 256), size).int() for image in (fast, slow)]
+        assert (crops[0] - crops[1]).abs().max() <= 1
+
+
+@needs_simplejpeg
+def test_a_12_bit_jpeg_is_refused_whichever_decoder():
+    content = bytearray(encoded(noisy_photograph(64, 48), "JPEG").getvalue())
+    content[content.index(b"\xff\xc0") + 4] = 12
+    for patched in (encoded_image.simplejpeg, None):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(encoded_image, "simplejpeg", patched)
+            with pytest.raises(DataError, match=r"made\.jpg: cannot be used: "):
+                EncodedImage(bytes(content), "made.jpg").pixels()
+
+
+def test_the_versions_of_the_decoders_are_told():
+    assert f"Pillow {PIL.__version__}" in decoder_versions()
+    assert ("simplejpeg" in decoder_versions()) == (encoded_image.simplejpeg is not None)
 
 
 @needs_simplejpeg

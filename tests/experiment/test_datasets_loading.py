@@ -2,10 +2,12 @@
 
 import gc
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
@@ -17,13 +19,15 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 import train
 from backends import image_loader
+from configs.batch import BatchPlan
 from configs.errors import ConfigError
 from configs.schema import DataConfig
 from datasets import DataError, build_datasets
 from datasets.data_sets import TrainingImages
 from datasets.generated import GeneratedImages
 from experiment.checkpoint import load_checkpoint
-from experiment.guarded_loading import explained_loading
+from experiment.guarded_loading import explained_loading, guarded
+from training.order import TrainingBatches
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,6 +46,18 @@ def leave() -> None:
 
 def hang() -> None:
     time.sleep(100)
+
+
+def exhaust() -> None:
+    raise MemoryError
+
+
+def fill() -> None:
+    raise OSError(28, "No space left on device", "/cache/x.tar")
+
+
+def decode() -> None:
+    b"\xff".decode("utf-8")
 
 
 def refuse() -> None:
@@ -70,8 +86,19 @@ class Failing(Dataset):
 FAILURES: Dict[str, Tuple[Callable[[], None], str]] = {
     "killed": (kill, r"loading process \d+ was ended by the signal Killed: .*out of memory.*data.workers"),
     "bus error": (bus_error, r"loading process \d+ was ended by the signal Bus error: .*/dev/shm"),
-    "left": (leave, r"loading process [\d, ]+ ended (by itself with exit code 7|without a word); --set data.workers=0"),
+    "left": (leave, r"loading process \d+ ended by itself with exit code 7; --set data.workers=0 shows where$"),
     "hangs": (hang, r"no images for 2 seconds: a loading process hangs; .*data.workers=0"),
+    "a defect": (
+        defect,
+        r"in loading process \d: KeyError: 'a defect of the program' \(test_datasets_loading\.py:\d+\); "
+        r"--set data\.workers=0 shows where$",
+    ),
+    "no memory": (
+        exhaust,
+        r"in loading process \d: MemoryError \(test_datasets_loading\.py:\d+\); lower data\.workers$",
+    ),
+    "a full disk": (fill, r"in loading process \d: OSError: \[Errno 28\] No space left on device: '/cache/x\.tar' \("),
+    "an error of several arguments": (decode, r"in loading process \d: UnicodeDecodeError: 'utf-8' codec .* \("),
     "unreadable": (
         refuse,
         r"in loading process \d: x\.jpg \(class ant\): cannot be used: broken; replace or remove it$",
@@ -81,20 +108,54 @@ FAILURES: Dict[str, Tuple[Callable[[], None], str]] = {
 
 @pytest.mark.parametrize(("fail", "message"), FAILURES.values(), ids=FAILURES)
 def test_a_failing_loading_process_gives_one_clear_error_in_time(fail, message):
-    start = time.monotonic()
+    is_hanging = fail is hang
     with pytest.raises(DataError, match=f"^{message}") as caught:
-        with explained_loading():
-            for _ in DataLoader(Failing(fail), batch_size=4, num_workers=2, timeout=2):
-                pass
+        # Only the process that hangs may take longer than the limit, however busy the machine is.
+        for _ in guarded(DataLoader(Failing(fail), batch_size=4, num_workers=2, timeout=2 if is_hanging else 250)):
+            pass
     assert "\n" not in str(caught.value)
-    assert time.monotonic() - start < 60
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_defect_in_a_loading_process_stays_what_it_is(workers):
+@pytest.mark.parametrize(
+    "seen",
+    [
+        EOFError(),
+        ConnectionResetError(104, "reset"),
+        ConnectionRefusedError(111, "refused"),
+        FileNotFoundError(2, "no socket"),
+        RuntimeError("DataLoader worker (pid(s) 5) exited unexpectedly"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize(("fail", "reason"), [(kill, "was ended by the signal Killed"), (leave, "with exit code 7")])
+def test_how_the_end_of_a_loading_process_is_seen_does_not_change_what_is_said(fail, reason, seen):
+    """Each of these was seen, depending on the moment; processes that end regularly are none that failed."""
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=target, daemon=True) for target in (int, fail, hang)]
+    for process in processes:
+        process.start()
+    processes[0].join()
+    processes[1].join()
+    with pytest.raises(DataError, match=rf"^loading process {processes[1].pid} .*{reason}"):
+        with explained_loading(processes):
+            raise seen
+    processes[2].kill()
+
+
+def test_errors_that_a_loading_process_reports_are_not_its_end():
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=leave)
+    process.start()
+    process.join()
+    with pytest.raises(FileNotFoundError):
+        with explained_loading([process]):
+            raise FileNotFoundError("Caught FileNotFoundError in DataLoader worker process 0.\nOriginal Traceback ...")
+
+
+def test_a_defect_without_loading_processes_stays_what_it_is():
     with pytest.raises(KeyError, match="a defect of the program"):
         with explained_loading():
-            for _ in DataLoader(Failing(defect), batch_size=4, num_workers=workers):
+            for _ in DataLoader(Failing(defect), batch_size=4, num_workers=0):
                 pass
 
 
@@ -116,7 +177,9 @@ SMALL = ["--config", "generated_smoke", "--device", "cpu", "--set", "data.num_tr
 SMALL += ["--set", "data.num_eval_images=64", "--set", "schedule.epochs=2"]
 
 
-@pytest.mark.parametrize("fail", [kill, hang, refuse], ids=["killed", "hangs", "unreadable"])
+@pytest.mark.parametrize(
+    "fail", [kill, hang, refuse, exhaust, fill], ids=["killed", "hangs", "unreadable", "no memory", "a full disk"]
+)
 def test_a_run_whose_loading_process_fails_ends_with_code_3_and_can_be_continued(tmp_path, monkeypatch, capsys, fail):
     load = GeneratedImages.load
     marker = tmp_path / "failed"
@@ -130,7 +193,8 @@ def test_a_run_whose_loading_process_fails_ends_with_code_3_and_can_be_continued
 
     folder = tmp_path / "run"
     checkpoints = folder / "checkpoints"
-    monkeypatch.setattr(image_loader, "TIMEOUT_SECONDS", 3)
+    if fail is hang:
+        monkeypatch.setattr(image_loader, "TIMEOUT_SECONDS", 15)  # more than any batch takes on a busy machine
     monkeypatch.setattr(GeneratedImages, "load", failing)
     assert train.main([*SMALL, "--output-dir", str(folder), "--set", "data.workers=1"]) == 3
     assert "loading process" in capsys.readouterr().err.strip().splitlines()[-1]
@@ -141,6 +205,54 @@ def test_a_run_whose_loading_process_fails_ends_with_code_3_and_can_be_continued
     whole = tmp_path / "whole"
     assert train.main([*SMALL, "--output-dir", str(whole)]) == 0
     assert weights(folder) == weights(whole)
+
+
+def test_a_run_whose_loading_process_hangs_obeys_a_signal_at_once(tmp_path, monkeypatch):
+    load = GeneratedImages.load
+    folder, marker = tmp_path / "run", tmp_path / "hangs"
+
+    def hanging(self: GeneratedImages, index: int) -> Tuple[Any, int]:
+        if get_worker_info() is not None and (folder / "checkpoints").exists() and not marker.exists():
+            marker.touch()
+            time.sleep(1000)
+        return load(self, index)
+
+    def end_the_wait() -> None:
+        while not marker.exists():
+            time.sleep(0.05)
+        time.sleep(1)  # for the batches that were loaded before
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(GeneratedImages, "load", hanging)
+    threading.Thread(target=end_the_wait, daemon=True).start()
+    start = time.monotonic()
+    assert train.main([*SMALL, "--output-dir", str(folder), "--set", "data.workers=2"]) == 75
+    assert time.monotonic() - start < 200  # of the 300 s after which a loading process is taken to hang
+    assert json.loads((folder / "status.json").read_text())["state"] == "preempted"
+    gc.collect()
+    assert train.main([*SMALL, "--output-dir", str(folder), "--set", "data.workers=1", "--resume"]) == 0
+    assert train.main([*SMALL, "--output-dir", str(tmp_path / "whole")]) == 0
+    assert weights(folder) == weights(tmp_path / "whole")
+
+
+def test_an_image_that_another_process_cannot_read_is_named_in_status_json(tmp_path):
+    images = write_image_folder(tmp_path / "images")
+    plan = BatchPlan(2, 1, 1, 1, 2, 1, 1)  # an image for each of 2 processes
+    (_, index), *_ = next(iter(TrainingBatches(6, plan, process=1, seed=7, epoch=0)))
+    path = sorted((images / "train").glob("*/*.jpg"))[index]
+    path.write_text("<html>")
+    settings = [
+        "data.name=image_folder", f"data.dir={images}", "data.image_size=16", "data.num_classes=null",
+        "data.num_train_images=null", "data.num_eval_images=null", "data.crop_padding=null", "run.seed=7",
+        "batch.global_batch_size=2", "batch.micro_batch_size=1", "model.width=4",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
+    command += ["--config", "generated_smoke", "--device", "cpu", "--output-dir", str(tmp_path / "run")]
+    command += [part for setting in settings for part in ("--set", setting)]
+    ended = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert ended.returncode != 0 and (status["state"], status["exit_code"]) == ("failed", 3)
+    assert f"in process 1: {path} (class {path.parent.name}): cannot be used: no image of" in json.dumps(status)
 
 
 def weights(folder: Path) -> List[bytes]:
@@ -235,10 +347,10 @@ if os.fork() == 0:
         time.sleep(0.01)
     _end_with(parent, 0)
     os.write(writing, b"ready")
-    time.sleep(100)
+    time.sleep(1000)
 elif not is_first:
     os.read(reading, 5)
 os._exit(0)
 """
     # The worker holds the output too: run() returns when both have ended, and kills nothing but the parent in time.
-    subprocess.run([sys.executable, "-c", program, parent_ends], cwd=ROOT, capture_output=True, check=True, timeout=80)
+    subprocess.run([sys.executable, "-c", program, parent_ends], cwd=ROOT, capture_output=True, check=True, timeout=600)

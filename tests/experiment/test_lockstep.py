@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
+import time
 from typing import Any, Callable, Iterator, List, Optional, Sequence
 
 import pytest
+import torch
 
 from datasets import DataError
 from experiment.guarded_loading import GuardedLoading
 from experiment.lockstep import Lockstep
-from experiment.stop_signals import StopSignals
+from experiment.stop_signals import Stopped, StopSignals
 
 
 @pytest.fixture(autouse=True)
@@ -27,17 +30,27 @@ class Processes:
     """The largest word of all threads, which must all say one."""
 
     def __init__(self, count: int) -> None:
-        self.words: List[int] = []
+        self.words: List[Any] = []
+        self.gathered: List[torch.Tensor] = []
         self.largest = 0
-        self.barrier = threading.Barrier(count, self.compare, timeout=20)
+        self.barrier = threading.Barrier(count, self.compare, timeout=600)
 
     def compare(self) -> None:
-        self.largest, self.words = max(self.words), []
+        if isinstance(self.words[0], int):
+            self.largest = max(self.words)
+        else:  # in any order: threads have none
+            self.gathered = self.words
+        self.words = []
 
     def agree(self, word: int) -> int:
         self.words.append(word)
         self.barrier.wait()
         return self.largest
+
+    def gather(self, values: torch.Tensor) -> List[torch.Tensor]:
+        self.words.append(values)
+        self.barrier.wait()
+        return self.gathered
 
 
 class Process:
@@ -47,7 +60,7 @@ class Process:
         self, processes: Processes, batches: Sequence[Any], then: Optional[Callable[[Process], None]] = None
     ) -> None:
         self.signals = StopSignals()
-        self.lockstep = Lockstep(processes, self.signals)  # type: ignore[arg-type]  # of the backend, agree alone
+        self.lockstep = Lockstep(processes, self.signals)  # type: ignore[arg-type]  # of the backend, these alone
         self.batches, self.then = batches, then
         self.taken: List[Any] = []
         self.thread = threading.Thread(target=self.run, daemon=True)
@@ -61,14 +74,14 @@ class Process:
 
     def load(self) -> Iterator[Any]:
         for batch in self.batches:
-            if isinstance(batch, DataError):
+            if isinstance(batch, Exception):
                 raise batch
             yield batch
 
 
 def finished(*processes: Process) -> List[List[Any]]:
     for process in processes:
-        process.thread.join(timeout=30)
+        process.thread.join(timeout=600)
         assert not process.thread.is_alive()
     return [process.taken for process in processes]
 
@@ -106,14 +119,52 @@ def test_a_signal_reaches_those_that_still_have_batches_from_one_that_has_none()
     assert other.lockstep.signal_number == signal.SIGINT
 
 
-def test_images_that_one_process_cannot_load_stop_all_and_only_it_knows_why() -> None:
+def test_images_that_one_process_cannot_load_stop_all_and_all_know_why() -> None:
     together = Processes(2)
     failing = Process(together, [1, DataError("a.jpg: cut short")])
     other = Process(together, range(9))
     assert finished(failing, other) == [[1], [0]]
     assert str(failing.lockstep.failure) == "a.jpg: cut short"
-    assert "another process" in str(other.lockstep.failure)
+    assert re.fullmatch(r"in process [01]: a\.jpg: cut short", str(other.lockstep.failure))
     assert failing.lockstep.signal_number == other.lockstep.signal_number == 0
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), OSError(28, "full"), KeyError("x"), ValueError("é" * 2000)])
+def test_whatever_fails_in_one_process_stops_all_between_two_steps(error) -> None:
+    together = Processes(2)
+    failing, other = Process(together, [1, error]), Process(together, range(9))
+    assert finished(failing, other) == [[1], [0]]
+    is_of_the_data = isinstance(error, (MemoryError, OSError))
+    assert type(failing.lockstep.failure) is (DataError if is_of_the_data else type(error))
+    assert type(error).__name__ in str(other.lockstep.failure)
+
+
+def test_a_signal_ends_a_wait_for_images_at_once() -> None:
+    class Hanging:
+        def __iter__(self) -> Iterator[int]:
+            yield 0
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1000)
+            yield 1
+
+    class Alone:
+        def agree(self, word: int) -> int:
+            return word
+
+    with StopSignals() as signals:
+        lockstep = Lockstep(Alone(), signals)  # type: ignore[arg-type]
+        assert list(lockstep.batches(Hanging())) == [0]
+        assert lockstep.signal_number == signal.SIGTERM and lockstep.failure is None
+
+
+def test_a_signal_between_two_batches_interrupts_nothing() -> None:
+    with StopSignals() as signals:
+        with signals.interrupting():
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.received == signal.SIGTERM
+        with pytest.raises(Stopped), signals.interrupting():
+            raise AssertionError("not reached")
 
 
 def test_a_signal_counts_for_more_than_the_loading_processes_that_it_ended_too() -> None:

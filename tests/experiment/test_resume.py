@@ -7,7 +7,7 @@ from typing import Any, Dict
 import pytest
 
 from configs import load_config
-from experiment.resume import check_same_run
+from experiment.resume import check_same_run, why_inexact
 from training.weights import CheckpointError
 
 SHARDS = ["data.name=image_shards", "data.crop_padding=null", "data.num_classes=null"]
@@ -61,3 +61,23 @@ def test_what_a_run_means_may_not_change(override: str) -> None:
     key = override.partition("=")[0]
     with pytest.raises(CheckpointError, match=f"written by another experiment: {key} was "):
         check_same_run(config(), config(override), "step_00000001.pt")
+
+
+def test_other_decoders_and_those_that_were_not_recorded_make_continuing_inexact() -> None:
+    facts = {"torch": "2", "python": "3.11", "decoder": "simplejpeg 1.9, Pillow 13"}
+    assert why_inexact(facts, {**facts, "python": "3.12"}) == []
+    assert why_inexact(facts, {**facts, "decoder": "Pillow 13"}) == [
+        "decoder was simplejpeg 1.9, Pillow 13, is Pillow 13"
+    ]
+    earlier = {"torch": "2", "python": "3.11"}
+    assert why_inexact(earlier, facts) == ["decoder was not recorded, is simplejpeg 1.9, Pillow 13"]
+    assert why_inexact(earlier, {**facts, "decoder": ""}) == []  # images in memory need none
+
+
+def test_a_run_with_a_fingerprint_over_contents_is_another_than_one_without() -> None:
+    check_same_run(config("data.fingerprint=contents"), config("data.fingerprint=contents"), "step_00000001.pt")
+    before = config()
+    del before["data"]["fingerprint"]  # as checkpoints before this setting
+    check_same_run(before, config(), "step_00000001.pt")
+    with pytest.raises(CheckpointError, match=r"data\.fingerprint was None, is 'contents'"):
+        check_same_run(config(), config("data.fingerprint=contents"), "step_00000001.pt")

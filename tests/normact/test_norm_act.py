@@ -4,7 +4,7 @@ import copy
 import logging
 import pickle
 from types import SimpleNamespace
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import pytest
@@ -12,15 +12,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from analysis.normalized import find_normalizations
 from normact import (
     NormAct,
     NormActFactory,
     WeightStandardizedConv2d,
     affine_parameter_names,
+    convert_norm,
+    fold_for_inference,
     norm_act,
     proxy_statistics,
 )
-from normact.factory import NORMS
+from normact.channels import affine
+from normact.factory import NORM_KINDS, NormKind, norm_names
+from normact.norm import Norm
 
 WITH_PROXY = ["batch", "layer", "instance", "group"]
 # The layer runs on torch 2.0 too, which PopTorch needs; what that torch itself cannot do is not asked of it.
@@ -108,7 +113,7 @@ def test_without_an_activation_there_is_no_proxy_and_by_default_beta_only_withou
 
 
 def test_learn_proxy_false_fixes_the_proxy_at_zero() -> None:
-    fixed, learned = NormActFactory(learn_proxy=False)(8), NormActFactory()(8)
+    fixed, learned = NormActFactory(learn_proxy=False)(8, "relu"), NormActFactory()(8, "relu")
     assert [name for name, _ in fixed.named_parameters()] == ["weight", "bias"]
     x = images(2, 8, 3, 3)
     assert torch.equal(fixed(x), learned(x))
@@ -124,12 +129,104 @@ def test_frn_and_evonorm_replace_the_activation() -> None:
         assert not torch.equal(factory(8, "relu")(x), factory(8, None)(x))
 
 
+@pytest.mark.parametrize(
+    ("settings", "channels", "num_groups"),
+    [
+        ({}, 64, 8),
+        ({}, 12, 6),
+        ({}, 18, 6),
+        ({}, 58, 2),
+        ({}, 7, 7),
+        ({}, 11, 1),
+        ({"max_groups": 32}, 64, 32),
+        ({"max_groups": 32}, 100, 25),
+        ({"num_groups": "auto", "max_groups": 1}, 64, 1),
+        ({"channels_per_group": 16}, 64, 4),
+        ({"channels_per_group": 16}, 24, 1),
+        ({"channels_per_group": 16}, 100, 5),
+        ({"channels_per_group": 16}, 8, 1),
+        ({"num_groups": 4}, 12, 4),
+    ],
+)
+@pytest.mark.parametrize("norm", ["group", "evonorm_s0"])
+def test_groups_fit_every_layer_unless_their_number_is_given(
+    norm: str, settings: Dict[str, Any], channels: int, num_groups: int
+) -> None:
+    layer = NormActFactory(norm=norm, **settings)(channels, "relu")
+    assert layer.norm.num_groups == num_groups
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"num_groups": "all"}, "must be a number or"),
+        ({"num_groups": 8, "max_groups": 4}, "max_groups=4 has no effect with num_groups=8"),
+        ({"num_groups": 8, "channels_per_group": 4}, "takes the place of num_groups"),
+        ({"max_groups": 8, "channels_per_group": 4}, "takes the place of num_groups"),
+        ({"max_groups": 0}, "must be at least 1"),
+        ({"channels_per_group": 0}, "must be at least 1"),
+        ({"norm": "layer", "channels_per_group": 4}, "has no effect with norm 'layer'"),
+    ],
+)
+def test_contradicting_settings_of_groups_are_refused(settings: Dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        NormActFactory(**settings)
+
+
+def test_a_caller_that_gives_channels_alone_gets_no_activation_by_default() -> None:
+    with pytest.raises(TypeError, match="activation"):
+        NormActFactory()(64)  # type: ignore[call-arg]
+
+
+class HalvedNorm(Norm):
+    """A norm of a stranger: x / 2, the same in training and evaluation."""
+
+    not_normalized_because = "it halves"
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor, weight: Optional[Tensor] = None, bias: Optional[Tensor] = None) -> Tensor:
+        return affine(0.5 * x, weight, bias)
+
+    def evaluation_affine(self) -> Tuple[Tensor, Tensor]:
+        half = torch.full((self.channels,), 0.5, dtype=torch.float64)
+        return half, torch.zeros_like(half)
+
+
+def test_a_new_norm_is_a_class_and_a_row_of_the_factory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks, folding, the analysis and conversion take it as it is."""
+    monkeypatch.setitem(NORM_KINDS, "halved", NormKind(lambda factory, channels, acts: HalvedNorm(channels), {}))
+    factory = NormActFactory(norm="halved")
+    layer = factory(8, "relu")
+    x = images(2, 8, 3, 3)
+    mean, inverse_std = proxy_statistics("relu", layer.weight, layer.bias, layer.proxy_beta, layer.proxy_gamma)
+    expected = (torch.relu(0.5 * x) - mean.view(1, -1, 1, 1)) * inverse_std.view(1, -1, 1, 1)
+    torch.testing.assert_close(layer(x), expected)
+    network = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 1), layer, torch.nn.Conv2d(8, 4, 1)).eval()
+    folded, report = fold_for_inference(network)
+    assert report.layers[0].norm_into == "0" and report.layers[0].output == "moved"
+    torch.testing.assert_close(folded(x), network(x))
+    assert find_normalizations(network) == ({}, {"1": "it halves"})
+    converted, _ = convert_norm(torch.nn.Sequential(torch.nn.BatchNorm2d(8), torch.nn.ReLU()), factory)
+    assert isinstance(converted[0].norm, HalvedNorm)
+
+
 DEFAULTS: Dict[str, Dict[str, Any]] = {
-    "group": {"proxy": True, "num_groups": 8, "grouping": "contiguous", "eps": 1e-5, "proxy_eps": 0.03},
+    "group": {
+        "proxy": True,
+        "num_groups": "auto",
+        "max_groups": None,
+        "channels_per_group": None,
+        "grouping": "contiguous",
+        "eps": 1e-5,
+        "proxy_eps": 0.03,
+    },
     "layer": {"proxy": True, "num_groups": None, "grouping": None, "eps": 1e-5, "learn_proxy": True},
     "batch+ws": {"proxy": True, "num_groups": None, "norm_batch_size": None, "proxy_method": "exact"},
     "frn": {"proxy": False, "eps": 1e-6, "proxy_eps": None, "proxy_method": None, "learn_proxy": None},
-    "evonorm_s0": {"proxy": False, "num_groups": 8, "grouping": "contiguous", "eps": 1e-5},
+    "evonorm_s0": {"proxy": False, "num_groups": "auto", "grouping": "contiguous", "eps": 1e-5},
     "none": {"proxy": False, "eps": None, "num_groups": None},
 }
 
@@ -174,7 +271,7 @@ def test_fields_that_a_norm_does_not_use_are_refused(fields: Dict[str, Any], wor
 
 def test_wrong_layers_are_refused() -> None:
     with pytest.raises(ValueError, match="use one of 1, 2, 3, 4, 6, 12"):
-        NormActFactory(num_groups=8)(12)
+        NormActFactory(num_groups=8)(12, "relu")
     with pytest.raises(ValueError, match="unknown activation 'rleu'"):
         NormActFactory()(8, "rleu")
 
@@ -190,12 +287,12 @@ def test_convolutions_are_weight_standardized_under_ws_alone() -> None:
 
 
 def test_gamma_and_beta_alone_take_no_weight_decay() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), NormActFactory()(8), NormActFactory()(8, None), nn.BatchNorm2d(8))
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), NormActFactory()(8, "relu"), NormActFactory()(8, None), nn.BatchNorm2d(8))
     assert affine_parameter_names(model) == {"1.weight", "1.bias", "2.weight", "3.weight", "3.bias"}
-    assert affine_parameter_names(NormActFactory()(8)) == {"weight", "bias"}
+    assert affine_parameter_names(NormActFactory()(8, "relu")) == {"weight", "bias"}
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", norm_names())
 @pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=NEEDS_NEW_TORCH)])
 def test_half_precision_inputs_give_outputs_of_their_type_near_the_float32_ones(norm: str, dtype: torch.dtype) -> None:
     layer = randomize(NormActFactory(norm=norm)(8, "silu"))
@@ -210,7 +307,7 @@ def test_half_precision_inputs_give_outputs_of_their_type_near_the_float32_ones(
 
 
 def combinations() -> List[Any]:
-    cases: List[Any] = [(norm, activation, {}) for norm in NORMS for activation in ("relu", "silu", None)]
+    cases: List[Any] = [(norm, activation, {}) for norm in norm_names() for activation in ("relu", "silu", None)]
     cases += [(norm, "hard_swish", {"proxy_method": "sampled", "kernel": "reference"}) for norm in WITH_PROXY]
     cases += [("group", "gelu", {"grouping": "strided"}), ("layer", "relu6", {"learn_proxy": False})]
     return cases
@@ -277,7 +374,7 @@ class FakeKernels(SimpleNamespace):
 
 
 def use(kernels: Optional[FakeKernels], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(norm_act, "_kernels", [kernels])
+    monkeypatch.setattr(norm_act, "kernels", kernels)
     monkeypatch.setattr(norm_act, "_logged", set())
 
 
@@ -310,26 +407,22 @@ def test_layer_and_instance_norm_are_one_group_and_as_many_as_channels(monkeypat
     ]
 
 
-@pytest.mark.parametrize(("kernels", "error"), [(FakeKernels("too small"), ValueError), (None, NotImplementedError)])
 def test_without_a_fused_form_auto_is_the_reference_and_fused_raises(
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    kernels: Optional[FakeKernels],
-    error: Any,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    use(kernels, monkeypatch)
+    use(FakeKernels("too small"), monkeypatch)
     x = images(2, 8, 3, 3)
-    reason = "too small" if kernels is not None else "no fused kernels"
+    reason = "too small"
     with caplog.at_level(logging.INFO, "normact.norm_act"):
-        out = NormActFactory()(8)(x)
-    assert torch.equal(out, NormActFactory(kernel="reference")(8)(x))
+        out = NormActFactory()(8, "relu")(x)
+    assert torch.equal(out, NormActFactory(kernel="reference")(8, "relu")(x))
     assert len(caplog.records) == 1 and reason in caplog.text
-    with pytest.raises(error, match=reason):
-        NormActFactory(kernel="fused")(8)(x)
+    with pytest.raises(ValueError, match=reason):
+        NormActFactory(kernel="fused")(8, "relu")(x)
 
 
 def test_the_sampled_method_takes_its_statistics_from_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = FakeKernels(None)
     use(kernels, monkeypatch)
-    NormActFactory(proxy_method="sampled")(8)(images(2, 8, 3, 3))
+    NormActFactory(proxy_method="sampled")(8, "relu")(images(2, 8, 3, 3))
     assert [call[0] for call in kernels.calls] == ["why_not_fused", "fused_norm_act"]

@@ -79,7 +79,7 @@ def test_groups_of_a_single_value_are_refused() -> None:
     with pytest.raises(ValueError, match="single value"):
         GroupNorm(4, 4)(torch.ones(2, 4, 1, 1))
     with pytest.raises(ValueError, match="single value"):
-        NormActFactory(norm="instance")(4)(torch.ones(2, 4, 1, 1))
+        NormActFactory(norm="instance")(4, "relu")(torch.ones(2, 4, 1, 1))
 
 
 def test_a_large_mean_does_not_harm_the_statistics() -> None:
@@ -217,10 +217,10 @@ def test_batch_norm_shared_by_two_processes_equals_one_process() -> None:
     for worker in workers:
         worker.start()
     try:
-        results = dict(queue.get(timeout=120) for _ in workers)
+        results = dict(queue.get(timeout=600) for _ in workers)
     finally:
         for worker in workers:
-            worker.join(timeout=30)
+            worker.join(timeout=600)
             if worker.is_alive():
                 worker.kill()
     assert [worker.exitcode for worker in workers] == [0, 0]
