@@ -16,13 +16,17 @@ IPU_TESTS := tests/emulator tests/backends/test_ipu_backend.py tests/backends/te
 HOROVOD := build/horovod/horovod-0.28.1
 HOROVOD_READY := $(VENV)/.horovod-ready
 
-.PHONY: help train train-small test test-slow lint browser bench data clean
+DOCS_VENV := .venv-docs
+DOCS_READY := $(DOCS_VENV)/.ready
+
+.PHONY: help train train-small test test-slow lint docs browser bench data clean
 
 help:
 	@echo "make train [CONFIG=name] [ARGS='--set section.key=value ...']   train an experiment of configs/"
 	@echo "make train-small [DATA=fashion|photos]   small ResNeXts and EfficientNets with BN, GN and GN+PN, one after another"
 	@echo "make test         the tests            make test-slow   the slow ones too"
 	@echo "make lint         formatting, static checks and types"
+	@echo "make docs         the documentation as a site: build/site/index.html"
 	@echo "make browser      installs Debian's Chromium, if there is none: a test opens the report page in it"
 	@echo "make test-ipu-host [PYTHON_IPU=python3.8]   layer, networks, emulator and IPU backend with torch 2.0.1"
 	@echo "make horovod      builds Horovod into the environment, for several processes without poprun"
@@ -75,6 +79,15 @@ lint: $(DEV_READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
+docs: $(DOCS_READY)
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --quiet
+	@echo "build/site/index.html"
+
+$(DOCS_READY): requirements-docs.txt
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	touch $@
+
 # Without one its test is skipped. A font too: without recommended packages Debian's has none.
 browser:
 	command -v chromium || command -v chromium-browser || command -v google-chrome || \
@@ -98,4 +111,4 @@ $(DEV_READY): requirements-dev.txt $(RUN_READY)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(IPU_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(IPU_VENV) $(DOCS_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

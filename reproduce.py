@@ -84,7 +84,7 @@ def reproduce(options: argparse.Namespace) -> int:
         say("\n".join(f"{kind:<8} {text}" for kind, text in list_states(plan, results, runs)))
         return 0
     say(f"{name}: {grid.title}")
-    with grid_lock(runs, say) as lock:
+    with grid_lock(runs) as lock:
         trials = plan.trials()
         if not options.rerun:
             refuse_changed(plan, results, runs)

@@ -17,6 +17,7 @@ from typing import Callable, Dict, List, Optional, Type
 
 from backends import DeviceError, choose_backend
 from configs import Config, ConfigError, config_name, dump_config, load_config, own_seed
+from configs.passwords import hide_passwords
 from datasets import DataError
 from experiment.checkpoint import has_checkpoint
 from experiment.continuation import check_same_images, check_same_step, restore, save
@@ -69,7 +70,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
             return 0
         return run_experiment(config_name(options.config), config, options)
     except tuple(EXIT_CODES) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {hide_passwords(str(error))}", file=sys.stderr)
         return exit_code_of(error)
 
 
@@ -122,7 +123,7 @@ def run_experiment(name: str, config: Config, options: argparse.Namespace) -> in
                 with explained_loading():
                     return train(run, output, Lockstep(backend, signals), options)
             except Exception as error:
-                output.ended("failed", f"{type(error).__name__}: {error}", exit_code_of(error))
+                output.ended("failed", f"{type(error).__name__}: {hide_passwords(str(error))}", exit_code_of(error))
                 raise
     finally:
         backend.close()

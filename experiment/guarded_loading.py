@@ -63,7 +63,7 @@ class GuardedLoading:
     ) -> None:
         # After the last batch they have ended; before it they may hang, and PyTorch waits 5 seconds for each.
         for process in self._processes:
-            process.terminate()  # type: ignore[attr-defined]
+            process.terminate()
         if callable(self._handler):
             signal.signal(signal.SIGCHLD, self._handler)
 
@@ -78,17 +78,19 @@ class GuardedLoading:
                 self._iterator = self._start()
                 # PyTorch gives no other way to them; what loads in this process, or is no DataLoader, has none.
                 self._processes = getattr(self._iterator, "_workers", ())
+                self._hold()
             with explained_loading(self._processes):
-                if callable(self._handler):
-                    signal.signal(signal.SIGCHLD, self._handler)
-                    if self._is_held:
-                        self._is_held = False
-                        self._handler(signal.SIGCHLD, None)
-                return next(self._iterator, None)
+                try:
+                    if callable(self._handler):
+                        signal.signal(signal.SIGCHLD, self._handler)
+                        if self._is_held:
+                            self._is_held = False
+                            self._handler(signal.SIGCHLD, None)
+                    return next(self._iterator, None)
+                finally:
+                    self._hold()  # inside: PyTorch's handler may not raise while a failure is being explained
         except (MemoryError, OSError) as error:
             raise DataError(f"while images were loaded: {type(error).__name__}: {error}") from error
-        finally:
-            self._hold()
 
     def _start(self) -> Iterator[Any]:
         """Starts the loading processes, and with them PyTorch's handler."""

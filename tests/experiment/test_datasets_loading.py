@@ -147,7 +147,7 @@ def test_errors_that_a_loading_process_reports_are_not_its_end():
     process = context.Process(target=leave)
     process.start()
     process.join()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(DataError, match=r"^in loading process 0: FileNotFoundError"):
         with explained_loading([process]):
             raise FileNotFoundError("Caught FileNotFoundError in DataLoader worker process 0.\nOriginal Traceback ...")
 
