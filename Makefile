@@ -2,6 +2,7 @@
 PYTHON ?= python3
 CONFIG ?= fashion_rn10_gn8pn
 ARGS ?=
+COUNT ?= 500
 DATA ?= fashion
 VENV := .venv
 RUN_READY := $(VENV)/.run-ready
@@ -29,6 +30,7 @@ help:
 	@echo "make browser      installs Debian's Chromium, if there is none: a test opens the report page in it"
 	@echo "make test-ipu-host [PYTHON_IPU=python3.8]   layer, networks, emulator and IPU backend with torch 2.0.1"
 	@echo "make horovod      builds Horovod into the environment, for several processes without poprun"
+	@echo "make launches [COUNT=500]   two processes started and ended again and again, counting failures; goes on where it stopped"
 	@echo "make bench        every number that this project publishes"
 	@echo "make clean        remove the environment and build products; data and runs stay"
 
@@ -68,6 +70,9 @@ $(HOROVOD_READY): $(DEV_READY)
 		HOROVOD_WITHOUT_MPI=1 HOROVOD_WITH_GLOO=1 \
 		$(VENV)/bin/pip install --disable-pip-version-check --no-deps --no-build-isolation ./$(HOROVOD)
 	touch $@
+
+launches: $(DEV_READY) data
+	$(VENV)/bin/python tests/launches.py --count $(COUNT)
 
 lint: $(DEV_READY)
 	$(VENV)/bin/ruff format --check .

@@ -32,6 +32,7 @@ from configs import ConfigError, load_config
 from configs.schema import DataConfig
 from datasets import DataError, build_datasets
 from experiment.checkpoint import check_norm, load_checkpoint
+from experiment.ending import end_with
 from experiment.prepare import build_network
 from experiment.run import DEFAULT_POWER_IMAGES
 from experiment.run_folder import RunFolder
@@ -175,4 +176,4 @@ def fashion_mnist_images(count: int, size: int, seed: int) -> Tensor:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -32,7 +32,8 @@ from backends.image_loader import build_loader
 from configs import Config, ConfigError, load_config
 from datasets import DataSets, build_datasets
 from experiment.atomic_file import replace_file
-from experiment.guarded_loading import explained_loading
+from experiment.ending import end_with
+from experiment.guarded_loading import explained_loading, guarded
 from experiment.measurement import reestimate
 from experiment.prepare import build_network
 from experiment.starting_weights import place_weights
@@ -126,12 +127,11 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
     loader = build_loader(images, batches, config.data.workers)
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
     evaluation = Evaluation(data.num_classes)
-    with explained_loading():
-        for pixels, labels in tqdm(loader, disable=None):
-            try:
-                evaluation.add(model((pixels / 255.0 - mean) / std), labels)
-            except ValueError as error:  # another number of classes, or outputs that are not finite
-                raise CheckpointError(f"{options.model} on {config.data.name}: {error}") from error
+    for pixels, labels in tqdm(guarded(loader), total=len(loader), disable=None):
+        try:
+            evaluation.add(model((pixels / 255.0 - mean) / std), labels)
+        except ValueError as error:  # another number of classes, or outputs that are not finite
+            raise CheckpointError(f"{options.model} on {config.data.name}: {error}") from error
     described = {
         "model": str(options.model),
         "weights": "average" if saved is not None and saved.is_average else "last" if saved is not None else "exported",
@@ -250,4 +250,4 @@ def padded_to(batch_size: int, model: Model) -> Model:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -94,8 +94,12 @@ class RunOutput:
     def record(
         self, split: str, epoch: float, sums: StepSums, images_per_second: float, learning_rate: Optional[float] = None
     ) -> None:
-        """One record in metrics.jsonl and to the tracker."""
+        """One record in metrics.jsonl and to the tracker; status.json tells the step.
+
+        Raises: RunFolderGoneError, OSError.
+        """
         if self._is_primary:
+            self.folder.check_there()
             record = self._metrics.append(
                 split=split,
                 step=self._step,
@@ -106,6 +110,7 @@ class RunOutput:
             )
             assert self._tracker is not None, "start comes first"
             self._tracker.log(record)
+            write_status(self.folder.status, "running", f"at epoch {epoch:.2f}", None, self._step)
 
     def show(self, position: str, results: str, speed: str, *, is_line: bool) -> None:
         """Where the training is: beside the progress bar on a terminal, else as one line.

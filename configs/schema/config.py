@@ -5,14 +5,16 @@ number 8), and nothing is changed after loading. Fields that only some choices u
 no effect is an error, never ignored. The sections on learning and on the device have files of their own.
 """
 
-from typing import Optional
+from typing import Optional, Tuple
 
-from pydantic import Field, model_validator
-from typing_extensions import Literal
+from pydantic import BeforeValidator, Field, model_validator
+from typing_extensions import Annotated, Literal
 
 from configs.schema.device import DeviceConfig, IpuConfig
 from configs.schema.learning import AveragingConfig, OptimizerConfig, RegularizationConfig, ScheduleConfig
-from configs.schema.section import PathText, Section, Words
+from configs.schema.section import PathText, Section, Words, list_to_tuple
+
+SignalNames = Annotated[Tuple[Literal["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"], ...], BeforeValidator(list_to_tuple)]
 
 
 class ModelConfig(Section):
@@ -155,6 +157,9 @@ class RunConfig(Section):
         ge=0,
         description="batch norm: training images over which its statistics are re-estimated after the last epoch, for "
         "a second evaluation; 0: none",
+    )
+    stop_signals: SignalNames = Field(
+        (), description="signals that save and stop the run as SIGTERM does, e.g. [SIGUSR1] for a batch system"
     )
     wandb: Literal["off", "online", "offline"] = Field("off", description="also log to wandb")
     wandb_project: str = Field("proxynorm", description="project that wandb files runs under")

@@ -34,7 +34,7 @@ def started(
 ) -> "subprocess.CompletedProcess[str]":
     command = [*launcher, str(ROOT / "train.py"), *SMALL, "--output-dir", str(folder), *arguments]
     values = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(command, cwd=ROOT, env=values, text=True, capture_output=True, timeout=240, check=False)
+    return subprocess.run(command, cwd=ROOT, env=values, text=True, capture_output=True, timeout=600, check=False)
 
 
 def final(folder: Path) -> Dict[str, Any]:
