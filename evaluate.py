@@ -2,8 +2,9 @@
 
     python evaluate.py runs/fashion_rn20_gn8pn                      the newest checkpoint of a run, on its own data set
     python evaluate.py runs/fashion_rn20_gn8pn --split train        the training images, without augmentation
-    python evaluate.py runs/fashion_rn20_bn --reestimate-statistics     batch norm's statistics taken anew
-    python evaluate.py step_00001404.pt --set data.dir=DIR         one checkpoint; --set changes its configuration
+    python evaluate.py runs/fashion_rn20_bn --reestimate-statistics     batch norm's statistics re-estimated
+    python evaluate.py step_00001404.pt --set data.dir=DIR         one checkpoint; --set changes its configuration.
+                                                                   Where images are, the command says alone, or DATA_DIR
     python evaluate.py resnetv2_50.safetensors --config rn50_bn    a state dict of this program, timm or torchvision
     python evaluate.py model.pt2 --config fashion_rn20_gn8pn        a program of torch.export
     python evaluate.py model.onnx --config fashion_rn20_gn8pn       with onnxruntime
@@ -17,12 +18,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
-import yaml
 from torch import Tensor
 from torch.utils.data import BatchSampler, SequentialSampler
 from tqdm import tqdm
@@ -30,11 +29,15 @@ from tqdm import tqdm
 from analysis.confusion import plot_confusion
 from backends.image_loader import build_loader
 from configs import Config, ConfigError, load_config
+from configs.atomic_file import replace_file
+from configs.passwords import hide_passwords
 from datasets import DataSets, build_datasets
-from experiment.atomic_file import replace_file
 from experiment.ending import end_with
+from experiment.exported_program import load_program
+from experiment.foreign_config import config_of_file
 from experiment.guarded_loading import explained_loading, guarded
 from experiment.measurement import reestimate
+from experiment.onnx_file import load_session
 from experiment.prepare import build_network
 from experiment.starting_weights import place_weights
 from experiment.weights_file import SavedWeights, read_weights
@@ -62,7 +65,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
             plot_confusion(report["confusion"], class_names, title, options.picture)
         return 0
     except tuple(EXIT_CODES) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {hide_passwords(str(error))}", file=sys.stderr)
         return exit_code_of(error)
 
 
@@ -94,7 +97,7 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     add(
         "--reestimate-statistics",
         action="store_true",
-        help="take batch norm's statistics anew, over run.reestimation_images training images, instead of running ones",
+        help="use batch norm statistics re-estimated over run.reestimation_images training images",
     )
     add("--batch-size", type=int, default=100, help="images in one forward pass")
     add("--out", type=Path, metavar="FILE.json", help="where the result goes; default: printed")
@@ -145,15 +148,13 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
 
 
 def choose_config(options: argparse.Namespace, saved: Optional[SavedWeights]) -> Config:
-    """The configuration that was named, or else the one in the checkpoint; with the overrides."""
+    """The configuration that was named, or else the one in the checkpoint, but for where it had its data; with the
+    overrides."""
     if options.config is not None:
         return load_config(options.config, options.set)
     if saved is None or saved.config is None:
         raise ConfigError(f"{options.model} does not say what network and data it belongs to; add --config NAME")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "checkpoint.yaml"
-        path.write_text(yaml.safe_dump(dict(saved.config)))
-        return load_config(str(path), options.set)
+    return config_of_file(saved.config, saved.path, options.set)
 
 
 def check_execution(options: argparse.Namespace, is_exported: bool) -> None:
@@ -179,7 +180,7 @@ def network_with(saved: SavedWeights, config: Config, data: DataSets, options: a
     """The network of a configuration with saved weights, computing in float32.
 
     Raises:
-        ConfigError: statistics are to be taken anew, and there are none or no images for it.
+        ConfigError: statistics are to be re-estimated, but there are none, or no images for it.
     """
     device = chosen_device(options)
     factory, network = build_network(config, data)
@@ -202,32 +203,19 @@ def network_with(saved: SavedWeights, config: Config, data: DataSets, options: a
 
 def exported_program(path: Path) -> Model:
     """A program of torch.export; one for batches of a fixed size is given full batches."""
-    try:
-        program = torch.export.load(str(path))
-    except Exception as error:  # unknown bytes are read here: what is raised depends on them and on torch's version
-        raise CheckpointError(f"{path} cannot be read as an exported program: {error}") from error
-    inputs = [node for node in program.graph.nodes if node.op == "placeholder"]
-    batch_size = inputs[-1].meta["val"].shape[0]
-    module = program.module()
+    module, batch_size = load_program(path)
 
     @torch.no_grad()
     def run(x: Tensor) -> Tensor:
         output: Tensor = module(x)
         return output
 
-    return padded_to(batch_size, run) if isinstance(batch_size, int) else run
+    return run if batch_size is None else padded_to(batch_size, run)
 
 
 def onnx_session(path: Path) -> Model:
     """An ONNX model in onnxruntime; one for batches of a fixed size is given full batches."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ConfigError(f"{path} needs the package onnxruntime; pip install -r requirements-dev.txt") from error
-    try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    except Exception as error:  # as above
-        raise CheckpointError(f"{path} cannot be read as an ONNX model: {error}") from error
+    session = load_session(path)
     images = session.get_inputs()[0]
 
     def run(x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Optional
 
+from configs.passwords import hide_passwords
 from datasets.errors import DataError
 
 
@@ -30,13 +31,13 @@ def missing_data(name: str, configured: Optional[str], layout: str, reasons: str
         layout: the files that the folder must hold.
         reasons: what was found or tried instead.
     """
-    # a folder has no meaning for made images, and an option without effect is refused
+    # a folder has no meaning for synthetic images, and an option without effect is refused
     no_folder = " --set data.dir=null" if configured else ""
-    place = configured if configured and "://" in configured else data_folder(configured)
+    place = hide_passwords(configured) if configured and "://" in configured else data_folder(configured)
     return DataError(
         f"{name}: no images in {place} ({where_from(configured)})\n"
         f"{reasons}\n"
         f"expected there: {layout}\n"
         "set data.dir or DATA_DIR to the folder that holds them; "
-        f"to try the program at once with made images: --set data.name=generated{no_folder}"
+        f"to try the program at once with synthetic images: --set data.name=generated{no_folder}"
     )

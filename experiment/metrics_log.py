@@ -8,7 +8,8 @@ import os
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Union
 
-from experiment.atomic_file import describe_full_disk, replace_file
+from configs.atomic_file import describe_full_disk, open_without_following, replace_file
+from configs.bounded_file import MAX_LOG_BYTES, read_bounded
 from training.metrics import Means
 from training.weights import CheckpointError
 
@@ -67,7 +68,8 @@ class MetricsLog:
         # Opened for each record: no handle to lose, and truncate_after may replace the file in between.
         line = _strict_json(dict(record)) + "\n"
         try:
-            with open(self.path, "a", encoding="utf-8") as file:
+            descriptor = open_without_following(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            with os.fdopen(descriptor, "a", encoding="utf-8") as file:
                 file.write(line)
                 file.flush()
                 # As durable as the checkpoint that follows: a run that goes on from that finds all rows before it.
@@ -93,7 +95,7 @@ class MetricsLog:
         """
         if not self.path.exists():
             return 0
-        lines = self.path.read_bytes().splitlines()
+        lines = read_bounded(self.path, MAX_LOG_BYTES).splitlines()
         kept: List[bytes] = []
         for number, line in enumerate(lines, start=1):
             try:
@@ -122,7 +124,7 @@ def write_status(path: Union[str, Path], state: str, reason: str, exit_code: Opt
     Args:
         path: the file, e.g. status.json.
         state: one word, e.g. running, done, failed, preempted.
-        reason: one sentence for people.
+        reason: one readable sentence.
         exit_code: of the process; None while it runs.
         step: weight updates done.
     """
@@ -134,7 +136,7 @@ def write_status(path: Union[str, Path], state: str, reason: str, exit_code: Opt
         # A full disk has no room for a second file, but the block of the present one takes these few bytes.
         if exit_code is None:
             raise
-        with open(path, "r+b") as file:
+        with os.fdopen(open_without_following(Path(path), os.O_RDWR), "r+b") as file:
             file.write(data)
             file.truncate()
 

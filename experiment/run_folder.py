@@ -10,6 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import IO, Optional
 
+from configs.atomic_file import open_without_following
+
 LOCK_NAME = "run.lock"
 
 
@@ -25,7 +27,7 @@ class RunFolder:
     """The names in a run's folder, and its lock.
 
     The lock is the operating system's (flock) on `run.lock`, so that it ends with its process, however that dies; the
-    file's text tells people who holds it.
+    file's text tells users who holds it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,7 +94,11 @@ def _check_writable(path: Path) -> None:
 
 
 def _lock(path: Path) -> IO[str]:
-    lock = open(path / LOCK_NAME, "a+", encoding="utf-8")  # noqa: SIM115  open for as long as the lock is held
+    try:
+        descriptor = open_without_following(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    except OSError as error:
+        raise RunFolderError(f"{path / LOCK_NAME} cannot be opened: {error.strerror}") from error
+    lock = os.fdopen(descriptor, "a+", encoding="utf-8")  # open for as long as the lock is held
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -10,7 +10,7 @@ from typing import Any, Dict, Mapping, Optional, Sequence, Type
 
 from tqdm import tqdm
 
-from experiment.atomic_file import replace_file
+from configs.atomic_file import partial_files, replace_file
 from experiment.checkpoint import remove_partial_files
 from experiment.metrics_log import MetricsLog, write_status, write_summary
 from experiment.run_folder import RunFolder
@@ -44,6 +44,8 @@ class RunOutput:
         if is_primary:
             folder.acquire(resume)
             remove_partial_files(folder.checkpoints)
+            for path in partial_files(folder.path):
+                path.unlink()
 
     def __enter__(self) -> "RunOutput":
         return self
@@ -162,7 +164,7 @@ class RunOutput:
             self._bar.close()
 
     def ended(self, state: str, reason: str, exit_code: int) -> None:
-        """Why the run ended, for people and launchers: status.json."""
+        """Why the run ended, for users and launchers: status.json."""
         if self._is_primary:
             try:
                 write_status(self.folder.status, state, reason, exit_code, self._step)

@@ -7,9 +7,10 @@ no effect is an error, never ignored. The sections on learning and on the device
 
 from typing import Optional, Tuple
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_serializer, model_validator
 from typing_extensions import Annotated, Literal
 
+from configs.passwords import HIDDEN, has_hidden, hide_passwords
 from configs.schema.device import DeviceConfig, IpuConfig
 from configs.schema.learning import AveragingConfig, OptimizerConfig, RegularizationConfig, ScheduleConfig
 from configs.schema.section import PathText, Section, Words, list_to_tuple
@@ -105,12 +106,25 @@ class DataConfig(Section):
         gt=0,
         description="image_folder, image_shards: unreadable training images that may be replaced by others; default: 0",
     )
+    max_megapixels: Optional[int] = Field(
+        None, gt=0, description="image_folder, image_shards: larger images are refused by their header; default: 80"
+    )
     num_classes: Optional[int] = Field(None, gt=1, description="generated images only: classes")
     num_train_images: Optional[int] = Field(None, gt=0, description="generated images only: images to train on")
     num_eval_images: Optional[int] = Field(None, gt=0, description="generated images only: images to evaluate on")
 
+    @field_serializer("dir", when_used="json")
+    def without_password(self, value: Optional[str]) -> Optional[str]:
+        """What config.yaml, checkpoints and trackers are told."""
+        return None if value is None else hide_passwords(value)
+
     @model_validator(mode="after")
     def check(self) -> "DataConfig":
+        if self.dir is not None and has_hidden(self.dir):
+            raise ValueError(
+                f"dir {self.dir!r}: {HIDDEN} stands for a password, which is written nowhere; give the whole URL, "
+                "or leave the password to the place's own settings (~/.netrc, environment variables)"
+            )
         if self.crop_padding is not None and self.min_crop_area is not None:
             raise ValueError(
                 f"crop_padding {self.crop_padding} and min_crop_area {self.min_crop_area} both crop; give one"
