@@ -151,6 +151,15 @@ def test_without_the_sdk_the_error_says_what_to_install(device: str, path: str, 
     assert part in done.stderr
 
 
+def test_an_installed_emulator_is_not_taken_for_the_sdk(tmp_path: Path) -> None:
+    for package in ("poptorch", "poptorch_emulator"):  # as pip puts them into one folder
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
+    done = started([sys.executable], tmp_path / "run", "--device", "ipu", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2
+    assert "normact-poptorch-emulator is installed in its place" in done.stderr
+
+
 @pytest.mark.parametrize("name", [name for name in config_names() if name.endswith("_ipu")])
 def test_a_config_for_ipus_differs_from_its_experiment_only_in_how_it_is_executed(name: str) -> None:
     ipu, plain = load_config(name).model_dump(), load_config(name[: -len("_ipu")]).model_dump()
