@@ -8,6 +8,7 @@ from typing import Optional, Type
 
 from tqdm import tqdm
 
+from experiment.words import time_left
 from grids.console import say
 
 
@@ -36,7 +37,7 @@ class Bar:
     def show(self, done: float, gained: float) -> None:
         """Runs done, with parts of those under way; `gained`: how many of them since the start."""
         minutes = (time.monotonic() - self._started) / 60
-        self._left = f", about {minutes / gained * (self._total - done):.0f} min left" if gained > 0 else ""
+        self._left = f", {time_left(60 * minutes / gained * (self._total - done))}" if gained > 0 else ""
         self._bar.n = done
         self._bar.set_description_str(f"{done:.1f} of {self._total} runs, {minutes:.0f} min{self._left}")
 

@@ -23,7 +23,7 @@ _REASONS_SHOWN = 3
 
 @dataclass
 class Outcome:
-    """What became of the runs: `failed` holds the reasons, `stopped_by` the signal that ended it, or 0."""
+    """How the runs ended: `failed` holds the reasons, `stopped_by` the signal that ended it, or 0."""
 
     done: int = 0
     failed: Dict[Trial, str] = field(default_factory=dict)
