@@ -34,6 +34,7 @@ from configs.schema import DataConfig
 from configs.yaml_file import read_yaml
 from datasets import DataError, build_datasets
 from experiment.checkpoint import check_norm, load_checkpoint
+from experiment.ending import end_with
 from experiment.foreign_config import config_of_file
 from experiment.prepare import build_network
 from experiment.run import DEFAULT_POWER_IMAGES
@@ -179,4 +180,4 @@ def fashion_mnist_images(count: int, size: int, seed: int) -> Tensor:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

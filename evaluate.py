@@ -32,9 +32,10 @@ from configs import Config, ConfigError, load_config
 from configs.atomic_file import replace_file
 from configs.passwords import hide_passwords
 from datasets import DataSets, build_datasets
+from experiment.ending import end_with
 from experiment.exported_program import load_program
 from experiment.foreign_config import config_of_file
-from experiment.guarded_loading import explained_loading
+from experiment.guarded_loading import explained_loading, guarded
 from experiment.measurement import reestimate
 from experiment.onnx_file import load_session
 from experiment.prepare import build_network
@@ -129,12 +130,11 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
     loader = build_loader(images, batches, config.data.workers)
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
     evaluation = Evaluation(data.num_classes)
-    with explained_loading():
-        for pixels, labels in tqdm(loader, disable=None):
-            try:
-                evaluation.add(model((pixels / 255.0 - mean) / std), labels)
-            except ValueError as error:  # another number of classes, or outputs that are not finite
-                raise CheckpointError(f"{options.model} on {config.data.name}: {error}") from error
+    for pixels, labels in tqdm(guarded(loader), total=len(loader), disable=None):
+        try:
+            evaluation.add(model((pixels / 255.0 - mean) / std), labels)
+        except ValueError as error:  # another number of classes, or outputs that are not finite
+            raise CheckpointError(f"{options.model} on {config.data.name}: {error}") from error
     described = {
         "model": str(options.model),
         "weights": "average" if saved is not None and saved.is_average else "last" if saved is not None else "exported",
@@ -238,4 +238,4 @@ def padded_to(batch_size: int, model: Model) -> Model:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

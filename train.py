@@ -22,6 +22,7 @@ from datasets import DataError
 from experiment.checkpoint import has_checkpoint
 from experiment.continuation import check_same_images, check_same_step, restore, save
 from experiment.describe import describe, describe_norms
+from experiment.ending import end_with
 from experiment.guarded_loading import explained_loading
 from experiment.lockstep import Lockstep
 from experiment.measurement import evaluate, measure_end
@@ -263,4 +264,4 @@ def exit_code_of(error: BaseException) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

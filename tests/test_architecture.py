@@ -125,6 +125,7 @@ MAY_RUN = {
     ("torch.ops.load_library", "normact/kernels/operators.py"),  # built here, whole, and this user's
     ("ctypes.CDLL", "training/parents_end.py"),  # the C library, by no name
     ("ctypes.CDLL", "backends/host_memory.py"),
+    ("ctypes.CDLL", "experiment/ending.py"),
     ("pickle.load", "emulator/poptorch/_executor/executable_file.py"),  # when a program asks for it
     ("pickle.load", "emulator/poptorch/_data/async_worker.py"),  # of a file that its own process just wrote
     ("exec", "emulator/poptorch/_options/config_file.py"),  # options that a program asks for

@@ -26,10 +26,10 @@ class ModelConfig(Section):
     activation: Optional[str] = Field(
         None, description="relu, silu, gelu, leaky_relu(0.2), ...; default: the network's own, relu or silu"
     )
-    pretrained: Optional[PathText] = Field(
-        None, description="file of weights to start from, instead of newly drawn ones"
+    pretrained: Optional[PathText] = Field(None, description="file of weights to start from, instead of random ones")
+    reset_classifier: bool = Field(
+        False, description="initialize the classifier at random instead of taking it from pretrained"
     )
-    reset_classifier: bool = Field(False, description="the classifier is drawn anew, not taken from pretrained")
     train_only: Optional[Words] = Field(None, description="modules to train, e.g. [top, classifier]; default: all")
 
     @model_validator(mode="after")
@@ -76,15 +76,15 @@ class DataConfig(Section):
         "image_folder",
         "image_shards",
         "generated",
-    ]
+    ] = Field(description="the data set; generated: synthetic images")
     dir: Optional[PathText] = Field(
-        None, description="folder of the data; default: $DATA_DIR, else data/; image_shards also: URL"
+        None, description="folder of the data (image_shards: or a URL); default: $DATA_DIR, else data/"
     )
     cache_dir: Optional[PathText] = Field(
         None, description="image_shards at a URL: folder for copies of the shards read"
     )
     shuffle_shards: Optional[int] = Field(
-        None, gt=0, description="image_shards: images are shuffled within so many shards at a time; default: within all"
+        None, gt=0, description="image_shards: shuffle images within this many shards at a time; default: within all"
     )
     fingerprint: Optional[Literal["contents"]] = Field(
         None,
@@ -102,7 +102,9 @@ class DataConfig(Section):
     )
     workers: int = Field(0, ge=0, description="processes that load images, per training process")
     max_corrupt: Optional[int] = Field(
-        None, gt=0, description="image_folder, image_shards: unreadable training images that others replace; default: 0"
+        None,
+        gt=0,
+        description="image_folder, image_shards: unreadable training images that may be replaced by others; default: 0",
     )
     max_megapixels: Optional[int] = Field(
         None, gt=0, description="image_folder, image_shards: larger images are refused by their header; default: 80"
@@ -143,21 +145,23 @@ class BatchConfig(Section):
 class RunConfig(Section):
     """What a run writes, and its seed."""
 
-    seed: int = Field(ge=0, lt=2**63, description="keys weights' start values, image order and augmentation")
+    seed: int = Field(ge=0, lt=2**63, description="determines initial weights, image order and augmentation")
     output_dir: Optional[PathText] = Field(
-        None, description="run folder; default: runs/<name of the config>, -seed<N> behind it if not the file's seed"
+        None, description="run folder; default: runs/NAME, with -seedN appended if the seed is not the file's"
     )
     log_every_steps: int = Field(100, gt=0, description="steps between training records in metrics.jsonl")
-    eval_every_epochs: int = Field(1, gt=0)
+    eval_every_epochs: int = Field(1, gt=0, description="epochs between evaluations")
     checkpoint_every_steps: Optional[int] = Field(None, gt=0, description="besides the one after each epoch")
     keep_checkpoints: int = Field(
-        2, ge=2, description="newest checkpoints kept; one more than the newest, should that be damaged"
+        2, ge=2, description="newest checkpoints kept; at least two, in case the newest is damaged"
     )
     power_every_epochs: Optional[int] = Field(
-        None, gt=0, description="epochs between records in power.jsonl, and one of the initial weights; default: none"
+        None,
+        gt=0,
+        description="epochs between records in power.jsonl, which begins with the initial weights; default: none",
     )
     power_images: Optional[int] = Field(
-        None, gt=0, description="power.jsonl is about the first this many evaluation images; default: 1000"
+        None, gt=0, description="evaluation images measured for power.jsonl, the first ones; default: 1000"
     )
     evaluate_training_images: int = Field(
         10_000, ge=0, description="training images evaluated after the last epoch, without augmentation; 0: none"
@@ -165,14 +169,14 @@ class RunConfig(Section):
     reestimation_images: int = Field(
         10_000,
         ge=0,
-        description="batch norm: training images over which its statistics are taken anew after the last epoch, for a "
-        "second evaluation; 0: none",
+        description="batch norm: training images over which its statistics are re-estimated after the last epoch, for "
+        "a second evaluation; 0: none",
     )
     stop_signals: SignalNames = Field(
         (), description="signals that save and stop the run as SIGTERM does, e.g. [SIGUSR1] for a batch system"
     )
-    wandb: Literal["off", "online", "offline"] = Field("off")
-    wandb_project: str = Field("proxynorm")
+    wandb: Literal["off", "online", "offline"] = Field("off", description="also log to wandb")
+    wandb_project: str = Field("proxynorm", description="project that wandb files runs under")
 
     @model_validator(mode="after")
     def check(self) -> "RunConfig":

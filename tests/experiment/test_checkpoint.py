@@ -193,7 +193,7 @@ def save_elsewhere(folder: Path, step: int, size: int, source: Path, **environme
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
 
@@ -277,7 +277,7 @@ def test_a_full_disk_is_told_with_its_bytes_and_the_old_checkpoint_stays(tmp_pat
         "print(sorted(os.listdir(folder)), newest_checkpoint(folder).name)\n"
     )
     command = [*mount, sys.executable, "-c", script, str(disk), "1", "1000", str(source)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert result.returncode == 0, result.stderr
     message, left = result.stdout.splitlines()
     assert message.startswith("disk full: need 40") and f"at {disk / 'step_00000002.pt'} (no space left)" in message
