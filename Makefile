@@ -2,6 +2,7 @@
 PYTHON ?= python3
 CONFIG ?= fashion_rn10_gn8pn
 ARGS ?=
+COUNT ?= 500
 DATA ?= fashion
 VENV := .venv
 RUN_READY := $(VENV)/.run-ready
@@ -15,16 +16,21 @@ IPU_TESTS := tests/emulator tests/backends/test_ipu_backend.py tests/backends/te
 HOROVOD := build/horovod/horovod-0.28.1
 HOROVOD_READY := $(VENV)/.horovod-ready
 
-.PHONY: help train train-small test test-slow lint browser bench data clean
+DOCS_VENV := .venv-docs
+DOCS_READY := $(DOCS_VENV)/.ready
+
+.PHONY: help train train-small test test-slow lint docs browser bench data clean
 
 help:
 	@echo "make train [CONFIG=name] [ARGS='--set section.key=value ...']   train an experiment of configs/"
 	@echo "make train-small [DATA=fashion|photos]   small ResNeXts and EfficientNets with BN, GN and GN+PN, one after another"
 	@echo "make test         the tests            make test-slow   the slow ones too"
 	@echo "make lint         formatting, static checks and types"
+	@echo "make docs         the documentation as a site: build/site/index.html"
 	@echo "make browser      installs Debian's Chromium, if there is none: a test opens the report page in it"
 	@echo "make test-ipu-host [PYTHON_IPU=python3.8]   layer, networks, emulator and IPU backend with torch 2.0.1"
 	@echo "make horovod      builds Horovod into the environment, for several processes without poprun"
+	@echo "make launches [COUNT=500]   two processes started and ended again and again, counting failures; goes on where it stopped"
 	@echo "make bench        every number that this project publishes"
 	@echo "make clean        remove the environment and build products; data and runs stay"
 
@@ -65,10 +71,22 @@ $(HOROVOD_READY): $(DEV_READY)
 		$(VENV)/bin/pip install --disable-pip-version-check --no-deps --no-build-isolation ./$(HOROVOD)
 	touch $@
 
+launches: $(DEV_READY) data
+	$(VENV)/bin/python tests/launches.py --count $(COUNT)
+
 lint: $(DEV_READY)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+docs: $(DOCS_READY)
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --quiet
+	@echo "build/site/index.html"
+
+$(DOCS_READY): requirements-docs.txt
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	touch $@
 
 # Without one its test is skipped. A font too: without recommended packages Debian's has none.
 browser:
@@ -93,4 +111,4 @@ $(DEV_READY): requirements-dev.txt $(RUN_READY)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(IPU_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(IPU_VENV) $(DOCS_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -28,10 +28,14 @@ from analysis.commands.networks import Measured
 from analysis.images import one_over_f_images, photo_patches, standardized
 from analysis.norm_name import norm_label, parse_norm
 from backends.host_memory import keep_freed_memory
-from configs import ConfigError, load_config
+from configs import ConfigError
+from configs.passwords import hide_passwords
 from configs.schema import DataConfig
+from configs.yaml_file import read_yaml
 from datasets import DataError, build_datasets
 from experiment.checkpoint import check_norm, load_checkpoint
+from experiment.ending import end_with
+from experiment.foreign_config import config_of_file
 from experiment.prepare import build_network
 from experiment.run import DEFAULT_POWER_IMAGES
 from experiment.run_folder import RunFolder
@@ -51,7 +55,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     try:
         options.command(options)
     except (ConfigError, DataError, CheckpointError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {hide_passwords(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"stopped: {options.when_stopped}", file=sys.stderr)
@@ -84,7 +88,8 @@ def networks_of_run(options: argparse.Namespace) -> Iterator[Measured]:
     folder = RunFolder(options.run)
     if not folder.config.exists():
         raise ValueError(f"--run {options.run} is no folder of a run: it has no {folder.config.name}")
-    config = load_config(str(folder.config))
+    place = [("--data-dir", "data.dir", options.data_dir)] if options.data_dir is not None else []
+    config = config_of_file(read_yaml(folder.config)[0], folder.config, texts=place)
     paths = sorted(folder.checkpoints.glob("step_*.pt"))
     if options.step is not None:
         known = [str(int(path.stem.split("_")[1])) for path in paths]
@@ -175,4 +180,4 @@ def fashion_mnist_images(count: int, size: int, seed: int) -> Tensor:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

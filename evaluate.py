@@ -3,7 +3,8 @@
     python evaluate.py runs/fashion_rn20_gn8pn                      the newest checkpoint of a run, on its own data set
     python evaluate.py runs/fashion_rn20_gn8pn --split train        the training images, without augmentation
     python evaluate.py runs/fashion_rn20_bn --reestimate-statistics     batch norm's statistics taken anew
-    python evaluate.py step_00001404.pt --set data.dir=DIR         one checkpoint; --set changes its configuration
+    python evaluate.py step_00001404.pt --set data.dir=DIR         one checkpoint; --set changes its configuration.
+                                                                   Where images are, the command says alone, or DATA_DIR
     python evaluate.py resnetv2_50.safetensors --config rn50_bn    a state dict of this program, timm or torchvision
     python evaluate.py model.pt2 --config fashion_rn20_gn8pn        a program of torch.export
     python evaluate.py model.onnx --config fashion_rn20_gn8pn       with onnxruntime
@@ -17,12 +18,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
-import yaml
 from torch import Tensor
 from torch.utils.data import BatchSampler, SequentialSampler
 from tqdm import tqdm
@@ -30,10 +29,15 @@ from tqdm import tqdm
 from analysis.confusion import plot_confusion
 from backends.image_loader import build_loader
 from configs import Config, ConfigError, load_config
+from configs.atomic_file import replace_file
+from configs.passwords import hide_passwords
 from datasets import DataSets, build_datasets
-from experiment.atomic_file import replace_file
-from experiment.guarded_loading import explained_loading
+from experiment.ending import end_with
+from experiment.exported_program import load_program
+from experiment.foreign_config import config_of_file
+from experiment.guarded_loading import explained_loading, guarded
 from experiment.measurement import reestimate
+from experiment.onnx_file import load_session
 from experiment.prepare import build_network
 from experiment.starting_weights import place_weights
 from experiment.weights_file import SavedWeights, read_weights
@@ -61,7 +65,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
             plot_confusion(report["confusion"], class_names, title, options.picture)
         return 0
     except tuple(EXIT_CODES) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {hide_passwords(str(error))}", file=sys.stderr)
         return exit_code_of(error)
 
 
@@ -81,7 +85,13 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     add = parser.add_argument
     add("model", type=Path, help="a run folder, a checkpoint, a state dict (also timm's, torchvision's), .pt2 or .onnx")
     add("--config", metavar="NAME|PATH", help="network and data; default: those in the checkpoint")
-    add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; repeatable")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override one value; null leaves it out; repeatable",
+    )
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of a network; auto: a GPU if there is one")
     add("--split", choices=("eval", "train"), default="eval", help="images to evaluate; training images unaugmented")
     add(
@@ -120,12 +130,11 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
     loader = build_loader(images, batches, config.data.workers)
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
     evaluation = Evaluation(data.num_classes)
-    with explained_loading():
-        for pixels, labels in tqdm(loader, disable=None):
-            try:
-                evaluation.add(model((pixels / 255.0 - mean) / std), labels)
-            except ValueError as error:  # another number of classes, or outputs that are not finite
-                raise CheckpointError(f"{options.model} on {config.data.name}: {error}") from error
+    for pixels, labels in tqdm(guarded(loader), total=len(loader), disable=None):
+        try:
+            evaluation.add(model((pixels / 255.0 - mean) / std), labels)
+        except ValueError as error:  # another number of classes, or outputs that are not finite
+            raise CheckpointError(f"{options.model} on {config.data.name}: {error}") from error
     described = {
         "model": str(options.model),
         "weights": "average" if saved is not None and saved.is_average else "last" if saved is not None else "exported",
@@ -139,15 +148,13 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
 
 
 def choose_config(options: argparse.Namespace, saved: Optional[SavedWeights]) -> Config:
-    """The configuration that was named, or else the one in the checkpoint; with the overrides."""
+    """The configuration that was named, or else the one in the checkpoint, but for where it had its data; with the
+    overrides."""
     if options.config is not None:
         return load_config(options.config, options.set)
     if saved is None or saved.config is None:
         raise ConfigError(f"{options.model} does not say what network and data it belongs to; add --config NAME")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "checkpoint.yaml"
-        path.write_text(yaml.safe_dump(dict(saved.config)))
-        return load_config(str(path), options.set)
+    return config_of_file(saved.config, saved.path, options.set)
 
 
 def check_execution(options: argparse.Namespace, is_exported: bool) -> None:
@@ -196,32 +203,19 @@ def network_with(saved: SavedWeights, config: Config, data: DataSets, options: a
 
 def exported_program(path: Path) -> Model:
     """A program of torch.export; one for batches of a fixed size is given full batches."""
-    try:
-        program = torch.export.load(str(path))
-    except Exception as error:  # unknown bytes are read here: what is raised depends on them and on torch's version
-        raise CheckpointError(f"{path} cannot be read as an exported program: {error}") from error
-    inputs = [node for node in program.graph.nodes if node.op == "placeholder"]
-    batch_size = inputs[-1].meta["val"].shape[0]
-    module = program.module()
+    module, batch_size = load_program(path)
 
     @torch.no_grad()
     def run(x: Tensor) -> Tensor:
         output: Tensor = module(x)
         return output
 
-    return padded_to(batch_size, run) if isinstance(batch_size, int) else run
+    return run if batch_size is None else padded_to(batch_size, run)
 
 
 def onnx_session(path: Path) -> Model:
     """An ONNX model in onnxruntime; one for batches of a fixed size is given full batches."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ConfigError(f"{path} needs the package onnxruntime; pip install -r requirements-dev.txt") from error
-    try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    except Exception as error:  # as above
-        raise CheckpointError(f"{path} cannot be read as an ONNX model: {error}") from error
+    session = load_session(path)
     images = session.get_inputs()[0]
 
     def run(x: Tensor) -> Tensor:
@@ -244,4 +238,4 @@ def padded_to(batch_size: int, model: Model) -> Model:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

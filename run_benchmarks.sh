@@ -5,9 +5,9 @@
 #   ./run_benchmarks.sh --quick                less of each
 #   ./run_benchmarks.sh [--quick] --runs 3     three times; of each number the worst
 #
-# All rewrite the tables in README.md, which name the command, and the plots in benchmarks/plots/.
+# All rewrite the tables in docs/speed.md, which name the command, and the plots in benchmarks/plots/.
 # Results go to benchmarks/results/*.json (with --quick to benchmarks/results/quick), those of each run to run1, run2, ... there.
-# A GPU, where there is one, is measured too. Training results come from train.py: see the table in README.md.
+# A GPU, where there is one, is measured too. Training results come from train.py: see docs/results.md.
 set -euo pipefail
 cd "$(dirname "$0")"
 command="./run_benchmarks.sh${*:+ $*}"

@@ -13,24 +13,24 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Type
+from typing import Callable, Dict, List, Optional, Type
 
-from analysis.curves import plot_curves
-from analysis.power_plot import plot_power_log
-from analysis.settings import read_settings, run_title
 from backends import DeviceError, choose_backend
 from configs import Config, ConfigError, config_name, dump_config, load_config, own_seed
+from configs.passwords import hide_passwords
 from datasets import DataError
 from experiment.checkpoint import has_checkpoint
 from experiment.continuation import check_same_images, check_same_step, restore, save
 from experiment.describe import describe, describe_norms
+from experiment.ending import end_with
 from experiment.guarded_loading import explained_loading
 from experiment.lockstep import Lockstep
 from experiment.measurement import evaluate, measure_end
 from experiment.power_log import measure_power_of_run
 from experiment.prepare import prepare
-from experiment.progress import Progress, Stopwatch, is_due
+from experiment.progress import Progress, Stopwatch, in_words, is_due
 from experiment.provenance import as_comment, provenance
+from experiment.report import report
 from experiment.run import Run
 from experiment.run_folder import RunFolder, RunFolderError
 from experiment.run_output import RunOutput
@@ -50,7 +50,8 @@ EXIT_CODES: Dict[Type[Exception], int] = {
     NonFiniteLossError: 5,
     OSError: 74,
 }
-EXIT_CODES_OF_SIGNALS: Dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 75}
+PREEMPTED = 75
+EXIT_CODES_OF_SIGNALS: Dict[int, int] = {signal.SIGINT: 130}  # of the others: PREEMPTED
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -69,7 +70,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
             return 0
         return run_experiment(config_name(options.config), config, options)
     except tuple(EXIT_CODES) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {hide_passwords(str(error))}", file=sys.stderr)
         return exit_code_of(error)
 
 
@@ -77,7 +78,13 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--config", required=True, metavar="NAME|PATH", help="an experiment of configs/, or a YAML file")
-    add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; repeatable")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override one value; null leaves it out; repeatable",
+    )
     add("--device", metavar="NAME", help="auto, cpu, cuda, ipu, ipu_model or ipu_emulator; overrides device.name")
     add("--output-dir", metavar="DIR", help="the run folder; overrides run.output_dir")
     add("--resume", action="store_true", help="continue from the newest checkpoint of the run folder, if any")
@@ -105,7 +112,9 @@ def run_experiment(name: str, config: Config, options: argparse.Namespace) -> in
                 print(describe_norms(run))
             return 0
         folder = RunFolder(Path(config.run.output_dir or default_folder(options.config, config)))
-        with StopSignals() as signals, RunOutput(folder, backend.is_primary, options.resume) as output:
+        with StopSignals(config.run.stop_signals) as signals, RunOutput(
+            folder, backend.is_primary, options.resume
+        ) as output:
             try:
                 # A checkpoint holds all weights: what the run started from need not be there any more.
                 goes_on = options.resume and has_checkpoint(folder.checkpoints)
@@ -114,7 +123,7 @@ def run_experiment(name: str, config: Config, options: argparse.Namespace) -> in
                 with explained_loading():
                     return train(run, output, Lockstep(backend, signals), options)
             except Exception as error:
-                output.ended("failed", f"{type(error).__name__}: {error}", exit_code_of(error))
+                output.ended("failed", f"{type(error).__name__}: {hide_passwords(str(error))}", exit_code_of(error))
                 raise
     finally:
         backend.close()
@@ -146,7 +155,8 @@ def train(run: Run, output: RunOutput, lockstep: Lockstep, options: argparse.Nam
         if lockstep.failure is not None:
             output.say(f"images cannot be loaded: {saved}")
             raise lockstep.failure
-        reason, exit_code = f"signal {lockstep.signal_number}", EXIT_CODES_OF_SIGNALS[lockstep.signal_number]
+        reason = f"signal {lockstep.signal_number}"
+        exit_code = EXIT_CODES_OF_SIGNALS.get(lockstep.signal_number, PREEMPTED)
         output.say(f"stopped by {reason}, {saved}")
         output.ended("preempted", f"{reason}, {saved}", exit_code)
         return exit_code
@@ -248,66 +258,10 @@ def log_power(run: Run, output: RunOutput, epoch: int) -> None:
         output.record_power(epoch, run.power_images, measure_power_of_run(run).records())
 
 
-def report(run: Run, output: RunOutput, progress: Progress, details: Dict[str, Any]) -> None:
-    """summary.json, status.json, curves.png, and the result as a table.
-
-    Args:
-        details: more for the summary, what `measure_end` found among it.
-    """
-    means = progress.evaluation
-    summary = {
-        "experiment": run.name,
-        **run.settings,
-        "top1": means.top1,
-        "top5": means.top5,
-        "loss": means.loss,
-        "best_top1": progress.best_top1,
-        "steps": progress.step,
-        "seconds": progress.seconds,
-        "images_per_second": progress.speed(run.plan.global_batch_size),
-        "device": run.backend.name,
-        "parameters": run.cost.parameters,
-        **details,
-    }
-    if run.backend.is_primary:
-        title = run_title(run.name, read_settings(output.folder.config))
-        plot_curves(output.folder.metrics, output.folder.curves, title)
-        if output.folder.power.exists():
-            plot_power_log(output.folder.power, output.folder.power_plot, title)
-    output.finish(summary)
-    rows = {
-        "test top-1": f"{means.top1:.4f}",
-        "test top-5": f"{means.top5:.4f}",
-        "test loss": f"{means.loss:.4f}",
-    }
-    if "test_reestimated" in details:
-        again = details["test_reestimated"]
-        rows["re-estimated"] = f"test top-1 {again['top1']:.4f}, loss {again['loss']:.4f} with statistics taken anew"
-    if "train" in details:
-        train = details["train"]
-        rows["training"] = f"top-1 {train['top1']:.4f}, loss {train['loss']:.4f} of {train['images']:,} plain images"
-    rows = {
-        **rows,
-        "time": f"{progress.seconds / 60:.1f} min",
-        "training speed": in_words(summary["images_per_second"]),
-        "run folder": str(output.folder.path),
-    }
-    if run.data.train.corrupt:
-        rows["replaced images"] = f"{run.data.train.corrupt} of this process could not be read"
-    output.say(f"\n{run.name}, last epoch of {run.config.schedule.epochs}")
-    for name, value in rows.items():
-        output.say(f"  {name:<16}{value}")
-
-
-def in_words(images_per_second: Optional[float]) -> str:
-    """The speed of training; None where nothing but the first, compiling step was there to time."""
-    return "not timed" if images_per_second is None else f"{images_per_second:,.0f} images/s"
-
-
 def exit_code_of(error: BaseException) -> int:
     """The exit code of an error; 1 for one that is a fault of the program, which ends in a traceback."""
     return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from analysis.picture_file import save_picture
+
 _NAMED = 40  # classes whose names and numbers are still readable
 
 
@@ -40,4 +42,4 @@ def plot_confusion(
                     column, row, f"{share:.0f}", ha="center", va="center", fontsize=7, color="w" if share > 60 else "k"
                 )
     figure.colorbar(picture, ax=axes, label="% of the true class", shrink=0.7)
-    figure.savefig(str(out_png), dpi=120)
+    save_picture(figure, out_png, dpi=120)

@@ -11,6 +11,9 @@ from typing import Any, Dict, List, Union
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from analysis.picture_file import save_picture
+from configs.bounded_file import MAX_LOG_BYTES, read_bounded
+
 # Colours of the Okabe-Ito palette, which stay apart for colour-blind readers; markers tell them apart in grey.
 _SPLITS = {
     "train": {"color": "#0072B2", "linewidth": 1.2, "marker": ".", "markersize": 3, "label": "training"},
@@ -53,7 +56,7 @@ def plot_curves(metrics_path: Union[str, Path], out_png: Union[str, Path], title
         axes.legend(frameon=False)
     if title:
         figure.suptitle("\n".join(textwrap.wrap(title, 110)), fontsize=11, parse_math=False)
-    figure.savefig(out_png, dpi=150)
+    save_picture(figure, out_png, dpi=150)
 
 
 def read_records(path: Path) -> List[Dict[str, Any]]:
@@ -61,7 +64,7 @@ def read_records(path: Path) -> List[Dict[str, Any]]:
 
     Raises: ValueError for another line that is no record.
     """
-    lines = path.read_bytes().splitlines()
+    lines = read_bounded(path, MAX_LOG_BYTES).splitlines()
     records: List[Dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         try:

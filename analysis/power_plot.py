@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from analysis.curves import read_records
+from analysis.picture_file import save_picture
 
 Item = TypeVar("Item")
 
@@ -48,7 +49,7 @@ def plot_power(panels: Sequence[PowerPanel], path: Union[str, Path], *, columns:
     figure = Figure(layout="constrained")
     FigureCanvasAgg(figure)
     draw_power(figure, panels, columns=columns, note=note)
-    figure.savefig(path, dpi=110)
+    save_picture(figure, path, dpi=110)
 
 
 def draw_power(figure: Figure, panels: Sequence[PowerPanel], *, columns: int = 0, note: str = "") -> None:

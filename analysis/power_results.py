@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Dict, Mapping
 
@@ -11,6 +12,7 @@ from analysis.norm_name import norm_label
 from analysis.power import PowerMeter
 from analysis.power_plot import PowerPanel, evenly, panel_of_layers, plot_power
 from analysis.results_file import ResultsError, write_results
+from configs.atomic_file import replace_file
 from models.random_net import RandomNetShape
 
 
@@ -31,7 +33,9 @@ def save_power(out: Path, title: str, meters: Mapping[str, PowerMeter], settings
         for name, meter in meters.items()
         for path, statistics in meter.layers.items()
     }
-    np.savez_compressed(out / "channels.npz", **channels)
+    packed = BytesIO()
+    np.savez_compressed(packed, **channels)
+    replace_file(out / "channels.npz", packed.getvalue())
     panels = [panel_of_layers(name, meter.records()) for name, meter in evenly(list(meters.items()), 12)]
     note = "batch norm by the statistics of each batch" if settings["form"] == "training" else ""
     plot_power(panels, out / "power.png", columns=min(6, len(panels)), note=note)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Dict
+
+from configs.atomic_file import replace_file
+from configs.bounded_file import MIB, read_bounded
+
+MAX_BYTES = 64 * MIB  # Python's form of a JSON text takes ten times as much
 
 
 class ResultsError(ValueError):
@@ -18,9 +22,7 @@ def write_results(path: Path, results: Dict[str, Any]) -> None:
     Raises: ValueError for a number that is not finite; OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(results, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    replace_file(path, (json.dumps(results, allow_nan=False) + "\n").encode("utf-8"))
 
 
 def read_results(path: Path) -> Dict[str, Any]:
@@ -29,7 +31,7 @@ def read_results(path: Path) -> Dict[str, Any]:
     Raises: ResultsError for a file that is missing or no results file.
     """
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = json.loads(read_bounded(path, MAX_BYTES))
     except (OSError, ValueError) as error:
         raise ResultsError(f"{path} cannot be read as results: {error}") from error
     if not isinstance(results, dict):

@@ -14,9 +14,11 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from analysis.images import one_over_f_images
 from analysis.norm_name import exact_factory, norm_label
+from analysis.picture_file import save_picture
 from analysis.random_power import propagate
 from analysis.statement import Statement
 from analysis.theory_nets import NORMS, Nets
+from configs.atomic_file import replace_file
 from models.random_net import RandomNetShape
 
 # Okabe-Ito colours and dashes, so that lines are told apart in grey too.
@@ -54,7 +56,7 @@ def write_page(statements: Sequence[Statement], nets: Nets, path: Path) -> None:
         assert "|" not in each.claimed + each.measured + each.bound, "a bar would end the cell"
         lines.append(f"| {each.name} | {each.claimed} | {each.measured} | {each.bound} | {verdict} |")
     lines += ["", "![measured over depth](theory.png)", "", "![distributions in channels](figure1.png)"]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    replace_file(path, ("\n".join(lines) + "\n").encode("utf-8"))
 
 
 def plot_theory(nets: Nets, path: Path) -> None:
@@ -98,7 +100,7 @@ def plot_theory(nets: Nets, path: Path) -> None:
         fontsize=9,
         handles=residual_axes.get_lines()[: len(NORMS)],
     )
-    figure.savefig(path, dpi=110)
+    save_picture(figure, path, dpi=110)
 
 
 def _finish(axes: Axes, title: str) -> None:
@@ -134,7 +136,7 @@ def plot_channel_distributions(shape: RandomNetShape, path: Path) -> None:
         "over 64 images",
         fontsize=8.5,
     )
-    figure.savefig(path, dpi=100)
+    save_picture(figure, path, dpi=100)
 
 
 def _draw_channels(axes: Axes, affine: torch.Tensor, title: str) -> None:

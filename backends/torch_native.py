@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import os
 from typing import Any, ContextManager, Dict, Iterable, Iterator, List, Mapping, Optional, Set, Tuple
@@ -18,6 +19,7 @@ from backends.errors import DeviceError
 from backends.host_memory import available_bytes, keep_freed_memory
 from backends.image_loader import build_loader
 from backends.machine import has_bfloat16_instructions
+from backends.process_group import join, leave
 from configs.batch import BatchPlan
 from configs.schema.device import DeviceConfig
 from configs.schema.learning import OptimizerConfig
@@ -30,6 +32,12 @@ from training.weights import load_model_state
 
 LOGGER = logging.getLogger(__name__)
 _MEMORY_SHARE = 0.7  # of what is free: the rest is for weights, gradients, temporaries and other programs
+# Batch norm's running statistics are averaged after every update, see _average_buffers. torch 2.13 renamed this.
+_BUFFERS_IN_FORWARD = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
 _PEAK_OVER_SAVED = 1.5  # peak of forward + backward over what is saved for backward: gradients of activations
 
 
@@ -63,6 +71,7 @@ class TorchBackend:
                 "float32; use --set device.precision=auto, or float32",
                 "this processor" if self.device.type == "cpu" else "this GPU",
             )
+        self._parallel: Optional[DistributedDataParallel] = None
 
     def choose_operations(self, network: nn.Module) -> None:
         pass  # its layers choose between the fused kernels and plain operations themselves
@@ -94,10 +103,9 @@ class TorchBackend:
         if self._config.compile:
             self._classifier.network.compile()
         self._optimizer = build_optimizer(optimizer, classifier.network, undecayed)
-        self._parallel: Optional[DistributedDataParallel] = None
         if self._joined:
-            # Buffers are batch norm's running statistics: see _average_buffers.
-            self._parallel = DistributedDataParallel(classifier, broadcast_buffers=False, gradient_as_bucket_view=True)
+            options: Dict[str, Any] = {_BUFFERS_IN_FORWARD: False, "gradient_as_bucket_view": True}
+            self._parallel = DistributedDataParallel(classifier, **options)
 
     def training_batches(self, dataset: Any, epoch: int, first_step: int, workers: int) -> Iterable[Batch]:
         partners = self._classifier.draws.partners
@@ -182,8 +190,9 @@ class TorchBackend:
         load_optimizer_state(self._optimizer, state["optimizer"])
 
     def close(self) -> None:
+        self._parallel = None  # it holds the group
         if self._joined:
-            dist.destroy_process_group()
+            leave()
 
     def _loader(self, dataset: Dataset, batches: Any, workers: int) -> DataLoader:
         return build_loader(dataset, batches, workers, pin_memory=self.device.type == "cuda")
@@ -273,7 +282,7 @@ def _join_process_group(device: torch.device) -> bool:
     """Joins the group of processes that torchrun started, if it did."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return False
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    join("nccl" if device.type == "cuda" else "gloo")
     return True
 
 

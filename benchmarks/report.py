@@ -1,7 +1,7 @@
-"""The README's tables of speed and memory, written from the JSON files between two marker comments.
+"""The tables of docs/speed.md, written from the JSON files between two marker comments.
 
     python -m benchmarks.report                 prints the tables
-    python -m benchmarks.report --write         puts them into README.md, and the plots into benchmarks/plots/
+    python -m benchmarks.report --write         writes them into docs/speed.md, and the plots into benchmarks/plots/
 
 No number there is typed by hand. Running it twice changes nothing.
 """
@@ -18,6 +18,7 @@ from benchmarks.plots import PLOTS, draw_plots
 from benchmarks.results import RESULTS, ROOT
 
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
+PAGE = ROOT / "docs/speed.md"
 Results = Dict[str, Dict[str, Any]]
 NEEDED = ("layer", "step", "memory", "inference", "peers", "growth", "data")
 
@@ -79,7 +80,7 @@ def _introduction(results: Results, command: str) -> List[str]:
         f"{', '.join(commits)}. All numbers are ratios to",
         "eager batch norm + activation in the same process: below 1 is faster or smaller. Medians of at least "
         f"{settings['repetitions']} interleaved repetitions; {taken};",
-        f"written by `{command}`. How to read and improve them: [benchmarks/NOTES.md](benchmarks/NOTES.md).",
+        f"written by `{command}`. How to read and improve them: [benchmarks/NOTES.md](../benchmarks/NOTES.md).",
         "",
     ]
 
@@ -169,7 +170,7 @@ def _gpu_table(results: Results) -> List[str]:
 
 def _plots(results: Results) -> List[str]:
     folder = PLOTS.relative_to(ROOT)
-    names = ", ".join(f"[{name}]({folder}/{name}.svg)" for name in ("bandwidth", "ratios", "growth"))
+    names = ", ".join(f"[{name}](../{folder}/{name}.svg)" for name in ("bandwidth", "ratios", "growth"))
     return [f"Plots: {names}."]
 
 
@@ -185,19 +186,19 @@ def _table(heads: List[str], rows: List[List[str]]) -> List[str]:
 def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON files")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--page", type=Path, default=PAGE, help="Markdown file with the two markers")
     parser.add_argument("--plots", type=Path, default=PLOTS, help="folder of the plots")
     parser.add_argument(
-        "--command", default="./run_benchmarks.sh", help="what made the results, for the README to name"
+        "--command", default="./run_benchmarks.sh", help="the command that made the results, for the page to name"
     )
-    parser.add_argument("--write", action="store_true", help="change the README and draw the plots")
+    parser.add_argument("--write", action="store_true", help="rewrite the page and draw the plots")
     options = parser.parse_args(arguments)
     results = load_results(options.results)
     content = tables(results, options.command)
     if not options.write:
         print(content)
         return
-    options.readme.write_text(between_markers(options.readme.read_text(), content))
+    options.page.write_text(between_markers(options.page.read_text(), content))
     draw_plots(results, options.plots)
 
 

@@ -55,6 +55,7 @@ def _locate(key_path: KeyPath, path: Path, lines: Lines, sources: Mapping[KeyPat
     return str(path)
 
 
+_LONGEST = 80  # characters of a value in a message
 _EXPECTED = {
     "string_type": "a word or quoted text",
     "int_type": "an integer",
@@ -73,13 +74,18 @@ def _problem(problem: Any, key_path: KeyPath, root: Type[BaseModel]) -> str:
     if kind == "extra_forbidden":
         near = _nearest(key_path, root)
         hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(_known_keys(key_path[:-1], root))}"
-        return f"unknown key (got {problem['input']!r}); {hint}"
+        return f"unknown key (got {_shown(problem['input'])}); {hint}"
     if kind == "missing":
         return "missing; add it"
     if kind == "value_error":
         return str(problem["ctx"]["error"])
     expected = _EXPECTED.get(kind)
-    return f"got {problem['input']!r}, expected {expected or problem['msg'].replace('Input should be ', '')}"
+    return f"got {_shown(problem['input'])}, expected {expected or problem['msg'].replace('Input should be ', '')}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _nearest(key_path: KeyPath, root: Type[BaseModel]) -> Sequence[str]:

@@ -15,6 +15,7 @@ from configs.yaml_file import KeyPath, parse_value, read_yaml
 
 FOLDER = Path(__file__).resolve().parent
 _NEAREST_SHOWN = 4
+_LONGEST_SHOWN = 120  # characters of an override in a message
 _GRIDS = "grids"  # the folder of tables of runs, which are no experiments
 _OF_32_GROUPS = ("rn50", "rn101", "rnx50", "rnx101")  # the paper's plain group norm in ResNets
 
@@ -35,7 +36,7 @@ def load_config(name_or_path: str, overrides: Sequence[str] = (), texts: Sequenc
     values = _on_its_base(values, path, sources)
     for override in overrides:
         key_path = _apply_override(values, override)
-        sources[key_path] = f"--set {override}"
+        sources[key_path] = _shown(override)
     for option, key, text in texts:
         section, _, field = key.partition(".")
         _section_of(values, section, option)[field] = text
@@ -74,7 +75,7 @@ def find_config(name_or_path: str, source: str = "--config") -> Path:
     files = _shipped_files()
     found = files.get(name_or_path) or files.get(_present_name(name_or_path))
     if found is None:
-        near = difflib.get_close_matches(name_or_path, files, n=_NEAREST_SHOWN)
+        near = _of_network(name_or_path, files) or difflib.get_close_matches(name_or_path, files, n=_NEAREST_SHOWN)
         hint = f"; the nearest are {', '.join(near)}" if near else ""
         raise ConfigError(
             f"{source} {name_or_path}: no such experiment{hint}. `ls {FOLDER}/*/` lists all "
@@ -86,6 +87,13 @@ def find_config(name_or_path: str, source: str = "--config") -> Path:
 def _shipped_files() -> Dict[str, Path]:
     """name -> file. One folder a data set, and one for IPUs; names are unique over the folders."""
     return {path.stem: path for path in FOLDER.glob("*/*.yaml") if path.parent.name != _GRIDS}
+
+
+def _of_network(name: str, files: Dict[str, Path]) -> List[str]:
+    """Experiments with a network called `name`, as rn50_* of resnet50: a likely slip."""
+    network = re.compile(rf"(?m)^model:\n(?:  .*\n)*?  name: {re.escape(name)}(?:\s|$)")
+    found = [stem for stem, path in files.items() if network.search(path.read_text(encoding="utf-8"))]
+    return sorted({f"{stem.rpartition('_')[0]}_*" for stem in found})
 
 
 def _present_name(name: str) -> str:
@@ -134,16 +142,21 @@ def _on_its_base(values: Dict[str, Any], path: Path, sources: Dict[KeyPath, str]
 
 
 def _apply_override(values: Dict[str, Any], override: str) -> KeyPath:
+    source = _shown(override)
     key, equals, text = override.partition("=")
     section, dot, field = key.partition(".")
     if not equals or not dot or not section or not field:
-        raise ConfigError(f"--set {override}: expected section.key=value, e.g. --set schedule.epochs=5")
+        raise ConfigError(f"{source}: expected section.key=value, e.g. --set schedule.epochs=5")
     try:
         value = parse_value(text)
     except ConfigError as error:
-        raise ConfigError(f"--set {override}: {error}") from error
-    _section_of(values, section, f"--set {override}")[field] = value
+        raise ConfigError(f"{source}: {error}") from error
+    _section_of(values, section, source)[field] = value
     return (section, field)
+
+
+def _shown(override: str) -> str:
+    return f"--set {override if len(override) <= _LONGEST_SHOWN else f'{override[:_LONGEST_SHOWN]}...'}"
 
 
 def _section_of(values: Dict[str, Any], section: str, source: str) -> Dict[str, Any]:

@@ -3,8 +3,8 @@
 from typing import Any, Dict, List, Mapping
 
 _EXECUTED = {
-    # max_corrupt only decides whether to go on: what replaces an image does not depend on it
-    "data": {"workers", "dir", "cache_dir", "max_corrupt"},
+    # max_corrupt and max_megapixels only decide whether to go on: what replaces an image does not depend on it
+    "data": {"workers", "dir", "cache_dir", "max_corrupt", "max_megapixels"},
     "batch": {"micro_batch_size"},
     "norm": {"kernel", "recompute"},
 }
@@ -14,7 +14,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> List[str]:
     """`section.key was ..., is ...` of each value that makes `now` another experiment than `before`.
 
     Not compared are the sections `device`, `ipu` and `run` but for the seed, micro_batch_size, workers, the folder of
-    the data and of its copies, max_corrupt, kernel and recompute.
+    the data and of its copies, max_corrupt, max_megapixels, kernel and recompute.
 
     Args:
         before: a configuration as a dictionary of its sections.

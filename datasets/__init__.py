@@ -65,7 +65,7 @@ def check_options(config: DataConfig) -> None:
     """Raise ConfigError for options that have no effect on, or no meaning for, the data set."""
     unused = ("dir",) if config.name == "generated" else GENERATED_ONLY
     unused += () if config.name == "image_shards" else ("cache_dir", "shuffle_shards")
-    unused += () if config.name in ANY_SIZE else ("fingerprint", "max_corrupt")
+    unused += () if config.name in ANY_SIZE else ("fingerprint", "max_corrupt", "max_megapixels")
     for option in unused:
         value = getattr(config, option)
         if value is not None:

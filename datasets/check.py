@@ -34,6 +34,7 @@ from datasets.data_sets import DataSets
 from datasets.errors import DataError
 from datasets.folder import data_folder
 from datasets.image_folder import HALVES, has_image_name, read_image_file
+from datasets.images.decode import pixel_limit
 from datasets.images.encoded_image import EncodedImage, unusable
 from datasets.shards.image_shards import ShardImages
 from datasets.shards.index import NOT_COMPUTED
@@ -166,7 +167,8 @@ def shard_problem(source: ShardImages, number: int) -> Optional[str]:
 class AnyImages:
     """The image files of a folder by their names, whatever else is there: those of a layout that is refused."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, max_pixels: int) -> None:
+        self.max_pixels = max_pixels
         files = sorted(path for half in HALVES for path in folder.glob(f"{half}/*/*"))
         self.files = [path for path in files if has_image_name(os.fsencode(path.name)) and path.is_file()]
 
@@ -176,7 +178,7 @@ class AnyImages:
     def load(self, index: int) -> Tuple[EncodedImage, int]:
         path = self.files[index]
         try:
-            return EncodedImage(read_image_file(path), str(path)), 0
+            return EncodedImage(read_image_file(path), str(path), self.max_pixels), 0
         except OSError as error:
             raise unusable(str(path), error.strerror or str(error)) from error
 
@@ -216,7 +218,7 @@ def check(config: DataConfig, workers: int) -> Report:
     except (DataError, OSError) as error:
         report.complain("the data set cannot be used", [str(error)])
         if config.name == "image_folder":
-            findings = inspect_all(AnyImages(data_folder(config.dir)), workers)
+            findings = inspect_all(AnyImages(data_folder(config.dir), pixel_limit(config)), workers)
             report.complain("unreadable images", [finding.problem for finding in findings if finding.problem])
     return report
 
@@ -227,7 +229,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument(
         "--config", required=True, metavar="NAME|PATH", help="an experiment of configs/, or a YAML file"
     )
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; null leaves it out"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that read images")
     options = parser.parse_args(arguments)
     if options.workers < 0:

@@ -28,6 +28,7 @@ from typing import Dict, Optional, Sequence
 
 import numpy as np
 
+from configs.bounded_file import GIB, MIB, read_bounded
 from configs.schema import DataConfig
 from datasets import fashion_mnist
 from datasets.data_sets import DataSets
@@ -119,7 +120,7 @@ def read_scenes(folder: Path) -> Dict[str, ImagesInMemory]:
     """
     path = folder / RECORD
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(read_bounded(path, MIB))
         version, sums = record["version"], dict(record["sha256"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged: {error!r}") from error
@@ -128,7 +129,7 @@ def read_scenes(folder: Path) -> Dict[str, ImagesInMemory]:
 
     def read(half: str, what: str, *shape: int) -> np.ndarray:
         path = folder / file_name(half, what)
-        content = path.read_bytes()
+        content = read_bounded(path, GIB)
         if hashlib.sha256(content).hexdigest() != sums.get(path.name):
             raise DataError(f"{path} is damaged: its SHA-256 sum is not the one in {RECORD}")
         return parse_idx(content, path, (NUM_IMAGES[SOURCES[half]], *shape))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Iterator
+
+from configs.atomic_file import open_without_following
 
 
 @contextlib.contextmanager
@@ -17,6 +20,6 @@ def fetch_lock(folder: Path, name: str) -> Iterator[None]:
     import fcntl  # POSIX alone; reading files that are already there works without it
 
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f".{name}.lock", "w") as lock:
+    with os.fdopen(open_without_following(folder / f".{name}.lock", os.O_RDWR | os.O_CREAT), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

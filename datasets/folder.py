@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Optional
 
+from configs.passwords import hide_passwords
 from datasets.errors import DataError
 
 
@@ -32,7 +33,7 @@ def missing_data(name: str, configured: Optional[str], layout: str, reasons: str
     """
     # a folder has no meaning for made images, and an option without effect is refused
     no_folder = " --set data.dir=null" if configured else ""
-    place = configured if configured and "://" in configured else data_folder(configured)
+    place = hide_passwords(configured) if configured and "://" in configured else data_folder(configured)
     return DataError(
         f"{name}: no images in {place} ({where_from(configured)})\n"
         f"{reasons}\n"

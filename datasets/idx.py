@@ -6,12 +6,14 @@ Source: Y. LeCun, C. Cortes, C. J. C. Burges, "The MNIST database of handwritten
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from pathlib import Path
 from typing import Tuple
 
 import numpy as np
 
+from configs.bounded_file import KIB, read_bounded
 from datasets.errors import DataError
 
 UNSIGNED_BYTES = 0x08
@@ -24,10 +26,24 @@ def read_idx(path: Path, shape: Tuple[int, ...]) -> np.ndarray:
         DataError: unreadable, not an idx file of bytes, another shape, or too few or too many bytes.
     """
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        most = len(header_of(shape)) + int(np.prod(shape))
+        # No file is larger than what it holds, but for the few bytes that gzip adds where it saves none.
+        packed = read_bounded(path, most + most // 1000 + KIB)
+        content = unpacked(packed, most) if path.suffix == ".gz" else packed
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is damaged or cannot be read ({error}); remove it and supply it again") from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"{path} is damaged or cannot be read ({reason}); remove it and supply it again") from error
     return parse_idx(content, path, shape)
+
+
+def unpacked(packed: bytes, most: int) -> bytes:
+    """Return what gzip packed, and no more than one byte beyond `most`: a small file may unpack to any size.
+
+    Raises:
+        OSError, EOFError, zlib.error: damaged or cut short.
+    """
+    with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
+        return file.read(most + 1)
 
 
 def header_of(shape: Tuple[int, ...]) -> bytes:

@@ -16,7 +16,7 @@ from datasets.class_names import check_class_names
 from datasets.data_sets import DataSets, EvaluationImages, ImageSource, Parts, TrainingImages, hash_parts
 from datasets.errors import DataError
 from datasets.folder import data_folder, missing_data
-from datasets.images.decode import EXTENSIONS, MAX_BYTES
+from datasets.images.decode import EXTENSIONS, MAX_BYTES, MAX_PIXELS, pixel_limit
 from datasets.images.encoded_image import EncodedImage, decoder_versions, say_decoder, unusable
 from datasets.images.transforms import Augmentation, CentreCrop
 
@@ -39,6 +39,7 @@ class FolderImages:
     Args:
         folder: holds one folder per class.
         class_names: of the folders; the label is the place in this list.
+        max_pixels: images of more are refused.
 
     Raises:
         DataError: a class without images, or anything in a class folder that is not an image file by its name.
@@ -46,8 +47,9 @@ class FolderImages:
 
     must_copy = False
 
-    def __init__(self, folder: Path, class_names: Tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, class_names: Tuple[str, ...], max_pixels: int = MAX_PIXELS) -> None:
         self.folder = folder
+        self.max_pixels = max_pixels
         self.class_names = class_names
         names: List[bytes] = []
         sizes: List[int] = []
@@ -75,7 +77,7 @@ class FolderImages:
 
     def load(self, index: int) -> Tuple[EncodedImage, int]:
         """Return the image and its label. Raises DataError, naming path and class, where it cannot be read."""
-        return EncodedImage(self.content(index), self.name(index)), int(self.labels[index])
+        return EncodedImage(self.content(index), self.name(index), self.max_pixels), int(self.labels[index])
 
     def content(self, index: int) -> bytes:
         """Return the bytes of the file. Raises DataError as `load` does."""
@@ -152,7 +154,7 @@ def check_same_classes(train: Tuple[str, ...], evaluation: Tuple[str, ...], fold
             )
 
 
-def open_folder(folder: Path) -> Dict[str, FolderImages]:
+def open_folder(folder: Path, max_pixels: int = MAX_PIXELS) -> Dict[str, FolderImages]:
     """Return the halves "train" and "val" of a folder whose parts are there.
 
     Raises:
@@ -161,7 +163,7 @@ def open_folder(folder: Path) -> Dict[str, FolderImages]:
     try:
         classes = {half: find_classes(folder / half) for half in HALVES}
         check_same_classes(classes["train"], classes["val"], folder)
-        return {half: FolderImages(folder / half, classes[half]) for half in HALVES}
+        return {half: FolderImages(folder / half, classes[half], max_pixels) for half in HALVES}
     except OSError as error:
         raise DataError(f"{folder} cannot be read: {error}; expected there: {LAYOUT}") from error
 
@@ -177,7 +179,7 @@ def build(config: DataConfig, seed: int) -> DataSets:
     missing = [str(folder / half) for half in HALVES if not (folder / half).is_dir()]
     if missing:
         raise missing_data("image_folder", config.dir, LAYOUT, f"not a folder, or not there: {', '.join(missing)}")
-    halves = open_folder(folder)
+    halves = open_folder(folder, pixel_limit(config))
     return encoded_data_sets(config, seed, halves["train"], halves["val"])
 
 

@@ -19,12 +19,12 @@ import tempfile
 from pathlib import Path
 from typing import Iterator, List, Optional, Sequence, Tuple
 
+from configs.atomic_file import replace_file
 from datasets.errors import DataError
 from datasets.image_folder import FolderImages, open_folder
 from datasets.keyed_random import KeyedRandom
 from datasets.shards.image_shards import CLASSES_FILE, UNFINISHED
 from datasets.shards.index import SUFFIX, make_index
-from datasets.shards.store import replace_file
 
 MIB = 1 << 20
 BLOCK = 512

@@ -157,7 +157,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument(
         "--config", required=True, metavar="NAME|PATH", help="an experiment of configs/, or a YAML file"
     )
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; null leaves it out"
+    )
     options = parser.parse_args(arguments)
     try:
         config = load_config(options.config, options.set).data

@@ -15,18 +15,21 @@ import logging
 import os
 import re
 import signal
-import zipfile
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Union
 
 import torch
 
-from experiment.atomic_file import PARTIAL_SUFFIX, replace_file, sync_folder
-from experiment.pickle_scan import forbidden_global
+from configs.atomic_file import partial_files, replace_file, sync_folder
+from configs.bounded_file import GIB, KIB, read_bounded
+from experiment.torch_archive import RefusedError, first_line, load_tensors
 from training.weights import CheckpointError
 
 LOGGER = logging.getLogger(__name__)
 FORMAT = 3
+# The largest network here has 0.4 GB of weights; a checkpoint holds up to four copies. Reading takes twice its size.
+MAX_CHECKPOINT_BYTES = 8 * GIB
+MAX_MANIFEST_BYTES = 64 * KIB  # it has about 100
 # model, optimizer: state dicts; average: of the weights, or None; step: weight updates done; progress: the loop's
 # state; norm: see check_norm; class_names: by label.
 KEYS = frozenset(
@@ -139,17 +142,13 @@ def read_archive(path: Union[str, Path]) -> Any:
     path = Path(path)
     data = _read_verified(path) if path.with_suffix(".json").exists() else _read(path)
     try:
-        refused = forbidden_global(data)
-        # Before torch 2.6 weights_only did not guard files that are no zip archive; save_checkpoint writes no others.
-        if refused is None and not zipfile.is_zipfile(io.BytesIO(data)):
-            raise ValueError("it is not the zip archive that torch.save has written since torch 1.6")
-        state = None if refused else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        return load_tensors(data)
+    except RefusedError as error:
+        raise CheckpointError(f"{path} {error}") from error
     except Exception as error:  # unknown bytes are read here: what is raised depends on them and on torch's version
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} ({len(data)} bytes) is truncated or no checkpoint: {reason}") from error
-    if refused is not None:
-        raise CheckpointError(f"{path} asks for the global {refused}: refused, nothing was run. Do not trust this file")
-    return state
+        raise CheckpointError(
+            f"{path} ({len(data)} bytes) is truncated or no checkpoint: {first_line(error)}"
+        ) from error
 
 
 def check_checkpoint(state: Any, path: Path) -> None:
@@ -172,9 +171,7 @@ def remove_partial_files(folder: Union[str, Path]) -> None:
     folder = Path(folder)
     known = _known_steps(folder)
     stale = [path for path in _checkpoint_files(folder) if _step_of(path) not in known]
-    if folder.is_dir():
-        stale += [path for path in folder.iterdir() if path.name.startswith(".") and path.name.endswith(PARTIAL_SUFFIX)]
-    _remove(stale, folder)
+    _remove(stale + partial_files(folder), folder)
 
 
 def check_norm(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
@@ -237,9 +234,9 @@ def _plain(value: Any, where: str) -> Any:
     )
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, most: int = MAX_CHECKPOINT_BYTES) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bounded(path, most)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -248,7 +245,7 @@ def _read_verified(path: Path) -> bytes:
     """The bytes of a checkpoint, equal to what its manifest says."""
     manifest_path = path.with_suffix(".json")
     try:
-        manifest = json.loads(_read(manifest_path).decode("utf-8"))
+        manifest = json.loads(_read(manifest_path, MAX_MANIFEST_BYTES).decode("utf-8"))
         size, sha256 = int(manifest["size"]), str(manifest["sha256"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{manifest_path} is no manifest: {error}") from error

@@ -26,6 +26,7 @@ def save(run: Run, output: RunOutput, progress: Progress) -> None:
         total = backend.total(getattr(progress, name))
         setattr(progress, name, total if backend.is_primary else StepSums())
     if backend.is_primary:
+        output.folder.check_there()
         record = {
             **state,
             "average": None if progress.average is None else progress.average.state(),

@@ -2,7 +2,7 @@
 
 PyTorch's loading processes end in many ways: an error in one arrives with its traceback as text, one that dies raises
 in the main process wherever that is at the moment (from a signal handler), or shows as a broken connection, one that
-hangs as a timeout.
+hangs as a timeout. Which of these it is depends on the moment; how the process ended does not, so that is looked up.
 """
 
 from __future__ import annotations
@@ -11,19 +11,23 @@ import contextlib
 import re
 import signal
 import time
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Iterable, Iterator, Optional, Type
+from typing import Any, Iterable, Iterator, Optional, Sequence, Type
 
 from datasets.errors import DataError
 
 SIGNAL_SECONDS = 1.0  # a process that ended is known to be so before that
+END_SECONDS = 20.0  # after its connection broke, for a process to end: it is doing so
 ADVICE = {
     "Killed": "the system may have been out of memory: lower data.workers or batch.global_batch_size",
     "Bus error": "shared memory may be full: enlarge /dev/shm or lower data.workers",
     "Segmentation fault": "a library failed: --set data.workers=0 shows where",
     "Terminated": "somebody, or the batch system, ended it",
 }
+BROKEN = (EOFError, ConnectionError, FileNotFoundError)  # the last: of the socket through which a batch comes
 KILLED = re.compile(r"DataLoader worker \(pid (\d+)\) is killed by signal: ([^.]+)")
 EXITED = re.compile(r"DataLoader worker \(pid (\d+)\) exited unexpectedly with exit code (\d+)")
 ENDED = re.compile(r"DataLoader worker \(pid\(s\) ([\d, ]+)\) exited unexpectedly")
@@ -49,6 +53,7 @@ class GuardedLoading:
         self._is_held = False
         self._iterator: Optional[Iterator[Any]] = None
         self._handler: Any = None
+        self._processes: Sequence[BaseProcess] = ()
 
     def __enter__(self) -> GuardedLoading:
         return self
@@ -57,7 +62,7 @@ class GuardedLoading:
         self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
         # After the last batch they have ended; before it they may hang, and PyTorch waits 5 seconds for each.
-        for process in getattr(self._iterator, "_workers", ()):
+        for process in self._processes:
             process.terminate()
         if callable(self._handler):
             signal.signal(signal.SIGCHLD, self._handler)
@@ -69,19 +74,23 @@ class GuardedLoading:
             DataError: an image cannot be used, or a loading process failed; see explained_loading.
         """
         try:
-            with explained_loading():
-                if self._iterator is None:
-                    self._iterator = self._start()
-                elif callable(self._handler):
-                    signal.signal(signal.SIGCHLD, self._handler)
-                    if self._is_held:
-                        self._is_held = False
-                        self._handler(signal.SIGCHLD, None)
-                return next(self._iterator, None)
+            if self._iterator is None:
+                self._iterator = self._start()
+                # PyTorch gives no other way to them; what loads in this process, or is no DataLoader, has none.
+                self._processes = getattr(self._iterator, "_workers", ())
+                self._hold()
+            with explained_loading(self._processes):
+                try:
+                    if callable(self._handler):
+                        signal.signal(signal.SIGCHLD, self._handler)
+                        if self._is_held:
+                            self._is_held = False
+                            self._handler(signal.SIGCHLD, None)
+                    return next(self._iterator, None)
+                finally:
+                    self._hold()  # inside: PyTorch's handler may not raise while a failure is being explained
         except (MemoryError, OSError) as error:
             raise DataError(f"while images were loaded: {type(error).__name__}: {error}") from error
-        finally:
-            self._hold()
 
     def _start(self) -> Iterator[Any]:
         """Starts the loading processes, and with them PyTorch's handler."""
@@ -103,9 +112,18 @@ class GuardedLoading:
         self._is_held = True
 
 
+def guarded(batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield the batches. Raises: as GuardedLoading.next."""
+    with GuardedLoading(batches) as loading:
+        yield from iter(loading.next, None)
+
+
 @contextlib.contextmanager
-def explained_loading() -> Iterator[None]:
+def explained_loading(processes: Sequence[BaseProcess] = ()) -> Iterator[None]:
     """Turn every failure of a loading process inside into a DataError of one line; other errors pass.
+
+    Args:
+        processes: those that load, where they are known.
 
     Raises:
         DataError: what happened to which process, and what may help.
@@ -113,12 +131,41 @@ def explained_loading() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        explanation = told_by_a_process(str(error))
-        if explanation is None and isinstance(error, (RuntimeError, EOFError, ConnectionResetError)):
+        explanation = told_by_a_process(str(error)) or (explain_end(processes) if tells_of_an_end(error) else None)
+        if explanation is None and isinstance(error, (RuntimeError, *BROKEN)):
             explanation = explain(latest_error(error))
         if explanation is None:
             raise
         raise DataError(explanation) from error
+
+
+def tells_of_an_end(error: BaseException) -> bool:
+    """Whether `error` may be what the end of a loading process looks like from here."""
+    text = str(error)
+    is_broken = isinstance(error, BROKEN) and IN_WORKER.match(text) is None  # and not one that a process reports
+    return is_broken or any(words.search(text) for words in (KILLED, EXITED, ENDED))
+
+
+def explain_end(processes: Sequence[BaseProcess]) -> Optional[str]:
+    """Return how one of these processes ended that should not have; None if all go on."""
+    if not processes or not wait([process.sentinel for process in processes], END_SECONDS):
+        return None
+    ended = []
+    for process in processes:
+        if wait([process.sentinel], 0):
+            process.join()  # it closed everything, and is ending
+            ended.append((process.exitcode or 0, process.pid))
+    for code, number in sorted(ended):  # signals are negative: the graver reason
+        if code < 0:
+            return killed_by(number, signal.strsignal(-code))
+        if code > 0:
+            return f"loading process {number} ended by itself with exit code {code}; --set data.workers=0 shows where"
+    return None
+
+
+def killed_by(process: Any, name: Optional[str]) -> str:
+    advice = ADVICE.get(name or "", "continue with --resume")
+    return f"loading process {process} was ended by the signal {name}: {advice}"
 
 
 def latest_error(error: BaseException) -> BaseException:
@@ -137,9 +184,7 @@ def explain(error: BaseException) -> Optional[str]:
     while killed is not None:  # the signal's name is often in the error before
         found = KILLED.search(str(killed))
         if found:
-            process, name = found.groups()
-            advice = ADVICE.get(name.strip(), "continue with --resume")
-            return f"loading process {process} was ended by the signal {name.strip()}: {advice}"
+            return killed_by(found[1], found[2].strip())
         killed = killed.__cause__ or killed.__context__
     found = EXITED.search(str(error))
     if found:

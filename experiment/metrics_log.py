@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Union
 
-from experiment.atomic_file import describe_full_disk, replace_file
+from configs.atomic_file import describe_full_disk, open_without_following, replace_file
+from configs.bounded_file import MAX_LOG_BYTES, read_bounded
 from training.metrics import Means
+from training.weights import CheckpointError
 
 
 class MetricsLog:
@@ -65,8 +68,12 @@ class MetricsLog:
         # Opened for each record: no handle to lose, and truncate_after may replace the file in between.
         line = _strict_json(dict(record)) + "\n"
         try:
-            with open(self.path, "a", encoding="utf-8") as file:
+            descriptor = open_without_following(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            with os.fdopen(descriptor, "a", encoding="utf-8") as file:
                 file.write(line)
+                file.flush()
+                # As durable as the checkpoint that follows: a run that goes on from that finds all rows before it.
+                os.fsync(file.fileno())
         except OSError as error:
             raise describe_full_disk(error, self.path, len(line)) from error
 
@@ -81,20 +88,23 @@ class MetricsLog:
             evaluated_step: the last step whose evaluation the resumed state knows; a later one is done again, with all
                 that is not training.
 
-        Raises: ValueError for a line, other than the last, that is no record.
+        Lines of zero bytes, which a loss of power leaves where rows were not yet on the disk, are dropped too: they are
+        later than every checkpoint.
+
+        Raises: CheckpointError for a line, other than the last, that is no record.
         """
         if not self.path.exists():
             return 0
-        lines = self.path.read_bytes().splitlines()
+        lines = read_bounded(self.path, MAX_LOG_BYTES).splitlines()
         kept: List[bytes] = []
         for number, line in enumerate(lines, start=1):
             try:
                 record = json.loads(line)
                 is_kept = record["step"] <= (step if record["split"] == "train" else evaluated_step)
             except (ValueError, TypeError, KeyError) as error:
-                if number == len(lines):
+                if number == len(lines) or not line.strip(b"\0"):
                     continue
-                raise ValueError(
+                raise CheckpointError(
                     f"{self.path}, line {number} is no metrics record: {line[:80]!r}; repair or remove the line"
                 ) from error
             if is_kept:
@@ -119,7 +129,16 @@ def write_status(path: Union[str, Path], state: str, reason: str, exit_code: Opt
         step: weight updates done.
     """
     status = {"state": state, "reason": reason, "exit_code": exit_code, "step": step}
-    replace_file(path, (_strict_json(status, indent=2) + "\n").encode("utf-8"))
+    data = (_strict_json(status, indent=2) + "\n").encode("utf-8")
+    try:
+        replace_file(path, data)
+    except OSError:
+        # A full disk has no room for a second file, but the block of the present one takes these few bytes.
+        if exit_code is None:
+            raise
+        with os.fdopen(open_without_following(Path(path), os.O_RDWR), "r+b") as file:
+            file.write(data)
+            file.truncate()
 
 
 def _strict_json(value: Dict[str, Any], indent: Optional[int] = None) -> str:

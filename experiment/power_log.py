@@ -6,6 +6,7 @@ from torch.utils.data import Subset
 
 from analysis.power import PowerMeter
 from configs import ConfigError
+from experiment.guarded_loading import guarded
 from experiment.run import Run
 
 
@@ -13,7 +14,7 @@ def measure_power_of_run(run: Run) -> PowerMeter:
     """The power decomposition, in evaluation form, over the first evaluation images, of all processes together."""
     images: Subset = Subset(run.data.evaluation, range(run.power_images))  # type: ignore[arg-type]  # no Dataset by name
     with PowerMeter(run.network) as meter:
-        for batch in run.backend.evaluation_batches(images, run.config.data.workers):
+        for batch in guarded(run.backend.evaluation_batches(images, run.config.data.workers)):
             run.backend.eval_step(batch)
     meter.merge_states(run.backend.gather(meter.state()))
     return meter

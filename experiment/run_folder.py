@@ -10,9 +10,17 @@ import tempfile
 from pathlib import Path
 from typing import IO, Optional
 
+from configs.atomic_file import open_without_following
+
+LOCK_NAME = "run.lock"
+
 
 class RunFolderError(OSError):
     """The output folder cannot be used. The message says why and what to do."""
+
+
+class RunFolderGoneError(OSError):
+    """The output folder is no longer the one that the run began with."""
 
 
 class RunFolder:
@@ -48,6 +56,25 @@ class RunFolder:
                 f"{self.path} holds a run already; continue it with --resume, or choose another --output-dir"
             )
 
+    def check_there(self) -> None:
+        """What is written from now on goes beside what was written before.
+
+        Raises:
+            RunFolderGoneError: the folder was deleted, renamed or unmounted, or another stands in its place.
+        """
+        if self._lock is None:
+            return
+        own = os.fstat(self._lock.fileno())
+        try:
+            there = os.stat(self.path / LOCK_NAME)
+        except OSError:
+            there = None
+        if there is None or (there.st_dev, there.st_ino) != (own.st_dev, own.st_ino):
+            raise RunFolderGoneError(
+                f"the run folder {self.path} is gone: it was deleted, renamed or unmounted while the run wrote to it; "
+                "put it back and continue with --resume, or start anew"
+            )
+
     def release(self) -> None:
         """Lets another run use the folder."""
         if self._lock is not None:
@@ -67,7 +94,11 @@ def _check_writable(path: Path) -> None:
 
 
 def _lock(path: Path) -> IO[str]:
-    lock = open(path / "run.lock", "a+", encoding="utf-8")  # noqa: SIM115  open for as long as the lock is held
+    try:
+        descriptor = open_without_following(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    except OSError as error:
+        raise RunFolderError(f"{path / LOCK_NAME} cannot be opened: {error.strerror}") from error
+    lock = os.fdopen(descriptor, "a+", encoding="utf-8")  # open for as long as the lock is held
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -10,7 +10,7 @@ from typing import Any, Dict, Mapping, Optional, Sequence, Type
 
 from tqdm import tqdm
 
-from experiment.atomic_file import replace_file
+from configs.atomic_file import partial_files, replace_file
 from experiment.checkpoint import remove_partial_files
 from experiment.metrics_log import MetricsLog, write_status, write_summary
 from experiment.run_folder import RunFolder
@@ -44,6 +44,8 @@ class RunOutput:
         if is_primary:
             folder.acquire(resume)
             remove_partial_files(folder.checkpoints)
+            for path in partial_files(folder.path):
+                path.unlink()
 
     def __enter__(self) -> "RunOutput":
         return self
@@ -94,8 +96,12 @@ class RunOutput:
     def record(
         self, split: str, epoch: float, sums: StepSums, images_per_second: float, learning_rate: Optional[float] = None
     ) -> None:
-        """One record in metrics.jsonl and to the tracker."""
+        """One record in metrics.jsonl and to the tracker; status.json tells the step.
+
+        Raises: RunFolderGoneError, OSError.
+        """
         if self._is_primary:
+            self.folder.check_there()
             record = self._metrics.append(
                 split=split,
                 step=self._step,
@@ -106,6 +112,7 @@ class RunOutput:
             )
             assert self._tracker is not None, "start comes first"
             self._tracker.log(record)
+            write_status(self.folder.status, "running", f"at epoch {epoch:.2f}", None, self._step)
 
     def show(self, position: str, results: str, speed: str, *, is_line: bool) -> None:
         """Where the training is: beside the progress bar on a terminal, else as one line.

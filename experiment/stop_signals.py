@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the first asks the loop to save and stop, the second ends the process at once."""
+"""SIGTERM, SIGINT and what run.stop_signals adds: the first asks the loop to save and stop, the second ends at once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 from types import FrameType, TracebackType
-from typing import Any, Dict, Iterator, Optional, Type
+from typing import Any, Dict, Iterator, Optional, Sequence, Type
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -16,18 +16,22 @@ class Stopped(BaseException):
 
 
 class StopSignals:
-    """While entered, `received` is 0 until SIGINT or SIGTERM arrives, then its number.
+    """While entered, `received` is 0 until SIGINT, SIGTERM or one of `others` arrives, then its number.
 
     The loop reads it between weight updates. A second signal exits at once with 128 + its number, saving nothing.
+
+    Args:
+        others: names of signals that mean the same, as batch systems send them before they end a job: SIGUSR1, SIGHUP.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, others: Sequence[str] = ()) -> None:
+        self._numbers = (*SIGNALS, *(signal.Signals[name] for name in others))
         self.received = 0
         self._may_interrupt = False
         self._previous: Dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
-        for number in SIGNALS:
+        for number in self._numbers:
             self._previous[number] = signal.signal(number, self._handle)
         return self
 

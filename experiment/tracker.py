@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
 from pathlib import Path
 from typing import Any, Dict, Optional
 
+from configs.passwords import hide_passwords
 from configs.schema import Config
 
 logger = logging.getLogger(__name__)
@@ -23,13 +25,16 @@ class Tracker:
             return
         try:
             wandb = importlib.import_module("wandb")
+            settings: Dict[str, Any] = {"init_timeout": INIT_TIMEOUT_SECONDS}
+            if any(hide_passwords(argument) != argument for argument in sys.argv):
+                settings["x_disable_meta"] = True  # wandb would note the whole command
             self._run = wandb.init(
                 mode=config.run.wandb,
                 project=config.run.wandb_project,
                 name=name,
                 dir=str(folder),
                 config=config.model_dump(mode="json"),
-                settings=wandb.Settings(init_timeout=INIT_TIMEOUT_SECONDS),
+                settings=wandb.Settings(**settings),
             )
         except Exception as error:  # wandb raises many types; none of them may stop a training run
             self._give_up("starting", error)

@@ -9,9 +9,12 @@ from typing import Any, Dict, Mapping, Optional, Tuple, Union
 import torch
 from torch import Tensor
 
-from experiment.checkpoint import check_checkpoint, newest_checkpoint, read_archive
+from configs.bounded_file import MIB, read_bounded
+from experiment.checkpoint import MAX_CHECKPOINT_BYTES, check_checkpoint, newest_checkpoint, read_archive
 from experiment.run_folder import RunFolder
 from training.weights import CheckpointError, plain_name
+
+MAX_HEADER_BYTES = 16 * MIB  # of a .safetensors file: 100,000 tensors
 
 
 @dataclass(frozen=True)
@@ -77,13 +80,17 @@ def _plain_names(tensors: Mapping[str, Tensor]) -> Dict[str, Tensor]:
 
 def _read_safetensors(path: Path) -> Dict[str, Tensor]:
     try:
-        from safetensors.torch import load_file
+        from safetensors.torch import load
     except ImportError as error:
         raise CheckpointError(
             f"{path}: reading it needs the package safetensors; pip install -r requirements.txt"
         ) from error
     try:
-        tensors: Dict[str, torch.Tensor] = load_file(str(path))
+        data = read_bounded(path, MAX_CHECKPOINT_BYTES)
+        header = int.from_bytes(data[:8], "little")
+        if header > MAX_HEADER_BYTES:
+            raise ValueError(f"its header says that it has {header:,} bytes, over the limit of {MAX_HEADER_BYTES:,}")
+        tensors: Dict[str, torch.Tensor] = load(data)
     except Exception as error:  # its own error types, and OSError: unknown bytes are read here
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
     return tensors

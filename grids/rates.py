@@ -32,7 +32,7 @@ def choose_rate(plan: Plan, cell: Cell, results: Results) -> Tuple[Optional[floa
         if result is None:
             raise RateCheckError(f"{trial} has no result")
         assert trial.factor is not None
-        losses[trial.factor] = result["train_loss"] if result["summary"] else None
+        losses[trial.factor] = None if result["summary"] is None else result["train_loss"]
     finite: List[Tuple[float, float, float]] = [
         (loss, max(factor, 1 / factor), factor) for factor, loss in losses.items() if loss is not None
     ]

@@ -9,8 +9,8 @@ from typing import Any, Dict, List, Optional
 from pydantic import ValidationError
 
 from configs import Config, ConfigError
+from configs.atomic_file import replace_file
 from configs.meaning import differences
-from experiment.atomic_file import replace_file
 from experiment.run_folder import RunFolder
 from grids.plan import Trial
 

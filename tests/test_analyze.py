@@ -32,7 +32,7 @@ def start(*arguments: str) -> "subprocess.CompletedProcess[str]":
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=600,
         check=False,
     )
 
@@ -129,11 +129,11 @@ def test_ctrl_c_keeps_the_finished_seeds_and_says_how_to_go_on(tmp_path: Path) -
     )
     signal.signal(signal.SIGINT, handler)
     try:
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 600
         while not (tmp_path / "power.json").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        error = process.communicate(timeout=100)[1]
+        error = process.communicate(timeout=600)[1]
     finally:
         process.kill()
     assert process.returncode == 130

@@ -114,3 +114,39 @@ def imported_modules(path: Path, modules: Dict[str, Path]) -> Iterator[str]:
             yield from inner
             if len(inner) < len(node.names) and node.module in modules:
                 yield node.module
+
+
+# What runs, or may run, what a file or a text says; and the one place of each, which looks at the file first or is
+# given nothing of a file. SECURITY.md tells why each is safe.
+MAY_RUN = {
+    ("torch.load", "experiment/torch_archive.py"),  # weights_only, and of an archive that was looked at
+    ("load_pt2", "experiment/exported_program.py"),  # of an archive that was made here
+    ("onnxruntime.InferenceSession", "experiment/onnx_file.py"),
+    ("torch.ops.load_library", "normact/kernels/operators.py"),  # built here, whole, and this user's
+    ("ctypes.CDLL", "training/parents_end.py"),  # the C library, by no name
+    ("ctypes.CDLL", "backends/host_memory.py"),
+    ("ctypes.CDLL", "experiment/ending.py"),
+    ("pickle.load", "emulator/poptorch/_executor/executable_file.py"),  # when a program asks for it
+    ("pickle.load", "emulator/poptorch/_data/async_worker.py"),  # of a file that its own process just wrote
+    ("exec", "emulator/poptorch/_options/config_file.py"),  # options that a program asks for
+    ("compile", "emulator/poptorch/_options/config_file.py"),
+}
+RUNNING = {"eval", "exec", "compile", "load_pt2", "os.system", "os.popen", "np.load", "numpy.load", "ctypes.CDLL"}
+RUNNING |= {"pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.loads", "shelve.open", "joblib.load"}
+RUNNING |= {"yaml.load", "yaml.unsafe_load", "yaml.full_load", "onnx.load", "onnxruntime.InferenceSession"}
+RUNNING |= {f"torch.{name}" for name in ("load", "jit.load", "export.load", "hub.load", "ops.load_library", "package")}
+
+
+def calls(path: Path) -> Iterator[str]:
+    """The dotted names that a file calls."""
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Call) and isinstance(node.func, (ast.Name, ast.Attribute)):
+            yield ast.unparse(node.func)
+            if any(keyword.arg == "shell" for keyword in node.keywords):
+                yield "os.system"  # a shell's words, as well
+
+
+def test_what_may_run_a_file_stands_in_few_known_places() -> None:
+    files = [path for room in ROOMS - {"tests"} for path in (ROOT / room).rglob("*.py")] + list(ROOT.glob("*.py"))
+    found = {(name, str(path.relative_to(ROOT))) for path in files for name in calls(path) if name in RUNNING}
+    assert found == MAY_RUN

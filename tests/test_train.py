@@ -2,10 +2,10 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -285,7 +285,7 @@ def test_processes_with_different_images_end_with_code_3(tmp_path: Path) -> None
     arguments = [*SMALL, "--output-dir", str(tmp_path / "run"), "--set"]
     program = f"{sys.executable} train.py {' '.join(arguments)} data.num_train_images=$((64 + RANK)); echo code $?"
     command = [*TWO_PROCESSES, "--no-python", "sh", "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT, check=False)
     assert done.stdout.count("code 3") == 2, done.stdout + done.stderr
     assert done.stderr.count("the processes read different images") == 2
 
@@ -303,19 +303,32 @@ def test_a_run_killed_while_writing_a_checkpoint_continues_bit_identically(
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 75), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 75),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, 75, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_saves_and_stops_and_the_run_continues_bit_identically(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    long = ["--set", "schedule.epochs=40"]
+    """The signal comes while the second checkpoint is written: there are 39 epochs to go."""
+    program = """
+import os, sys, train
+save, saved = train.save, []
+def save_and_signal(*arguments):
+    saved.append(1)
+    if len(saved) == 2:
+        os.kill(os.getpid(), int(sys.argv[1]))
+    save(*arguments)
+train.save = save_and_signal
+sys.exit(train.main(sys.argv[3:]))
+"""
+    long = ["--set", "schedule.epochs=40", "--set", "run.stop_signals=[SIGUSR1, SIGHUP]"]
     folder = tmp_path / "stopped"
-    process = start(folder, *long, launcher=PYTHON)
-    deadline = time.monotonic() + 120
-    while not (folder / "checkpoints").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
+    process = start(folder, *long, launcher=[*PYTHON, "-c", program, str(int(number))])
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == code, output
     status = json.loads((folder / "status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("preempted", code)
@@ -329,13 +342,57 @@ def test_a_signal_saves_and_stops_and_the_run_continues_bit_identically(
     assert rows(folder) == rows(straight)
 
 
+def test_a_run_whose_folder_vanishes_stops_and_does_not_make_it_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    average = train.update_average
+
+    def delete_first(run: Any, progress: Any, moment: str) -> None:
+        if progress.step == 2:
+            shutil.rmtree(folder)
+        average(run, progress, moment)
+
+    monkeypatch.setattr(train, "update_average", delete_first)
+    assert run(folder) == 74
+    assert f"the run folder {folder} is gone" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+def test_a_run_whose_pictures_cannot_be_written_is_done_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("experiment.report.plot_curves", fail)
+    assert run(tmp_path / "run", "--set", "schedule.epochs=1") == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 4
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "done"
+    assert "analyze.py curves" in caplog.text
+
+
+def test_the_status_tells_the_step_within_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    average = train.update_average
+
+    def look(run: Any, progress: Any, moment: str) -> None:
+        if moment == "step":
+            seen.append(json.loads((tmp_path / "run" / "status.json").read_text())["step"])
+        average(run, progress, moment)
+
+    monkeypatch.setattr(train, "update_average", look)
+    assert run(tmp_path / "run", "--set", "schedule.epochs=1", "--set", "run.log_every_steps=1") == 0
+    assert seen == [0, 1, 2, 3]
+
+
 def test_a_run_goes_on_when_its_console_is_closed(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "headless"
     process = start(folder, launcher=PYTHON)
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
-    assert process.wait(timeout=120) == 0
+    assert process.wait(timeout=600) == 0
     assert_same_result(whole, folder)
 
 
@@ -356,7 +413,7 @@ def test_two_processes_with_their_own_batch_norm_statistics_continue_bit_identic
 def test_two_processes_give_the_weights_of_one_and_count_every_image_once(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "two"
     process = start(folder, launcher=TWO_PROCESSES)
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     assert "replicas 2" in output
     alone, together = final(whole)["model"], final(folder)["model"]
@@ -375,7 +432,7 @@ def test_two_processes_share_batch_norm_statistics_when_norm_batch_size_spans_th
     norm += ["--set", "batch.norm_batch_size=64"]
     assert run(tmp_path / "one", *norm) == 0
     process = start(tmp_path / "two", *norm, launcher=TWO_PROCESSES)
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     assert "shared by 2 replicas" in output
     alone, together = final(tmp_path / "one")["model"], final(tmp_path / "two")["model"]

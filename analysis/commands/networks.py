@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from analysis.commands.arguments import Commands, add_command, positive
 
 # Options of one source only, with what they are where they are left out.
-_OF_RUN: Dict[str, Any] = {"step": None}
+_OF_RUN: Dict[str, Any] = {"step": None, "data_dir": None}
 _OF_MODEL: Dict[str, Any] = {"weights": None, "convert": None, "images": "1/f", "image_size": 64}
 _MODEL_IMAGES = 256
 
@@ -38,6 +38,7 @@ def add_network_command(commands: Commands, name: str, summary: str) -> argparse
     source.add_argument("--model", help="timm:NAME or torchvision:NAME")
     option("--out", type=Path, help="folder for the results; default: one in RUN, with --model needed")
     option("--step", type=int, help="with --run: only the checkpoint of this step")
+    option("--data-dir", metavar="DIR|URL", help="with --run: its images; the folder's own data.dir is not followed")
     option("--weights", type=Path, help="with --model: a state dict; newly drawn weights (seed 0) where left out")
     option("--convert", metavar="NORM", help="with --model: replace its norms by this one, e.g. group8+pn")
     option("--images", help="with --model: 1/f (default), fashion_mnist, or the path of a photograph or a folder")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
@@ -17,6 +16,7 @@ from analysis.comparison.rows import Row
 from analysis.comparison.tables import Table, tables_of
 from analysis.comparison.written import Answer
 from analysis.settings import differing_settings, setting_text
+from configs.atomic_file import replace_file
 
 _FOLDER = Path(__file__).resolve().parent
 _OF_RUNS = "run."  # seeds and what is written: they change no result but by the seed, which the table of runs has
@@ -34,9 +34,7 @@ class Figure:
 def write_page(path: Path, title: str, answer: Answer) -> Path:
     """Write the page atomically, its folder too; return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(render_page(title, answer), encoding="utf-8")
-    os.replace(partial, path)
+    replace_file(path, render_page(title, answer).encode("utf-8"))
     return path
 
 

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from typing_extensions import Protocol
 
 from backends.errors import DeviceError
+from backends.process_group import join, leave
 
 
 class Processes(Protocol):
@@ -56,6 +57,7 @@ class HorovodProcesses:
 
     def close(self) -> None:
         self._horovod.shutdown()
+        leave()  # the emulator's instances have one besides
 
 
 class TorchProcesses:
@@ -74,7 +76,7 @@ class TorchProcesses:
                     "what they measure; `make horovod` builds Horovod, or pass both variables through the launcher "
                     '(poprun --mpi-local-args="-x MASTER_ADDR=... -x MASTER_PORT=...")'
                 )
-            dist.init_process_group("gloo", rank=index, world_size=count)
+            join("gloo", rank=index, world_size=count)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         total = values.clone()
@@ -87,4 +89,4 @@ class TorchProcesses:
         return gathered
 
     def close(self) -> None:
-        dist.destroy_process_group()
+        leave()

@@ -5,14 +5,17 @@ number 8), and nothing is changed after loading. Fields that only some choices u
 no effect is an error, never ignored. The sections on learning and on the device have files of their own.
 """
 
-from typing import Optional
+from typing import Optional, Tuple
 
-from pydantic import Field, model_validator
-from typing_extensions import Literal
+from pydantic import BeforeValidator, Field, field_serializer, model_validator
+from typing_extensions import Annotated, Literal
 
+from configs.passwords import HIDDEN, has_hidden, hide_passwords
 from configs.schema.device import DeviceConfig, IpuConfig
 from configs.schema.learning import AveragingConfig, OptimizerConfig, RegularizationConfig, ScheduleConfig
-from configs.schema.section import Section, Words
+from configs.schema.section import PathText, Section, Words, list_to_tuple
+
+SignalNames = Annotated[Tuple[Literal["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"], ...], BeforeValidator(list_to_tuple)]
 
 
 class ModelConfig(Section):
@@ -23,8 +26,10 @@ class ModelConfig(Section):
     activation: Optional[str] = Field(
         None, description="relu, silu, gelu, leaky_relu(0.2), ...; default: the network's own, relu or silu"
     )
-    pretrained: Optional[str] = Field(None, description="file of weights to start from, instead of newly drawn ones")
-    reset_classifier: bool = Field(False, description="the classifier is drawn anew, not taken from pretrained")
+    pretrained: Optional[PathText] = Field(None, description="file of weights to start from, instead of random ones")
+    reset_classifier: bool = Field(
+        False, description="initialize the classifier at random instead of taking it from pretrained"
+    )
     train_only: Optional[Words] = Field(None, description="modules to train, e.g. [top, classifier]; default: all")
 
     @model_validator(mode="after")
@@ -71,13 +76,15 @@ class DataConfig(Section):
         "image_folder",
         "image_shards",
         "generated",
-    ]
-    dir: Optional[str] = Field(
-        None, description="folder of the data; default: $DATA_DIR, else data/; image_shards also: URL"
+    ] = Field(description="the data set; generated: synthetic images")
+    dir: Optional[PathText] = Field(
+        None, description="folder of the data (image_shards: or a URL); default: $DATA_DIR, else data/"
     )
-    cache_dir: Optional[str] = Field(None, description="image_shards at a URL: folder for copies of the shards read")
+    cache_dir: Optional[PathText] = Field(
+        None, description="image_shards at a URL: folder for copies of the shards read"
+    )
     shuffle_shards: Optional[int] = Field(
-        None, gt=0, description="image_shards: images are shuffled within so many shards at a time; default: within all"
+        None, gt=0, description="image_shards: shuffle images within this many shards at a time; default: within all"
     )
     fingerprint: Optional[Literal["contents"]] = Field(
         None,
@@ -95,14 +102,29 @@ class DataConfig(Section):
     )
     workers: int = Field(0, ge=0, description="processes that load images, per training process")
     max_corrupt: Optional[int] = Field(
-        None, gt=0, description="image_folder, image_shards: unreadable training images that others replace; default: 0"
+        None,
+        gt=0,
+        description="image_folder, image_shards: unreadable training images that may be replaced by others; default: 0",
+    )
+    max_megapixels: Optional[int] = Field(
+        None, gt=0, description="image_folder, image_shards: larger images are refused by their header; default: 80"
     )
     num_classes: Optional[int] = Field(None, gt=1, description="generated images only: classes")
     num_train_images: Optional[int] = Field(None, gt=0, description="generated images only: images to train on")
     num_eval_images: Optional[int] = Field(None, gt=0, description="generated images only: images to evaluate on")
 
+    @field_serializer("dir", when_used="json")
+    def without_password(self, value: Optional[str]) -> Optional[str]:
+        """What config.yaml, checkpoints and trackers are told."""
+        return None if value is None else hide_passwords(value)
+
     @model_validator(mode="after")
     def check(self) -> "DataConfig":
+        if self.dir is not None and has_hidden(self.dir):
+            raise ValueError(
+                f"dir {self.dir!r}: {HIDDEN} stands for a password, which is written nowhere; give the whole URL, "
+                "or leave the password to the place's own settings (~/.netrc, environment variables)"
+            )
         if self.crop_padding is not None and self.min_crop_area is not None:
             raise ValueError(
                 f"crop_padding {self.crop_padding} and min_crop_area {self.min_crop_area} both crop; give one"
@@ -123,21 +145,23 @@ class BatchConfig(Section):
 class RunConfig(Section):
     """What a run writes, and its seed."""
 
-    seed: int = Field(ge=0, lt=2**63, description="keys weights' start values, image order and augmentation")
-    output_dir: Optional[str] = Field(
-        None, description="run folder; default: runs/<name of the config>, -seed<N> behind it if not the file's seed"
+    seed: int = Field(ge=0, lt=2**63, description="determines initial weights, image order and augmentation")
+    output_dir: Optional[PathText] = Field(
+        None, description="run folder; default: runs/NAME, with -seedN appended if the seed is not the file's"
     )
     log_every_steps: int = Field(100, gt=0, description="steps between training records in metrics.jsonl")
-    eval_every_epochs: int = Field(1, gt=0)
+    eval_every_epochs: int = Field(1, gt=0, description="epochs between evaluations")
     checkpoint_every_steps: Optional[int] = Field(None, gt=0, description="besides the one after each epoch")
     keep_checkpoints: int = Field(
-        2, ge=2, description="newest checkpoints kept; one more than the newest, should that be damaged"
+        2, ge=2, description="newest checkpoints kept; at least two, in case the newest is damaged"
     )
     power_every_epochs: Optional[int] = Field(
-        None, gt=0, description="epochs between records in power.jsonl, and one of the initial weights; default: none"
+        None,
+        gt=0,
+        description="epochs between records in power.jsonl, which begins with the initial weights; default: none",
     )
     power_images: Optional[int] = Field(
-        None, gt=0, description="power.jsonl is about the first this many evaluation images; default: 1000"
+        None, gt=0, description="evaluation images measured for power.jsonl, the first ones; default: 1000"
     )
     evaluate_training_images: int = Field(
         10_000, ge=0, description="training images evaluated after the last epoch, without augmentation; 0: none"
@@ -145,11 +169,14 @@ class RunConfig(Section):
     reestimation_images: int = Field(
         10_000,
         ge=0,
-        description="batch norm: training images over which its statistics are taken anew after the last epoch, for a "
-        "second evaluation; 0: none",
+        description="batch norm: training images over which its statistics are re-estimated after the last epoch, for "
+        "a second evaluation; 0: none",
     )
-    wandb: Literal["off", "online", "offline"] = Field("off")
-    wandb_project: str = Field("proxynorm")
+    stop_signals: SignalNames = Field(
+        (), description="signals that save and stop the run as SIGTERM does, e.g. [SIGUSR1] for a batch system"
+    )
+    wandb: Literal["off", "online", "offline"] = Field("off", description="also log to wandb")
+    wandb_project: str = Field("proxynorm", description="project that wandb files runs under")
 
     @model_validator(mode="after")
     def check(self) -> "RunConfig":

@@ -5,14 +5,14 @@ from typing import Optional, Tuple
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from typing_extensions import Annotated, Literal
 
-from configs.schema.section import Section, list_to_tuple
+from configs.schema.section import PathText, Section, list_to_tuple
 
 DeviceName = Literal["auto", "cpu", "cuda", "ipu", "ipu_model", "ipu_emulator"]
 ModulePaths = Annotated[Tuple[str, ...], BeforeValidator(list_to_tuple)]
 
 
 class DeviceConfig(Section):
-    """Where it runs, and in which form on CPUs and GPUs. Results do not depend on this section beyond rounding."""
+    """Where a run executes, and how on CPUs and GPUs. Results do not depend on this section beyond rounding."""
 
     name: DeviceName = Field("auto", description="auto: the best device found")
     precision: Literal["float32", "bfloat16", "auto"] = Field(
@@ -25,15 +25,16 @@ class DeviceConfig(Section):
 
 
 class IpuConfig(Section):
-    """In which form on IPUs. Other devices do not read this section; IPUs read name and threads of section `device`."""
+    """How a run executes on IPUs. Other devices ignore this section; of section `device`, IPUs use name and threads."""
 
-    system: Literal["mk1", "mk2", "bow"] = Field("mk2", description="the IPUs that it is planned for")
-    ipus: int = Field(4, gt=0, le=4096, description="IPUs of all processes together, e.g. 16 of a Pod16; a power of 2")
+    system: Literal["mk1", "mk2", "bow"] = Field("mk2", description="generation of the IPUs")
+    ipus: int = Field(4, gt=0, le=4096, description="IPUs over all processes, e.g. 16 for a Pod16; a power of 2")
     splits: Optional[ModulePaths] = Field(
         None, description="modules such as stages.2.0 that begin the next pipeline stage; default: the planner's"
     )
     checkpoints: Optional[ModulePaths] = Field(
-        None, description="modules whose outputs are kept while all else is recomputed; default: none with given splits"
+        None,
+        description="modules whose outputs are kept while the rest is recomputed; default: none if splits are given",
     )
     device_iterations: int = Field(1, gt=0, description="weight updates per call, all at the first one's learning rate")
     precision: Literal["16.16", "16.32", "32.32"] = Field(
@@ -48,7 +49,7 @@ class IpuConfig(Section):
     optimizer_off_chip: bool = Field(False, description="keep the optimizer's state in streaming memory")
     optimizer_sharded: bool = Field(False, description="each replica keeps its share of the optimizer's state")
     io_tiles: Optional[int] = Field(None, ge=32, le=192, description="tiles that transfer while the others compute")
-    executable_cache: Optional[str] = Field(None, description="folder that keeps compiled programs")
+    executable_cache: Optional[PathText] = Field(None, description="folder that keeps compiled programs")
     synthetic_data: bool = Field(False, description="transfer no images, to measure speed; results mean nothing")
     profile_dir: Optional[str] = Field(None, description="folder for a profile of compilation and execution")
 

@@ -69,10 +69,8 @@ class OptimizerConfig(Section):
     learning_rate: float = Field(gt=0, description="peak value, for the whole global batch")
     momentum: Optional[float] = Field(None, ge=0, lt=1, description="sgd (default 0) and rmsprop")
     nesterov: Optional[bool] = Field(None, description="sgd; default false")
-    square_decay: Optional[float] = Field(
-        None, gt=0, lt=1, description="rmsprop: what the mean square keeps per update"
-    )
-    betas: Optional[Floats] = Field(None, description="adamw, lamb: what the two means keep per update")
+    square_decay: Optional[float] = Field(None, gt=0, lt=1, description="rmsprop: decay of the mean square per update")
+    betas: Optional[Floats] = Field(None, description="adamw, lamb: decay of the two means per update")
     eps: Optional[float] = Field(None, gt=0, description="rmsprop: inside the square root; adamw, lamb: outside it")
     weight_decay: float = Field(
         0.0,
@@ -98,14 +96,14 @@ class OptimizerConfig(Section):
 class ScheduleConfig(Section):
     """How long, and the learning rate at each step."""
 
-    name: Literal["constant", "cosine", "step", "exponential"]
+    name: Literal["constant", "cosine", "step", "exponential"] = Field(description="how the learning rate changes")
     epochs: int = Field(gt=0, description="passes over the training images")
     warmup_epochs: float = Field(0.0, ge=0, description="linear warm-up, multiplied into the schedule")
     milestones: Optional[Floats] = Field(None, description="step: epochs of the drops")
     decay_factor: Optional[float] = Field(None, gt=0, le=1, description="step, exponential: factor of one drop")
     decay_epochs: Optional[float] = Field(None, gt=0, description="exponential: epochs between drops")
     first_drop: Optional[Literal["after_decay_epochs", "at_start"]] = Field(
-        None, description="exponential: when the first drop is; default: after_decay_epochs"
+        None, description="exponential: when the first drop happens; default: after_decay_epochs"
     )
 
     @model_validator(mode="after")
@@ -129,8 +127,8 @@ class ScheduleConfig(Section):
 class AveragingConfig(Section):
     """Whether an average of the weights over time is evaluated, instead of the last weights."""
 
-    every: Literal["never", "epoch", "step"] = Field("never", description="when the average takes in the weights")
-    decay: Optional[float] = Field(None, gt=0, lt=1, description="what is left of a weight's share after one more time")
+    every: Literal["never", "epoch", "step"] = Field("never", description="when the average is updated")
+    decay: Optional[float] = Field(None, gt=0, lt=1, description="decay of the average per update")
 
     @model_validator(mode="after")
     def check(self) -> "AveragingConfig":

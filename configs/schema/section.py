@@ -1,5 +1,6 @@
 """What every section of the configuration has in common: frozen, strict, and no field without an effect."""
 
+import os
 from typing import Any, Tuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
@@ -13,6 +14,14 @@ def list_to_tuple(value: Any) -> Any:
 
 Floats = Annotated[Tuple[float, ...], BeforeValidator(list_to_tuple)]
 Words = Annotated[Tuple[str, ...], BeforeValidator(list_to_tuple)]
+
+
+def expand_home(path: Any) -> Any:
+    """`~` and `~user` as shells have them, which leave them alone behind `--set data.dir=` and do not read files."""
+    return os.path.expanduser(path) if isinstance(path, str) else path
+
+
+PathText = Annotated[str, BeforeValidator(expand_home)]
 
 
 class Section(BaseModel):

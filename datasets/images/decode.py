@@ -21,7 +21,9 @@ from typing import BinaryIO, Tuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
+from configs.schema import DataConfig
 from datasets.errors import DataError
+from datasets.images.strips import on_white, strips
 
 # Formats of photographs. Others (PostScript among them) would hand the file to programs of their own.
 # AVIF needs Pillow 11.3.
@@ -36,7 +38,8 @@ STARTS = {
     b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"RIFF": "WEBP",
     b"BM": "BMP", b"P5": "PPM", b"P6": "PPM",
 }  # fmt: skip
-# An RGB image of this many pixels takes 240 MB; the largest of ImageNet has 61 million.
+# Decoding an image of this many pixels takes up to 650 MB; the largest of ImageNet has 61 million. data.max_megapixels
+# is another limit.
 MAX_PIXELS = 80_000_000
 # No image of MAX_PIXELS needs a larger file: 4 samples of 16 bits a pixel, uncompressed.
 MAX_BYTES = 8 * MAX_PIXELS
@@ -47,7 +50,12 @@ BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262
 WHITE_IS_ZERO = 0
 
 
-def decode(file: BinaryIO, shrink: int = 1) -> Image.Image:
+def pixel_limit(config: DataConfig) -> int:
+    """Return how many pixels an image may have: data.max_megapixels, or else MAX_PIXELS."""
+    return MAX_PIXELS if config.max_megapixels is None else 1_000_000 * config.max_megapixels
+
+
+def decode(file: BinaryIO, shrink: int = 1, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Return the image in `file` with mode RGB.
 
     Args:
@@ -60,12 +68,12 @@ def decode(file: BinaryIO, shrink: int = 1) -> Image.Image:
     """
     # Decoders raise whatever a broken file leads them to (OSError, SyntaxError, ValueError, struct.error, ...).
     try:
-        image = Image.open(file, formats=FORMATS)
-        check_size(*image.size)
+        image = _opened(file, max_pixels)
+        check_size(*image.size, max_pixels)
         if image.format == "PNG":
             image.verify()  # reading alone passes over the check sums of pixel data; this ends the image
             file.seek(0)
-            image = Image.open(file, formats=FORMATS)
+            image = _opened(file, max_pixels)
         if shrink > 1:
             image.draft(None, (image.width // shrink, image.height // shrink))
         image.load()
@@ -76,17 +84,17 @@ def decode(file: BinaryIO, shrink: int = 1) -> Image.Image:
         raise DataError(reason(error, file)) from error
 
 
-def read_header(file: BinaryIO) -> Tuple[int, int, str]:
+def read_header(file: BinaryIO, max_pixels: int = MAX_PIXELS) -> Tuple[int, int, str]:
     """Return width, height and format ("JPEG", ...) of the image in `file`, of which nothing is decoded.
 
     Raises:
         DataError: no image of FORMATS, or one of too many pixels or too long.
     """
     try:
-        image = Image.open(file, formats=FORMATS)
+        image = _opened(file, max_pixels)
     except Exception as error:
         raise DataError(reason(error, file)) from error
-    check_size(*image.size)
+    check_size(*image.size, max_pixels)
     # Pillow calls a JPEG file of several pictures MPO; of all others the format decides how large it is decoded
     return image.width, image.height, "JPEG" if image.format == "MPO" else image.format or ""
 
@@ -107,10 +115,21 @@ def reason(error: Exception, file: BinaryIO) -> str:
     return f"no image of {', '.join(FORMATS)}: it begins with {start!r}"
 
 
-def check_size(width: int, height: int) -> None:
+def _opened(file: BinaryIO, max_pixels: int) -> Image.Image:
+    # Pillow warns of images beyond a limit of its own, and refuses those of twice as many pixels; check_size is
+    # stricter unless a user wants more.
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max_pixels
+    return Image.open(file, formats=FORMATS)
+
+
+def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
     """Raise DataError for an image that would take too much memory, by the size that its header says."""
-    if width * height > MAX_PIXELS:
-        raise DataError(f"its header says {width} x {height} = {width * height} pixels, over the limit of {MAX_PIXELS}")
+    if width * height > max_pixels:
+        raise DataError(
+            f"its header says {width} x {height} = {width * height} pixels, over the limit of {max_pixels}; "
+            "data.max_megapixels is another"
+        )
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise DataError(f"{width} x {height} pixels: one side is more than {MAX_ASPECT_RATIO} times the other")
 
@@ -125,8 +144,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
             "to 8 or 16 bits"
         )
     if image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        return on_white(image)
     return image.convert("RGB")
 
 
@@ -134,10 +152,13 @@ def deep_gray(image: Image.Image) -> Image.Image:
     """Return gray samples of 12 or 16 bits scaled to 8; the transparent value, where there is one, as white."""
     tags = getattr(image, "tag_v2", {})  # of TIFF files alone
     largest = 2 ** tags.get(BITS_PER_SAMPLE, (16,))[0] - 1
-    samples = np.asarray(image).astype(np.uint32)
-    scaled = (samples * 255 + largest // 2) // largest
-    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # which Pillow heeds up to 8 bits
-        scaled = 255 - scaled
-    if "transparency" in image.info:
-        scaled[samples == image.info["transparency"]] = 255
-    return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
+    out = Image.new("L", image.size)
+    for top, strip in strips(image):
+        samples = np.asarray(strip).astype(np.uint32)
+        scaled = (samples * 255 + largest // 2) // largest
+        if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # which Pillow heeds up to 8 bits
+            scaled = 255 - scaled
+        if "transparency" in image.info:
+            scaled[samples == image.info["transparency"]] = 255
+        out.paste(Image.fromarray(scaled.astype(np.uint8)), (0, top))
+    return out.convert("RGB")

@@ -21,7 +21,8 @@ import numpy as np
 import PIL
 
 from datasets.errors import DataError
-from datasets.images.decode import check_size, decode, read_header
+from datasets.images.decode import MAX_PIXELS, check_size, decode, read_header
+from datasets.images.strips import rgb_array
 
 try:
     import simplejpeg
@@ -55,6 +56,7 @@ class EncodedImage:
     Args:
         content: the bytes of its file.
         name: of the image, for errors.
+        max_pixels: more are refused.
 
     Raises:
         DataError: no image by its header, or one that would take too much memory; nothing is decoded.
@@ -63,8 +65,9 @@ class EncodedImage:
         height, width: in pixels, as stored.
     """
 
-    def __init__(self, content: bytes, name: str) -> None:
+    def __init__(self, content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> None:
         self.content = content
+        self.max_pixels = max_pixels
         self.name = name
         try:
             self.width, self.height, self.format = self._read_header()
@@ -77,11 +80,11 @@ class EncodedImage:
             try:
                 height, width, colour_space, _ = simplejpeg.decode_jpeg_header(self.content)
             except ValueError:
-                return read_header(BytesIO(self.content))
-            check_size(width, height)
+                return read_header(BytesIO(self.content), self.max_pixels)
+            check_size(width, height, self.max_pixels)
             self.fast = colour_space in COLOUR_SPACES
             return width, height, "JPEG"
-        return read_header(BytesIO(self.content))
+        return read_header(BytesIO(self.content), self.max_pixels)
 
     def largest_shrink(self, height: int, width: int, image_size: int) -> int:
         """Return the largest shrink after which a window of height x width still has image_size pixels per side."""
@@ -107,7 +110,7 @@ class EncodedImage:
             except ValueError:
                 pass  # simplejpeg refuses small irregularities that Pillow reads: let it decide
         try:
-            return np.array(decode(BytesIO(self.content), shrink))
+            return rgb_array(decode(BytesIO(self.content), shrink, self.max_pixels))
         except DataError as error:
             raise self._unusable(error) from error
 

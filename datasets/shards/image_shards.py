@@ -34,7 +34,7 @@ from datasets.data_sets import DataSets, Parts, hash_parts
 from datasets.errors import DataError, StoreError
 from datasets.folder import data_folder, missing_data
 from datasets.image_folder import encoded_data_sets
-from datasets.images.decode import MAX_BYTES
+from datasets.images.decode import MAX_BYTES, MAX_PIXELS, pixel_limit
 from datasets.images.encoded_image import EncodedImage, say_decoder, unusable
 from datasets.shards.index import NOT_COMPUTED, SUFFIX, ShardIndex, parse_index
 from datasets.shards.remote_store import RemoteStore
@@ -56,13 +56,21 @@ class ShardImages:
         store: where the shards are.
         indices: one for each shard.
         class_names: by label.
+        max_pixels: images of more are refused.
 
     Raises:
         DataError: a label beyond the classes.
     """
 
-    def __init__(self, store: ShardStore, indices: Sequence[ShardIndex], class_names: Tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        store: ShardStore,
+        indices: Sequence[ShardIndex],
+        class_names: Tuple[str, ...],
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
         self.store = store
+        self.max_pixels = max_pixels
         self.class_names = class_names
         self.shards = [index.shard for index in indices]
         self.sums = [index.sha256 for index in indices]
@@ -97,7 +105,7 @@ class ShardImages:
     def load(self, index: int) -> Tuple[EncodedImage, int]:
         """Return the image and its label. Raises DataError, naming shard, member and class, where it cannot be read,
         and StoreError where that is due to the place and not to the image."""
-        return EncodedImage(self.content(index), self.name(index)), int(self.labels[index])
+        return EncodedImage(self.content(index), self.name(index), self.max_pixels), int(self.labels[index])
 
     def name(self, index: int) -> str:
         """What errors call the image."""
@@ -258,7 +266,7 @@ def build(config: DataConfig, seed: int) -> DataSets:
     if len(class_names) < 2:
         raise DataError(f"{store.path('')}: {len(class_names)} classes; a classifier needs 2 or more")
     train, evaluation = (
-        ShardImages(store, [index for index in indices[half] if len(index.labels)], class_names)
+        ShardImages(store, [index for index in indices[half] if len(index.labels)], class_names, pixel_limit(config))
         for half in ("train", "val")
     )
     parts = None

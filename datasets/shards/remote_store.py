@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO, Dict, Mapping, Optional, Sequence, Set
 
+from configs.atomic_file import replace_file
+from configs.passwords import hide_passwords
 from datasets.errors import StoreError
 from datasets.fetch_lock import fetch_lock
 from datasets.shards.index import SUFFIX
-from datasets.shards.store import BLOCK_BYTES, NOT_TOLD, SUBFOLDERS, FolderStore, StoredFile, replace_file
+from datasets.shards.store import BLOCK_BYTES, MAX_INDEX_BYTES, NOT_TOLD, SUBFOLDERS, FolderStore, StoredFile
 
 # Before a request that failed is made again. A place that is gone for longer ends the run, which is saved.
 PAUSES_SECONDS = (1.0, 4.0, 16.0)
@@ -33,24 +35,28 @@ class RemoteStore:
         url: e.g. s3://bucket/imagenet.
         cache: folder of the copies; None: each image is read by one ranged request.
 
-    Raises:
-        StoreError: fsspec, or what it needs for this kind of URL, is not installed.
+    Passwords in the URL are sent to the place and told to nobody else.
     """
 
     def __init__(self, url: str, cache: Optional[Path]) -> None:
         self.url = url.rstrip("/")
+        self.shown_url = hide_passwords(self.url)
         # one cache folder serves several places
-        self.cache = FolderStore(cache / hashlib.sha256(self.url.encode()).hexdigest()[:16]) if cache else None
+        self.cache = FolderStore(cache / hashlib.sha256(self.shown_url.encode()).hexdigest()[:16]) if cache else None
         self.listing: Dict[str, StoredFile] = {}
         self.copied: Set[str] = set()
         self.connections: Dict[int, Any] = {}
-        self.connection()
 
     def __getstate__(self) -> Dict[str, Any]:
         return {**self.__dict__, "connections": {}}
 
     def connection(self) -> Any:
-        """Return this process's file system: fsspec's own threads do not survive a fork."""
+        """Return this process's file system: fsspec's own threads do not survive a fork.
+
+        Raises:
+            StoreError: fsspec, or what it needs for this kind of URL, is not installed.
+            Exception: some kinds of places are connected to at once; what that raises is theirs.
+        """
         try:
             import fsspec
 
@@ -58,13 +64,14 @@ class RemoteStore:
                 file_system, _ = fsspec.core.url_to_fs(self.url, skip_instance_cache=True)
                 self.connections[os.getpid()] = file_system
         except (ImportError, ValueError) as error:
+            reason = hide_passwords(str(error))
             raise StoreError(
-                f"data.dir {self.url}: {error}; install what it names, or copy the shards to a folder"
+                f"data.dir {self.shown_url}: {reason}; install what it names, or copy the shards to a folder"
             ) from error
         return self.connections[os.getpid()]
 
     def ask(self, method: str, *arguments: Any, **options: Any) -> Any:
-        """Call a method of the file system, again after growing pauses where it fails.
+        """Call a method of the file system, connecting first, and again after growing pauses where either fails.
 
         Raises:
             FileNotFoundError, PermissionError: at once.
@@ -77,11 +84,13 @@ class RemoteStore:
             except (StoreError, FileNotFoundError, PermissionError):
                 raise
             except Exception as error:
-                reason = f"{type(error).__name__}: {error}"
+                reason = hide_passwords(f"{type(error).__name__}: {error}")
                 pause = next(pauses, None)
                 if pause is None:
                     raise OSError(f"failed {len(PAUSES_SECONDS) + 1} times, at last with {reason}") from error
-            logging.getLogger(__name__).warning("%s: %s; trying again in %g s", arguments[0], reason, pause)
+            logging.getLogger(__name__).warning(
+                "%s: %s; trying again in %g s", hide_passwords(arguments[0]), reason, pause
+            )
             time.sleep(pause)
             self.connections.pop(os.getpid(), None)  # it may be what broke
 
@@ -96,7 +105,7 @@ class RemoteStore:
                 if entry["type"] == "file":
                     name = f"{place}/{entry['name'].rstrip('/').rpartition('/')[2]}".lstrip("/")
                     # a listing of web pages tells neither size nor time
-                    known = entry if entry["size"] is not None else self.ask("info", self.path(name))
+                    known = entry if entry["size"] is not None else self.ask("info", self.place(name))
                     found[name] = StoredFile(int(known["size"]), version_of(known))
         self.listing = found
         # those that exist in the cache alone are indices that had to be built
@@ -104,18 +113,25 @@ class RemoteStore:
         return {**{name: file for name, file in cached.items() if name.endswith(SUFFIX)}, **found}
 
     def path(self, name: str) -> str:
+        return f"{self.shown_url}/{name}"
+
+    def place(self, name: str) -> str:
+        """Return the URL of a file, with its password."""
         return f"{self.url}/{name}"
 
     def read(self, name: str) -> bytes:
         if self.cache and name not in self.listing:
             return self.cache.read(name)
-        return bytes(self.ask("cat_file", self.path(name)))
+        size = self.listing[name].num_bytes if name in self.listing else 0
+        if size > MAX_INDEX_BYTES:
+            raise OSError(f"{self.path(name)} has {size:,} bytes, over the limit of {MAX_INDEX_BYTES:,}")
+        return bytes(self.ask("cat_file", self.place(name)))
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         if self.cache:
             self.copy(name)
             return self.cache.read_range(name, offset, length)
-        return bytes(self.ask("cat_file", self.path(name), start=offset, end=offset + length))
+        return bytes(self.ask("cat_file", self.place(name), start=offset, end=offset + length))
 
     def open(self, name: str) -> BinaryIO:
         if self.cache:
@@ -145,7 +161,7 @@ class RemoteStore:
                 descriptor, temporary = tempfile.mkstemp(prefix=prefix, dir=target.parent)
                 os.close(descriptor)
                 try:
-                    self.ask("get_file", self.path(name), temporary)
+                    self.ask("get_file", self.place(name), temporary)
                     os.replace(temporary, target)
                 finally:
                     if os.path.exists(temporary):

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Dict, Sequence
 
 from typing_extensions import Protocol
 
+from configs.atomic_file import replace_file
+from configs.bounded_file import MIB, read_bounded
+
 SUBFOLDERS = ("train", "val")
 BLOCK_BYTES = 1 << 22
 NOT_TOLD = "-"
+# Files that are read whole: an index takes about 50 bytes an image.
+MAX_INDEX_BYTES = 256 * MIB
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class FolderStore:
         return str(self.folder / name)
 
     def read(self, name: str) -> bytes:
-        return (self.folder / name).read_bytes()
+        return read_bounded(self.folder / name, MAX_INDEX_BYTES)
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         descriptor = os.open(self.folder / name, os.O_RDONLY)
@@ -94,23 +98,9 @@ class FolderStore:
         return False
 
     def write_index(self, name: str, content: bytes) -> None:
-        replace_file(self.folder / name, content)
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all, whatever ends the process or the machine."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=".part-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's own is for one user alone
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        target = self.folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(target, content)
 
 
 def file_sum(file: BinaryIO) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
+import importlib
 import os
 
 import torch.distributed as dist
@@ -24,4 +27,14 @@ def connect() -> None:
             "start them with `python -m popdist.run`"
         )
     index = int(os.environ.get("POPDIST_REPLICA_INDEX_OFFSET", "0")) // local
+    # Its functions keep the group that they find when they are imported, and with it gloo's threads.
+    importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group("gloo", rank=index, world_size=instances)
+    atexit.register(_disconnect)
+
+
+def _disconnect() -> None:
+    """Ends gloo's threads: one that lets go of a tensor while Python ends would abort the process."""
+    if dist.is_initialized():
+        gc.collect()  # what holds the group in a cycle of references
+        dist.destroy_process_group()

@@ -58,14 +58,17 @@ def _load() -> Optional[str]:
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if version < OLDEST_TORCH:
         return f"torch {torch.__version__} is older than {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]}"
-    from normact.kernels.cpu.build import BuildError, build_library
+    from normact.kernels.cpu.build import build_library
+    from normact.kernels.cpu.compiler import BuildError
 
     try:
-        torch.ops.load_library(str(build_library()))
+        library = build_library()
     except BuildError as error:
         return str(error)
-    except OSError as error:
-        return f"the built library does not load ({error})"
+    try:
+        torch.ops.load_library(str(library))
+    except OSError as error:  # it is whole: its sum was compared
+        return f"the built library does not load ({error}); remove {library.parent} to have it built again"
     _register_shapes()
     return None
 

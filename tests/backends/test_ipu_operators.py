@@ -26,7 +26,7 @@ VIEWS = "_to_copy _unsafe_view alias clone detach expand select slice squeeze t 
 CREATION = "arange empty"
 POINTWISE = """
 abs add addcmul bitwise_and bitwise_or clamp div eq erf exp ge gt isnan lt masked_fill maximum mul ne neg relu rsqrt
-rsub sigmoid silu sub where
+rsub sigmoid silu sub tanh where
 """
 REDUCTIONS = "mean std_mean sum var"
 LAYERS = """

@@ -34,7 +34,7 @@ def started(
 ) -> "subprocess.CompletedProcess[str]":
     command = [*launcher, str(ROOT / "train.py"), *SMALL, "--output-dir", str(folder), *arguments]
     values = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(command, cwd=ROOT, env=values, text=True, capture_output=True, timeout=240, check=False)
+    return subprocess.run(command, cwd=ROOT, env=values, text=True, capture_output=True, timeout=600, check=False)
 
 
 def final(folder: Path) -> Dict[str, Any]:
@@ -149,6 +149,15 @@ def test_without_the_sdk_the_error_says_what_to_install(device: str, path: str, 
     done = started([sys.executable], tmp_path / "run", "--device", device, PYTHONPATH=path)
     assert done.returncode == 2
     assert part in done.stderr
+
+
+def test_an_installed_emulator_is_not_taken_for_the_sdk(tmp_path: Path) -> None:
+    for package in ("poptorch", "poptorch_emulator"):  # as pip puts them into one folder
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
+    done = started([sys.executable], tmp_path / "run", "--device", "ipu", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2
+    assert "normact-poptorch-emulator is installed in its place" in done.stderr
 
 
 @pytest.mark.parametrize("name", [name for name in config_names() if name.endswith("_ipu")])

@@ -155,7 +155,7 @@ def test_the_command_plans_a_shipped_experiment_in_a_process_of_its_own(tmp_path
     arguments = "--config fashion_rn20_gn8pn --set ipu.system=bow --ipus 4 --compare-norms 8 --plot".split()
     run = subprocess.run(
         [sys.executable, "-m", "backends.plan", *arguments, str(picture)],
-        cwd=ROOT, capture_output=True, text=True, timeout=250, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert "Bow: 4 IPUs = " in run.stdout

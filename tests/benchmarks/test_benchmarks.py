@@ -184,7 +184,7 @@ def test_a_run_of_one_workload_keeps_the_rows_of_the_others(tmp_path: Path) -> N
 
 @pytest.fixture
 def complete(results: Path, tmp_path: Path) -> Tuple[Path, Path]:
-    """(results with those of the layer, a README with markers)."""
+    """(results with those of the layer, a page with markers)."""
     shapes = [
         {"shape": [16, 64, 112, 112], "copy_bandwidth_share": 0.75},
         {"shape": [1, 2, 3, 3], "copy_bandwidth_share": None},
@@ -196,15 +196,15 @@ def complete(results: Path, tmp_path: Path) -> Tuple[Path, Path]:
     loaded = {"name": "loading processes: 1", "loader_alone": 480.2, "network_alone": 273.0, "together": 246.4}
     settings = {"width": 500, "height": 400, "quality": 90}
     write_results("data", settings, [{"name": "224 px, folder", **timed}, loaded], folder=results)
-    readme = tmp_path / "README.md"
-    readme.write_text(f"# before\n\n{report.BEGIN}\nold\n{report.END}\n\nafter\n")
-    return results, readme
+    page = tmp_path / "speed.md"
+    page.write_text(f"# before\n\n{report.BEGIN}\nold\n{report.END}\n\nafter\n")
+    return results, page
 
 
 def write_report(complete: Tuple[Path, Path], plots: Path) -> str:
-    folder, readme = complete
-    report.main(["--results", str(folder), "--readme", str(readme), "--plots", str(plots), "--write"])
-    return readme.read_text()
+    folder, page = complete
+    report.main(["--results", str(folder), "--page", str(page), "--plots", str(plots), "--write"])
+    return page.read_text()
 
 
 def test_writing_the_tables_and_plots_twice_changes_nothing(complete: Tuple[Path, Path], tmp_path: Path) -> None:

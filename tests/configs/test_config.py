@@ -1,6 +1,9 @@
 """Configuration: every shipped YAML loads; every mistake is one line that names file, line, key, got, expected."""
 
+import contextlib
+import re
 from pathlib import Path
+from random import Random
 from typing import List
 
 import pytest
@@ -58,6 +61,14 @@ def test_every_shipped_config_opens_with_its_contract(name: str) -> None:
         ("-2.5e+3", -2500.0),
         ("8", 8),
         ("0x10", 16),
+        ("0", 0),
+        ("-7", -7),
+        ("010", "010"),
+        ("12:30:00", "12:30:00"),
+        ("1_000", "1_000"),
+        ("2020-01-01", "2020-01-01"),
+        ("9" * 20, int("9" * 20)),
+        ("9" * 5000, "9" * 5000),
         ("true", True),
         ("no", "no"),
         ("off", "off"),
@@ -117,7 +128,7 @@ def test_a_mistake_in_a_file_is_named_with_file_and_line(
         ("schedule.epochs", ["section.key=value"]),
         ("schedule.warmup_epochs=9", ["--set schedule.warmup_epochs=9", "warmup_epochs 9", "epochs 4"]),
         ("shedule.epochs=3", ["unknown key", "did you mean schedule?"]),
-        ("schedule.epochs=[", ["not a YAML value"]),
+        ("schedule.epochs=[", ["--set schedule.epochs=[", "not valid YAML"]),
     ],
 )
 def test_a_mistake_on_the_command_line_is_named_with_the_override(override: str, parts: List[str]) -> None:
@@ -178,3 +189,84 @@ def test_a_config_cannot_be_changed_after_loading() -> None:
     config = load_config("generated_smoke")
     with pytest.raises(ValueError, match="frozen"):
         config.schedule.epochs = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("text", ["010", "12:30:00", "1_000", "9" * 5000])
+def test_what_looks_like_a_number_and_is_none_is_an_error_in_a_file_and_behind_set(text: str, tmp_path: Path) -> None:
+    shown = repr(text) if len(text) < 80 else "'999"
+    for message in (
+        message_of("generated_smoke", [f"schedule.epochs={text}"]),
+        message_of(write(tmp_path, BASE.read_text().replace("epochs: 4", f"epochs: {text}")), []),
+    ):
+        assert f"schedule.epochs: got {shown}" in message and "expected an integer" in message
+        assert len(message) < 400
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("!!binary aGk=", "tags"),
+        ("&a 1", "anchors"),
+        ("[*a]", "aliases"),
+        ("{a: 1, a: 2}", "duplicate key a"),
+        ("a\x07", "U+0007 is not printable"),
+        ("\udc80", "U+DC80 is not printable"),
+        ("[1", "not valid YAML"),
+    ],
+)
+def test_what_a_file_may_not_have_is_refused_behind_set_too(value: str, words: str) -> None:
+    message = message_of("generated_smoke", [f"run.seed={value}"])
+    assert message.startswith("--set run.seed=") and words in message and "\n" not in message
+
+
+def test_a_file_with_a_control_character_is_named_with_its_line(tmp_path: Path) -> None:
+    path = write(tmp_path, BASE.read_text().replace("epochs: 4", "epochs: \x014"))
+    assert re.search(r":33: the character U\+0001 is not printable", message_of(path, []))
+
+
+def test_damaged_files_and_values_end_in_one_message_and_never_in_a_traceback(tmp_path: Path) -> None:
+    random = Random(0)
+    parts = [
+        "\0",
+        "9" * 5000,
+        "!!binary aGk=",
+        "&a 1",
+        "*a",
+        "{",
+        "[",
+        "? ",
+        "|",
+        "\t",
+        "'",
+        "%YAML 1.1\n",
+        "---\n",
+        "\x85",
+        "~",
+    ]
+    for number in range(150):
+        text = list(BASE.read_text())
+        for _ in range(random.randint(1, 4)):
+            place = random.randrange(len(text))
+            choice = random.random()
+            if choice < 0.5:
+                text.insert(place, random.choice(parts))
+            elif choice < 0.8:
+                del text[place : place + random.randint(1, 20)]
+            else:
+                text[place] = chr(random.randrange(300))
+        (tmp_path / f"{number}.yaml").write_text("".join(text), encoding="utf-8")
+        with contextlib.suppress(ConfigError):
+            load_config(str(tmp_path / f"{number}.yaml"))
+
+
+def test_a_home_folder_is_written_as_shells_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    config = load_config("rn50_bn", ["data.dir=~/imagenet"])
+    assert config.data.dir == "/home/somebody/imagenet"
+    config = load_config("rn50_bn", ["model.pretrained=~/w.pth"], [("--output-dir", "run.output_dir", "~/runs")])
+    assert (config.model.pretrained, config.run.output_dir) == ("/home/somebody/w.pth", "/home/somebody/runs")
+    assert load_config("rn50_bn", ["data.name=image_shards", "data.dir=s3://~/x"]).data.dir == "s3://~/x"
+
+
+def test_the_name_of_a_network_leads_to_its_experiments() -> None:
+    assert "the nearest are rn50_*" in message_of("resnet50", [])

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import os
+import stat
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -160,7 +161,8 @@ def test_an_index_reaches_the_disk_before_it_takes_its_name(tmp_path, monkeypatc
     folder, events = write_foreign(tmp_path), []
     sync, rename = os.fsync, os.replace
     monkeypatch.setattr("datasets.shards.image_shards.REQUESTS_AT_ONCE", 1)
-    monkeypatch.setattr(os, "fsync", lambda file: (events.append(os.fstat(file).st_size), sync(file)))
+    is_file = lambda file: stat.S_ISREG(os.fstat(file).st_mode)  # noqa: E731  the folder is synced too
+    monkeypatch.setattr(os, "fsync", lambda file: (is_file(file) and events.append(os.fstat(file).st_size), sync(file)))
     monkeypatch.setattr(os, "replace", lambda source, target: (events.append(target.name), rename(source, target)))
     build_datasets(shards_config(folder), 0)
     names = [f"set-{half}-0.tar.index" for half in ("train", "val")]
@@ -176,7 +178,7 @@ def test_an_index_that_cannot_be_kept_is_said_once(tmp_path, monkeypatch, caplog
     folder = write_foreign(tmp_path)
     config = shards_config(folder if place == "a folder" else upload(folder))
     with monkeypatch.context() as patch:
-        patch.setattr("datasets.shards.store.tempfile.mkstemp", refuse)
+        patch.setattr("configs.atomic_file.open_without_following", refuse)
         for _ in range(2):
             caplog.clear()
             assert contents(build_datasets(config, 0).train) == OLD

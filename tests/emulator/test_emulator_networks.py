@@ -6,7 +6,7 @@ import torch
 
 from models import NETWORKS, build_model
 from normact import NormActFactory
-from normact.factory import NORMS
+from normact.factory import NORM_KINDS, norm_names
 from training.loss import cross_entropy_sum
 
 
@@ -31,13 +31,10 @@ def compiles(name, norm_act, **options):
     executor.destroy()
 
 
-PROXIES = {True: [True, False], False: [False]}  # which norms compose with Proxy Normalization
-
-
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", norm_names())
 def test_every_norm_compiles(norm):
-    takes_proxy = norm.split("+")[0] in ("batch", "layer", "instance", "group")
-    for proxy in PROXIES[takes_proxy]:
+    takes_proxy = not NORM_KINDS[norm.split("+")[0]].no_proxy_because
+    for proxy in [True, False] if takes_proxy else [False]:
         compiles("resnet8", NormActFactory(norm=norm, proxy=proxy, kernel="reference"))
 
 

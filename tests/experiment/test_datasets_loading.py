@@ -2,6 +2,7 @@
 
 import gc
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from datasets import DataError, build_datasets
 from datasets.data_sets import TrainingImages
 from datasets.generated import GeneratedImages
 from experiment.checkpoint import load_checkpoint
-from experiment.guarded_loading import explained_loading
+from experiment.guarded_loading import explained_loading, guarded
 from training.order import TrainingBatches
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,7 +86,7 @@ class Failing(Dataset):
 FAILURES: Dict[str, Tuple[Callable[[], None], str]] = {
     "killed": (kill, r"loading process \d+ was ended by the signal Killed: .*out of memory.*data.workers"),
     "bus error": (bus_error, r"loading process \d+ was ended by the signal Bus error: .*/dev/shm"),
-    "left": (leave, r"loading process [\d, ]+ ended (by itself with exit code 7|without a word); --set data.workers=0"),
+    "left": (leave, r"loading process \d+ ended by itself with exit code 7; --set data.workers=0 shows where$"),
     "hangs": (hang, r"no images for 2 seconds: a loading process hangs; .*data.workers=0"),
     "a defect": (
         defect,
@@ -107,13 +108,48 @@ FAILURES: Dict[str, Tuple[Callable[[], None], str]] = {
 
 @pytest.mark.parametrize(("fail", "message"), FAILURES.values(), ids=FAILURES)
 def test_a_failing_loading_process_gives_one_clear_error_in_time(fail, message):
-    start = time.monotonic()
+    is_hanging = fail is hang
     with pytest.raises(DataError, match=f"^{message}") as caught:
-        with explained_loading():
-            for _ in DataLoader(Failing(fail), batch_size=4, num_workers=2, timeout=2):
-                pass
+        # Only the process that hangs may take longer than the limit, however busy the machine is.
+        for _ in guarded(DataLoader(Failing(fail), batch_size=4, num_workers=2, timeout=2 if is_hanging else 250)):
+            pass
     assert "\n" not in str(caught.value)
-    assert time.monotonic() - start < 60
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        EOFError(),
+        ConnectionResetError(104, "reset"),
+        ConnectionRefusedError(111, "refused"),
+        FileNotFoundError(2, "no socket"),
+        RuntimeError("DataLoader worker (pid(s) 5) exited unexpectedly"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize(("fail", "reason"), [(kill, "was ended by the signal Killed"), (leave, "with exit code 7")])
+def test_how_the_end_of_a_loading_process_is_seen_does_not_change_what_is_said(fail, reason, seen):
+    """Each of these was seen, depending on the moment; processes that end regularly are none that failed."""
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=target, daemon=True) for target in (int, fail, hang)]
+    for process in processes:
+        process.start()
+    processes[0].join()
+    processes[1].join()
+    with pytest.raises(DataError, match=rf"^loading process {processes[1].pid} .*{reason}"):
+        with explained_loading(processes):
+            raise seen
+    processes[2].kill()
+
+
+def test_errors_that_a_loading_process_reports_are_not_its_end():
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=leave)
+    process.start()
+    process.join()
+    with pytest.raises(DataError, match=r"^in loading process 0: FileNotFoundError"):
+        with explained_loading([process]):
+            raise FileNotFoundError("Caught FileNotFoundError in DataLoader worker process 0.\nOriginal Traceback ...")
 
 
 def test_a_defect_without_loading_processes_stays_what_it_is():
@@ -157,7 +193,8 @@ def test_a_run_whose_loading_process_fails_ends_with_code_3_and_can_be_continued
 
     folder = tmp_path / "run"
     checkpoints = folder / "checkpoints"
-    monkeypatch.setattr(image_loader, "TIMEOUT_SECONDS", 3)
+    if fail is hang:
+        monkeypatch.setattr(image_loader, "TIMEOUT_SECONDS", 15)  # more than any batch takes on a busy machine
     monkeypatch.setattr(GeneratedImages, "load", failing)
     assert train.main([*SMALL, "--output-dir", str(folder), "--set", "data.workers=1"]) == 3
     assert "loading process" in capsys.readouterr().err.strip().splitlines()[-1]
@@ -310,10 +347,10 @@ if os.fork() == 0:
         time.sleep(0.01)
     _end_with(parent, 0)
     os.write(writing, b"ready")
-    time.sleep(100)
+    time.sleep(1000)
 elif not is_first:
     os.read(reading, 5)
 os._exit(0)
 """
     # The worker holds the output too: run() returns when both have ended, and kills nothing but the parent in time.
-    subprocess.run([sys.executable, "-c", program, parent_ends], cwd=ROOT, capture_output=True, check=True, timeout=80)
+    subprocess.run([sys.executable, "-c", program, parent_ends], cwd=ROOT, capture_output=True, check=True, timeout=600)

@@ -33,7 +33,7 @@ class Processes:
         self.words: List[Any] = []
         self.gathered: List[torch.Tensor] = []
         self.largest = 0
-        self.barrier = threading.Barrier(count, self.compare, timeout=20)
+        self.barrier = threading.Barrier(count, self.compare, timeout=600)
 
     def compare(self) -> None:
         if isinstance(self.words[0], int):
@@ -81,7 +81,7 @@ class Process:
 
 def finished(*processes: Process) -> List[List[Any]]:
     for process in processes:
-        process.thread.join(timeout=30)
+        process.thread.join(timeout=600)
         assert not process.thread.is_alive()
     return [process.taken for process in processes]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -12,9 +14,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiment import metrics_log
 from experiment.metrics_log import MetricsLog, write_status, write_summary
 from training.metrics import Means, StepSums
 from training.nonfinite import NonFiniteLossError
+from training.weights import CheckpointError
 
 MEANS = Means(loss=1.5, top1=0.25, top5=0.75)
 
@@ -126,9 +130,43 @@ def test_a_broken_line_in_the_middle_is_an_error_and_the_file_stays(tmp_path: Pa
     write_steps(log, 1)
     log.path.write_bytes(log.path.read_bytes() + b"oops\n" + log.path.read_bytes())
     before = log.path.read_bytes()
-    with pytest.raises(ValueError, match="line 2 is no metrics record: b'oops'"):
+    with pytest.raises(CheckpointError, match="line 2 is no metrics record: b'oops'"):
         log.truncate_after(1, evaluated_step=0)
     assert log.path.read_bytes() == before
+
+
+def test_zeros_that_a_loss_of_power_left_are_dropped_wherever_they_are(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    write_steps(log, 1)
+    first = log.path.read_bytes()
+    log.path.write_bytes(first + b"\0" * 4096 + b"\n" + first + b"\0" * 100)
+    assert log.truncate_after(1, evaluated_step=0) == 2
+    assert log.path.read_bytes() == first + first
+
+
+def test_each_record_is_synced_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, synced = MetricsLog(tmp_path / "metrics.jsonl"), []
+    monkeypatch.setattr(
+        os, "fsync", lambda number: synced.append((os.readlink(f"/proc/self/fd/{number}"), rows(log.path)))
+    )
+    write_steps(log, 1, 2)
+    assert [(path, len(seen)) for path, seen in synced] == [(str(log.path), 1), (str(log.path), 2)]
+
+
+def test_a_full_disk_does_not_keep_the_end_of_a_run_out_of_its_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "status.json"
+    write_status(path, "running", "from step 0", None, 0)
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(metrics_log, "replace_file", full)
+    write_status(path, "failed", "disk full", 74, 12)
+    assert json.loads(path.read_text()) == {"state": "failed", "reason": "disk full", "exit_code": 74, "step": 12}
+    with pytest.raises(OSError, match="no space left"):
+        write_status(path, "running", "from step 12", None, 12)
 
 
 def test_resuming_without_a_metrics_file_drops_nothing(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_two_processes_log_what_one_does(whole: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     finished = subprocess.run(
         [*command, "--output-dir", str(tmp_path), "--set", "schedule.epochs=1"],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False,
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr[-2000:]
     one, two = records(whole)[0], records(tmp_path)[0]

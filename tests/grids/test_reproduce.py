@@ -1,4 +1,4 @@
-"""Grids as real processes: what is missing is run, what is stopped goes on, what fails is told, what changed is refused."""
+"""Grids as real processes: what is missing is run, what is stopped goes on, failures and changes are told."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEAD = """title: does the runner work?
 experiment: generated_smoke
 set: [data.num_train_images=128, data.num_eval_images=50, schedule.epochs=1, device.name=cpu]
 """
-# So many steps that it is still training when a test stops it, on any machine; a record every step tells that it trains.
+# So many steps that it still trains when a test stops it, on any machine; a record every step tells that it trains.
 ENDLESS = HEAD.replace("epochs=1", "epochs=1000000, run.log_every_steps=1, schedule.name=constant")
 START_SECONDS = 240
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Callable
 
 import pytest
 import torch
@@ -15,6 +19,7 @@ import torch
 from normact import NormActFactory, kernels
 from normact.kernels import operators
 from normact.kernels.cpu import build
+from normact.kernels.cpu.compiler import BuildError
 
 FAKE_COMPILER = """#!/bin/sh
 echo run >> "$(dirname "$0")/runs"
@@ -58,7 +63,7 @@ def test_processes_that_start_together_build_once(fake_compiler: Path) -> None:
     root = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    paths = {process.communicate(timeout=100)[0].strip() for process in started}
+    paths = {process.communicate(timeout=600)[0].strip() for process in started}
     assert len(paths) == 1 and Path(paths.pop()).exists()
     assert runs_of(fake_compiler) == sources() + 1 + len(started)
 
@@ -67,7 +72,7 @@ def test_the_lock_of_a_dead_process_does_not_stop_a_build(fake_compiler: Path) -
     library = build.build_library()
     library.unlink()
     holder = "import fcntl, os, sys; fcntl.flock(open(sys.argv[1], 'w'), fcntl.LOCK_EX); os.kill(os.getpid(), 9)"
-    subprocess.run([sys.executable, "-c", holder, str(library.parent / "lock")], check=False, timeout=60)
+    subprocess.run([sys.executable, "-c", holder, str(library.parent / "lock")], check=False, timeout=600)
     assert build.build_library().exists()
 
 
@@ -88,20 +93,20 @@ def test_the_variable_chooses_the_instructions_and_an_unknown_name_is_refused(
     assert len(set(libraries)) == 3
     assert not any(flag.startswith("-march") for flag in build.optimization_flags())
     monkeypatch.setenv(build.ISA_VARIABLE, "sse9")
-    with pytest.raises(build.BuildError, match="PROXYNORM_KERNEL_ISA is 'sse9'; use native, avx2, baseline"):
+    with pytest.raises(BuildError, match="PROXYNORM_KERNEL_ISA is 'sse9'; use native, avx2, baseline"):
         build.build_library()
 
 
 def test_a_failing_compiler_is_one_clear_line(fake_compiler: Path) -> None:
     fake_compiler.write_text("#!/bin/sh\necho 'x.h:1: error: no such thing' >&2\necho more >&2\nexit 1\n")
-    with pytest.raises(build.BuildError, match=r"^the compiler failed: x.h:1: error: no such thing$"):
+    with pytest.raises(BuildError, match=r"^the compiler failed: x.h:1: error: no such thing$"):
         build.build_library()
     assert not list(Path(os.environ[build.CACHE_VARIABLE]).rglob("*.so"))
 
 
 def test_an_unwritable_cache_folder_names_the_variable(fake_compiler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(build.CACHE_VARIABLE, str(fake_compiler))  # a file
-    with pytest.raises(build.BuildError, match=build.CACHE_VARIABLE):
+    with pytest.raises(BuildError, match=build.CACHE_VARIABLE):
         build.build_library()
 
 
@@ -124,3 +129,154 @@ def test_without_compiler_or_new_torch_the_reference_runs_after_one_log_line(
     assert reason is not None and words in reason
     assert sum(words in record.message for record in caplog.records if record.name.startswith("normact.kernels")) == 1
     assert torch.equal(first, second) and "NormAct" not in first.grad_fn.name()
+
+
+def runs_to_build() -> int:
+    return sources() + 1
+
+
+DAMAGES = {
+    "half": lambda content: content[: len(content) // 2],
+    "zeroed": lambda content: bytes(len(content)),
+    "empty": lambda content: b"",
+    "one bit": lambda content: bytes([content[0] ^ 1]) + content[1:],
+}
+
+
+@pytest.mark.parametrize("damage", sorted(DAMAGES))
+@pytest.mark.parametrize("name", [build.LIBRARY_NAME, build.LIBRARY_NAME + ".sha256"])
+def test_what_is_damaged_is_built_again(fake_compiler: Path, name: str, damage: str) -> None:
+    library = build.build_library()
+    path = library.with_name(name)
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    before = runs_of(fake_compiler)
+    assert build.build_library().read_text() == "built\n"
+    assert runs_of(fake_compiler) == before + 1 + runs_to_build()
+
+
+def test_a_library_without_a_sum_is_built_again(fake_compiler: Path) -> None:
+    library = build.build_library()
+    library.with_name(library.name + ".sha256").unlink()
+    before = runs_of(fake_compiler)
+    build.build_library()
+    assert runs_of(fake_compiler) == before + 1 + runs_to_build()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files to others")
+def test_a_library_of_another_user_is_not_loaded_but_built_again(fake_compiler: Path) -> None:
+    library = build.build_library()
+    planted = b"planted"
+    library.write_bytes(planted)
+    library.with_name(library.name + ".sha256").write_text(hashlib.sha256(planted).hexdigest())
+    os.chown(library, 12345, 12345)
+    assert build.build_library().read_text() == "built\n"
+
+
+def test_a_library_that_others_may_write_to_is_built_again(fake_compiler: Path) -> None:
+    library = build.build_library()
+    library.chmod(0o777)
+    before = runs_of(fake_compiler)
+    build.build_library()
+    assert runs_of(fake_compiler) == before + 1 + runs_to_build() and library.stat().st_mode & 0o022 == 0
+
+
+def test_a_link_to_a_library_is_replaced_and_its_target_left_alone(fake_compiler: Path, tmp_path: Path) -> None:
+    library = build.build_library()
+    target = tmp_path / "target"
+    target.write_bytes(library.read_bytes())
+    library.unlink()
+    library.symlink_to(target)
+    target.write_text("planted")
+    assert build.build_library().read_text() == "built\n" and not library.is_symlink()
+    assert target.read_text() == "planted"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives folders to others")
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_cache_folder_of_another_user_is_refused(fake_compiler: Path, depth: int) -> None:
+    folder = build.build_library().parent
+    os.chown([folder, folder.parent][depth], 12345, 12345)
+    with pytest.raises(BuildError, match=r"belongs to another user, or others may write to it.*a folder of your own"):
+        build.build_library()
+
+
+def test_a_shared_cache_folder_is_refused_unless_it_is_sticky_and_then_parts_are_private(
+    fake_compiler: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    monkeypatch.setenv(build.CACHE_VARIABLE, str(shared))
+    with pytest.raises(BuildError, match="others may write to it"):
+        build.build_library()
+    shared.chmod(0o1777)
+    assert build.build_library().parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_relative_cache_folder_is_ignored_or_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(build.CACHE_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "here")
+    assert build.cache_folder() == Path.home() / ".cache" / "normact"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert build.cache_folder() == tmp_path / "normact"
+    monkeypatch.setenv(build.CACHE_VARIABLE, "here")
+    with pytest.raises(BuildError, match="PROXYNORM_CACHE_DIR is 'here', a relative path; use an absolute one"):
+        build.cache_folder()
+
+
+# A compiler like g++, which starts another process and waits for it. It tells its children's ids.
+SLOW_COMPILER = """#!/bin/sh
+[ "$1" = "-dumpfullversion" ] && exit 0
+sleep 600 &
+echo $! >> "$(dirname "$0")/children"
+echo $$ >> "$(dirname "$0")/children"
+wait
+"""
+BUILDER = """
+import signal, sys
+signal.signal(signal.SIGTERM, lambda number, frame: print("noted", flush=True))
+from normact.kernels.cpu.build import build_library
+try:
+    build_library()
+except Exception as error:
+    print(error, flush=True)
+"""
+
+
+def is_alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(condition: Callable[[], bool]) -> bool:
+    """Whether it comes true within a time that is long even on a busy machine."""
+    end = time.monotonic() + 60
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    return condition()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc who is alive")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_build_ends_with_its_process_and_leaves_no_compiler_and_no_scratch(
+    fake_compiler: Path, number: signal.Signals
+) -> None:
+    fake_compiler.write_text(SLOW_COMPILER)
+    children = fake_compiler.parent / "children"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
+    process = subprocess.Popen([sys.executable, "-c", BUILDER], env=environment, stdout=subprocess.PIPE, text=True)
+    assert wait_until(lambda: children.exists() and len(children.read_text().split()) == 2 * sources())
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[0]
+    assert wait_until(lambda: not any(is_alive(int(child)) for child in children.read_text().split()))
+    cache = Path(os.environ[build.CACHE_VARIABLE])
+    if number == signal.SIGTERM:  # the program's own handler is heard, and the build does not go on
+        assert said == "noted\nthe build was stopped by SIGTERM; the next start builds\n"
+        assert not list(cache.rglob(".build-*"))
+    else:
+        assert list(cache.rglob(".build-*"))
+    fake_compiler.write_text(FAKE_COMPILER)
+    build.build_library()
+    assert not list(cache.rglob(".build-*"))

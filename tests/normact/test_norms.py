@@ -217,10 +217,10 @@ def test_batch_norm_shared_by_two_processes_equals_one_process() -> None:
     for worker in workers:
         worker.start()
     try:
-        results = dict(queue.get(timeout=120) for _ in workers)
+        results = dict(queue.get(timeout=600) for _ in workers)
     finally:
         for worker in workers:
-            worker.join(timeout=30)
+            worker.join(timeout=600)
             if worker.is_alive():
                 worker.kill()
     assert [worker.exitcode for worker in workers] == [0, 0]

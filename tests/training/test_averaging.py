@@ -129,7 +129,7 @@ def test_two_processes_mix_drop_and_average_as_one_does(tmp_path: Path, every: L
     settings = [part for override in TINY + RANDOM + every for part in ("--set", override)]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]
     command += ["--config", "generated_smoke", "--device", "cpu", "--output-dir", str(tmp_path / "two"), *settings]
-    process = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    process = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert process.returncode == 0, process.stdout + process.stderr
     assert "replicas 2" in process.stdout + process.stderr
     assert run(tmp_path / "one", RANDOM + every) == 0

@@ -18,12 +18,14 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
-from typing import Iterator, List, Optional, Sequence
+from typing import List, Optional, Sequence
 
 import torch
+
+from normact.kernels.cpu.compiler import BuildError, StopRequests, run_all
+from normact.kernels.cpu.library_cache import keep_library, locked, private_folder, scratch_folder, trusted_library
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +37,6 @@ ISA_FLAGS = {"native": ("-march=native",), "avx2": ("-march=haswell",), "baselin
 # Vector extensions contract a * b + c by themselves under GCC's defaults, not under Clang's; nothing else is relaxed:
 # comparison with NaN and the order of sums are as written.
 OPTIMIZATION_FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
-BUILD_TIMEOUT_SECONDS = 600.0
-
-
-class BuildError(RuntimeError):
-    """The library cannot be built on this machine; the message says why in one line."""
 
 
 def build_library(flags: Optional[Sequence[str]] = None) -> Path:
@@ -51,22 +48,23 @@ def build_library(flags: Optional[Sequence[str]] = None) -> Path:
         flags: optimization flags of the compiler; None for `optimization_flags()`.
 
     Raises:
-        BuildError: no compiler, a failing one, no writable cache folder, or an unknown instruction set.
+        BuildError: no compiler, a failing one, no cache folder that this user alone can write to, an unknown
+            instruction set, or a signal came.
     """
     compiler = find_compiler()
     flags = optimization_flags() if flags is None else flags
     folder = cache_folder() / _key(compiler, flags)
-    library = folder / LIBRARY_NAME
-    if library.exists():
-        return library
+    library, stop = folder / LIBRARY_NAME, StopRequests()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / "lock"):
-            if not library.exists():
-                _compile(compiler, flags, folder, library)
+        private_folder(folder)
+        if trusted_library(library):
+            return library
+        with stop.watching(), locked(folder, stop.check):
+            if not trusted_library(library):
+                _compile(compiler, flags, folder, library, stop)
     except OSError as error:
         raise BuildError(
-            f"the cache folder {folder} cannot be used ({error}); set {CACHE_VARIABLE} to a writable folder"
+            f"the cache folder {folder} cannot be used ({error}); set {CACHE_VARIABLE} to a folder of your own"
         ) from error
     return library
 
@@ -84,10 +82,20 @@ def optimization_flags() -> List[str]:
 
 
 def cache_folder() -> Path:
-    """$PROXYNORM_CACHE_DIR, else normact/ in the user's cache folder."""
-    if os.environ.get(CACHE_VARIABLE):
-        return Path(os.environ[CACHE_VARIABLE])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "normact"
+    """$PROXYNORM_CACHE_DIR, else normact/ in the user's cache folder.
+
+    A relative $XDG_CACHE_HOME is ignored, as its specification says: code would be loaded from the current folder.
+
+    Raises:
+        BuildError: $PROXYNORM_CACHE_DIR is relative.
+    """
+    own = os.environ.get(CACHE_VARIABLE)
+    if own:
+        if not Path(own).expanduser().is_absolute():
+            raise BuildError(f"{CACHE_VARIABLE} is {own!r}, a relative path; use an absolute one")
+        return Path(own).expanduser()
+    user = Path(os.environ.get("XDG_CACHE_HOME") or "")
+    return (user if user.is_absolute() else Path.home() / ".cache") / "normact"
 
 
 def find_compiler() -> str:
@@ -133,31 +141,20 @@ def _processor_flags() -> str:
     return platform.processor()
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file. The system drops it when its process dies, so no stale lock can stay."""
-    import fcntl  # not there on Windows, which has no build either
-
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _compile(compiler: str, flags: Sequence[str], folder: Path, library: Path) -> None:
+def _compile(compiler: str, flags: Sequence[str], folder: Path, library: Path, stop: StopRequests) -> None:
     """Compile every source side by side, link, and move the result into place in one step."""
     start = time.monotonic()
     logger.info("building the fused kernels with %s in %s (once; under a minute)", compiler, folder)
     common = ["-std=" + _language_standard(), "-fPIC", "-fopenmp", "-w", *flags, *_torch_flags()]
-    with tempfile.TemporaryDirectory(dir=folder) as scratch_name:
-        scratch = Path(scratch_name)
+    with scratch_folder(folder) as scratch:
         sources = [path for path in source_files() if path.suffix == ".cpp"]
         objects = [scratch / f"{path.stem}.o" for path in sources]
-        _run_all([[compiler, *common, "-c", str(s), "-o", str(o)] for s, o in zip(sources, objects)])
+        run_all([[compiler, *common, "-c", str(s), "-o", str(o)] for s, o in zip(sources, objects)], stop)
         linked = scratch / LIBRARY_NAME
         libraries = os.path.join(os.path.dirname(torch.__file__), "lib")
         link = [compiler, "-shared", "-fopenmp", *map(str, objects), "-o", str(linked), f"-L{libraries}"]
-        _run_all([[*link, f"-Wl,-rpath,{libraries}", "-lc10", "-ltorch_cpu", "-ltorch"]])
-        os.replace(linked, library)
+        run_all([[*link, f"-Wl,-rpath,{libraries}", "-lc10", "-ltorch_cpu", "-ltorch"]], stop)
+        keep_library(linked, library)
     logger.info("built the fused kernels in %.0f s", time.monotonic() - start)
 
 
@@ -171,34 +168,6 @@ def _torch_flags() -> List[str]:
     abi = int(torch._C._GLIBCXX_USE_CXX11_ABI)
     return ["-isystem", include, "-isystem", os.path.join(include, "torch", "csrc", "api", "include"),
             f"-D_GLIBCXX_USE_CXX11_ABI={abi}"]  # fmt: skip
-
-
-def _run_all(commands: Sequence[Sequence[str]]) -> None:
-    """Run commands side by side.
-
-    Raises:
-        BuildError: with the first line of the first error.
-    """
-    processes: List[subprocess.Popen[str]] = []
-    try:
-        for command in commands:
-            processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
-        for process in processes:
-            _, errors = process.communicate(timeout=BUILD_TIMEOUT_SECONDS)
-            if process.returncode != 0:
-                raise BuildError(f"the compiler failed: {_first_error(errors)}")
-    except subprocess.TimeoutExpired as error:
-        raise BuildError(f"the compiler did not finish in {BUILD_TIMEOUT_SECONDS:.0f} s") from error
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                process.kill()
-            process.communicate()
-
-
-def _first_error(text: str) -> Optional[str]:
-    lines = text.strip().splitlines()
-    return next((line for line in lines if "error" in line), lines[0] if lines else "no message")
 
 
 if sys.platform == "win32":

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
 import shutil
 from pathlib import Path
-from typing import Callable, Union
+from typing import Callable, List, Union
 
-# A temporary file is named .<name>.partial and lies beside the file that it will become.
+# A temporary file is named .<name>.<16 digits>.partial and lies beside the file that it will become.
 PARTIAL_SUFFIX = ".partial"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -26,7 +27,9 @@ def replace_file(
 ) -> None:
     """Write `data` to `path` so that a reader or a crash sees the old content or the new, never a part.
 
-    A temporary file beside it is written and synced, renamed over `path`, and the folder is synced.
+    A temporary file beside it is written and synced, renamed over `path`, and the folder is synced. It must be new, and
+    its name is drawn: a link that another user of the folder planted is not written through, and one at `path` is
+    replaced, not followed. It is for whom the umask says, as any new file.
 
     Args:
         path: the file; its folder exists.
@@ -38,11 +41,11 @@ def replace_file(
         temporary one.
     """
     path = Path(path)
-    partial = path.with_name("." + path.name + PARTIAL_SUFFIX)
+    partial = path.with_name(f".{path.name}.{os.urandom(8).hex()}{PARTIAL_SUFFIX}")
     view = memoryview(data)
     try:
         passing("before_write")
-        with open(partial, "wb") as file:
+        with os.fdopen(open_without_following(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
             file.write(view[: len(view) // 2])
             file.flush()
             passing("mid_write")
@@ -51,13 +54,38 @@ def replace_file(
             os.fsync(file.fileno())
         passing("before_replace")
         os.replace(partial, path)
-    except OSError as error:
+    except BaseException as error:
         # Removed before the free space is measured: the half that was written is room that the next try will have.
-        if partial.exists():
+        with contextlib.suppress(FileNotFoundError):
             partial.unlink()
+        if not isinstance(error, OSError):
+            raise
         raise describe_full_disk(error, path, len(view)) from error
     passing("after_replace")
     sync_folder(path.parent)
+
+
+def partial_files(folder: Path) -> List[Path]:
+    """What killed writers left in a folder. Another process may be writing one of them right now."""
+    return sorted(folder.glob(f".*{PARTIAL_SUFFIX}"))
+
+
+def open_without_following(path: Path, flags: int) -> int:
+    """The descriptor of a file that is opened by its own name alone: where others may write to a folder, a link there
+    may lead to a file of this user.
+
+    Args:
+        flags: of os.open; a new file is for whom the umask says.
+
+    Raises: OSError, also for a symbolic link.
+    """
+    try:
+        return os.open(str(path), flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        message = "it is a symbolic link, which is not followed; remove it, or choose another folder"
+        raise OSError(errno.ELOOP, message, str(path)) from error
 
 
 def sync_folder(folder: Path) -> None:

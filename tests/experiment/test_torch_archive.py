@@ -1,0 +1,96 @@
+"""Files of weights: code in them is refused and not run, whatever they are called."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Callable
+
+import pytest
+import torch
+from planted_code import (
+    Nested,
+    Payload,
+    bare_pickle,
+    legacy_stream,
+    legacy_tar,
+    odd_name,
+    pickled,
+    with_records,
+)
+from torch import nn
+
+from experiment.weights_file import read_weights
+from training.weights import CheckpointError
+
+
+def doubled(canary: Path) -> bytes:
+    """Two records called data.pkl: which one is read differs between readers."""
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        return with_records(
+            pickled({"w": torch.ones(1)}), {"archive/data.pkl": pickle.dumps(Payload(canary), protocol=2)}
+        )
+
+
+def compressed(canary: Path) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(pickled(Payload(canary)))) as archive:
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as packed:
+            for name in archive.namelist():
+                packed.writestr(name, archive.read(name))
+    return buffer.getvalue()
+
+
+def behind_another_file(canary: Path) -> bytes:
+    """What Python takes for an archive and torch for a bare pickle."""
+    return pickle.dumps(Payload(canary), protocol=2) + pickled({"w": torch.ones(1)})
+
+
+def stack_global_from_memo(canary: Path) -> bytes:
+    """Protocol 4 whose last two texts are of torch, while the stack holds os and system."""
+    text = lambda words: b"\x8c" + bytes([len(words)]) + words  # noqa: E731
+    code = b"\x80\x04" + text(b"os") + b"\x94" + text(b"system") + b"\x94" + text(b"torch._utils") + b"0"
+    code += text(b"_rebuild_tensor_v2") + b"000" + b"h\x00h\x01\x93" + text(f"touch {canary}".encode()) + b"\x85R."
+    return with_records(b"", {"archive/data.pkl": code, "archive/version": b"3\n", "archive/byteorder": b"little"})
+
+
+def torch_script(canary: Path) -> bytes:
+    """A program of torch.jit, which is no code of Python but is none of weights either."""
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), buffer)
+    return buffer.getvalue()
+
+
+def of_torch_names(canary: Path) -> bytes:
+    inner = canary.parent / "inner.pt"
+    inner.write_bytes(pickled(Payload(canary)))
+    return pickled({"w": Nested(inner)})
+
+
+WEIGHTS = [odd_name, doubled, compressed, behind_another_file, legacy_tar, legacy_stream, stack_global_from_memo]
+WEIGHTS += [torch_script, bare_pickle, of_torch_names]
+
+
+@pytest.mark.parametrize("suffix", ["pt", "pth", "ckpt", "bin", "safetensors"])
+@pytest.mark.parametrize("make", WEIGHTS, ids=[make.__name__ for make in WEIGHTS])
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_code_among_weights_is_refused_and_not_run(tmp_path: Path, make: Callable[[Path], bytes], suffix: str) -> None:
+    canary, path = tmp_path / "canary", tmp_path / f"weights.{suffix}"
+    path.write_bytes(make(canary))
+    with pytest.raises(CheckpointError, match=str(path)):
+        read_weights(path)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("make", [bare_pickle, behind_another_file])
+def test_python_alone_would_run_these_weights(tmp_path: Path, make: Callable[[Path], bytes]) -> None:
+    pickle.loads(make(tmp_path / "canary"))
+    assert (tmp_path / "canary").exists()
+
+
+def test_a_memo_hides_the_name_from_a_scan_of_texts_and_python_runs_it(tmp_path: Path) -> None:
+    with zipfile.ZipFile(io.BytesIO(stack_global_from_memo(tmp_path / "canary"))) as archive:
+        pickle.loads(archive.read("archive/data.pkl"))
+    assert (tmp_path / "canary").exists()
