@@ -30,7 +30,7 @@ help:
 	@echo "make browser      installs Debian's Chromium, if there is none: a test opens the report page in it"
 	@echo "make test-ipu-host [PYTHON_IPU=python3.8]   layer, networks, emulator and IPU backend with torch 2.0.1"
 	@echo "make horovod      builds Horovod into the environment, for several processes without poprun"
-	@echo "make launches [COUNT=500]   two processes started and ended again and again, counting failures; goes on where it stopped"
+	@echo "make launches [COUNT=500]   two processes started and ended repeatedly, counting failures; continues where it stopped"
 	@echo "make bench        every number that this project publishes"
 	@echo "make clean        remove the environment and build products; data and runs stay"
 

@@ -136,7 +136,7 @@ def network_of_library(options: argparse.Namespace) -> Iterator[Measured]:
 
 
 def build_library_network(library: str, name: str) -> nn.Module:
-    """A network of timm or torchvision with newly drawn weights.
+    """A network of timm or torchvision with random weights.
 
     Raises: ValueError for another library, one that is not installed, or a name that it does not know.
     """

@@ -2,7 +2,7 @@
 
     python evaluate.py runs/fashion_rn20_gn8pn                      the newest checkpoint of a run, on its own data set
     python evaluate.py runs/fashion_rn20_gn8pn --split train        the training images, without augmentation
-    python evaluate.py runs/fashion_rn20_bn --reestimate-statistics     batch norm's statistics taken anew
+    python evaluate.py runs/fashion_rn20_bn --reestimate-statistics     batch norm's statistics re-estimated
     python evaluate.py step_00001404.pt --set data.dir=DIR         one checkpoint; --set changes its configuration.
                                                                    Where images are, the command says alone, or DATA_DIR
     python evaluate.py resnetv2_50.safetensors --config rn50_bn    a state dict of this program, timm or torchvision
@@ -97,7 +97,7 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     add(
         "--reestimate-statistics",
         action="store_true",
-        help="take batch norm's statistics anew, over run.reestimation_images training images, instead of running ones",
+        help="use batch norm statistics re-estimated over run.reestimation_images training images",
     )
     add("--batch-size", type=int, default=100, help="images in one forward pass")
     add("--out", type=Path, metavar="FILE.json", help="where the result goes; default: printed")
@@ -180,7 +180,7 @@ def network_with(saved: SavedWeights, config: Config, data: DataSets, options: a
     """The network of a configuration with saved weights, computing in float32.
 
     Raises:
-        ConfigError: statistics are to be taken anew, and there are none or no images for it.
+        ConfigError: statistics are to be re-estimated, but there are none, or no images for it.
     """
     device = chosen_device(options)
     factory, network = build_network(config, data)

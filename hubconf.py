@@ -4,7 +4,7 @@
     model = torch.hub.load("path/to/this/repository", "resnet50", source="local", norm="group", num_groups=8)
 
 An entry point takes the optional arguments of models.build_model (num_classes, in_channels, width, activation,
-drop_rate, drop_path_rate); every other argument goes to normact.NormActFactory. Weights are newly drawn: none are
+drop_rate, drop_path_rate); every other argument goes to normact.NormActFactory. Weights are random: none are
 published yet.
 """
 

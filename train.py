@@ -28,7 +28,7 @@ from experiment.lockstep import Lockstep
 from experiment.measurement import evaluate, measure_end
 from experiment.power_log import measure_power_of_run
 from experiment.prepare import prepare
-from experiment.progress import Progress, Stopwatch, in_words, is_due
+from experiment.progress import Progress, Stopwatch, is_due
 from experiment.provenance import as_comment, provenance
 from experiment.report import report
 from experiment.run import Run
@@ -36,6 +36,7 @@ from experiment.run_folder import RunFolder, RunFolderError
 from experiment.run_output import RunOutput
 from experiment.stop_signals import StopSignals
 from experiment.tracker import Tracker
+from experiment.words import speed_text, time_left
 from training.averaging import build_average
 from training.nonfinite import NonFiniteLossError
 from training.schedule import build_schedule
@@ -206,7 +207,7 @@ def train_epoch(
             output.show(
                 f"epoch {position:.2f}/{config.schedule.epochs}",
                 f"loss {sums.means().loss:.4f} top1 {sums.means().top1:.4f}",
-                f"{in_words(speed)} | {progress.seconds_left(run.steps) / 60:.1f} min left",
+                f"{speed_text(speed)} | {time_left(progress.seconds_left(run.steps))}",
                 is_line=not at_end,  # the epoch's own line follows
             )
             progress.end_interval()
@@ -240,7 +241,7 @@ def finish_epoch(run: Run, output: RunOutput, lockstep: Lockstep, progress: Prog
     log_power(run, output, epoch)
     progress.seconds += clock.lap()
     speed = progress.speed(run.plan.global_batch_size)
-    output.say(f"{line} | {in_words(speed)} | {progress.seconds_left(run.steps) / 60:.1f} min left")
+    output.say(f"{line} | {speed_text(speed)} | {time_left(progress.seconds_left(run.steps))}")
     progress.end_epoch()
     save(run, output, progress)
 

@@ -219,7 +219,7 @@ class PowerMeter:
         self.layers = OrderedDict(zip(self.layers, merged))
 
     def table(self) -> str:
-        """P1 to P4 and the effective channels at each norm, and the norms that were not measured, for people."""
+        """P1 to P4 and the effective channels at each norm, and the norms that were not measured, as text."""
         width = max(len(name) for name in [*self.layers, *self.not_measured, "norm"])
         lines = [f"{'norm':<{width}}  channels     P1     P2     P3     P4  effective channels"]
         for name, layer in self.layers.items():

@@ -43,7 +43,7 @@ class Property(NamedTuple):
     Args:
         values: the number, of each net.
         meaning: what it is.
-        limit: the condition that decides, for people.
+        limit: the condition that decides, in words.
         is_present: whether each net has the property, by that condition.
     """
 

@@ -117,7 +117,7 @@ def refitted(network: nn.Module, images: Tensor) -> nn.Module:
 
 
 def fit_table(fits: Iterable[ProxyFit]) -> str:
-    """One line for each proxy, for people."""
+    """One line for each proxy, as text."""
     fits = list(fits)
     width = max(len(fit.name) for fit in fits)
     lines = [f"{'':<{width}}  P1/P: y    z~   deviations of y   mean left = balance + shape + parameters"]

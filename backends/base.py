@@ -45,8 +45,8 @@ class Backend(Protocol):
 
     Attributes:
         name: "cpu", "cuda:0", "ipu", ...
-        reason: why this device was chosen, for people.
-        precision: of the computation, for people.
+        reason: why this device was chosen, in words.
+        precision: of the computation, in words.
         replicas: copies of the model over all processes; known once max_micro_batch_size has been asked.
         local_replicas: those of this process.
         device_iterations: weight updates in one call of the device.
@@ -75,7 +75,7 @@ class Backend(Protocol):
         settles the stages, and with them the number of replicas."""
 
     def details(self) -> Dict[str, str]:
-        """What else people should know before the first step, by aspect; after `setup`."""
+        """What else a user should know before the first step, by aspect; after `setup`."""
 
     def norm_group(self, plan: BatchPlan) -> Any:
         """The process group over which batch norm shares its statistics; None for none."""

@@ -1,4 +1,4 @@
-"""The one error of this room."""
+"""The error of a device that cannot be used."""
 
 
 class DeviceError(RuntimeError):

@@ -1,4 +1,4 @@
-"""The one error of this room."""
+"""The error of a configuration that cannot be used."""
 
 
 class ConfigError(ValueError):

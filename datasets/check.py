@@ -47,7 +47,7 @@ IMAGES_AT_ONCE = 64
 
 @dataclass
 class Report:
-    """Lines for people, and how many kinds of errors are among them."""
+    """Readable lines, and the number of kinds of errors among them."""
 
     lines: List[str] = field(default_factory=list)
     errors: int = 0

@@ -1,8 +1,8 @@
 """Fashion scenes: 60,000 + 10,000 colour images of 32 x 32 pixels: Fashion-MNIST's garments before photographs.
 
 The images, labels and their order are those of Fashion-MNIST, so its classes, counts and halves; datasets/scenes.py
-tells what is made of each. Every image differs in mean, contrast and colour, and none of them tells the class: what
-norms do to statistics of single images, they do here without erasing or revealing what is to be learnt.
+describes what is made of each. Every image differs in mean, contrast and colour, and none of them reveals the class:
+what norms do to statistics of single images, they do here without erasing or revealing what is to be learnt.
 
 Backgrounds come from the ten photographs of photo_files.py, divided into blocks (photo_blocks.py): no pixel is behind
 both a garment to train on and one to evaluate on.

@@ -31,7 +31,7 @@ def missing_data(name: str, configured: Optional[str], layout: str, reasons: str
         layout: the files that the folder must hold.
         reasons: what was found or tried instead.
     """
-    # a folder has no meaning for made images, and an option without effect is refused
+    # a folder has no meaning for synthetic images, and an option without effect is refused
     no_folder = " --set data.dir=null" if configured else ""
     place = hide_passwords(configured) if configured and "://" in configured else data_folder(configured)
     return DataError(
@@ -39,5 +39,5 @@ def missing_data(name: str, configured: Optional[str], layout: str, reasons: str
         f"{reasons}\n"
         f"expected there: {layout}\n"
         "set data.dir or DATA_DIR to the folder that holds them; "
-        f"to try the program at once with made images: --set data.name=generated{no_folder}"
+        f"to try the program at once with synthetic images: --set data.name=generated{no_folder}"
     )

@@ -6,7 +6,8 @@ Image i has class c = i modulo num_classes and shows
 
 with three waves r per class (frequency f of 1 to 4 periods per image in any direction, phase, unit colour vector), a
 shift of up to an eighth of the image in each direction, and uniform noise that makes up 73 % of the variance. A
-single pixel tells little; how neighbours vary together tells all. The images do not depend on a run's seed.
+single pixel says little about the class; how neighbours vary together says everything. The images do not
+depend on a run's seed.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class GeneratedImages:
 
 
 def build(config: DataConfig, seed: int) -> DataSets:
-    """Return made images: by default ten classes, 32 pixels, 8192 images to train on and 2048 to evaluate on."""
+    """Return synthetic images: by default ten classes, 32 pixels, 8192 images to train on and 2048 to evaluate on."""
     num_classes = config.num_classes or NUM_CLASSES
     image_size = config.image_size or IMAGE_SIZE
     num_train_images = config.num_train_images or NUM_TRAIN_IMAGES

@@ -11,7 +11,7 @@ Each is standardized over the training images. Two models learn the class from s
 majority of the 25 nearest neighbours (Euclidean distance, ties to the lowest label), and multinomial logistic
 regression by L-BFGS with a small penalty. Printed is the share of evaluation images that each names rightly, beside
 chance, the share of the largest class. Where a model does much better, a norm of single images, which removes means
-and deviations, removes what tells the classes apart: such images cannot compare norms.
+and deviations, removes what distinguishes the classes: such images cannot compare norms.
 """
 
 from __future__ import annotations

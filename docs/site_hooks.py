@@ -19,6 +19,7 @@ from configs.document import PAGES  # noqa: E402
 PAGES_FROM_ELSEWHERE = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
     "emulator/README.md": "emulator.md",
 }
 PICTURES = "benchmarks/plots"

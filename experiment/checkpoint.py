@@ -178,7 +178,7 @@ def check_norm(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     """Refuse weights that were trained with another normalization.
 
     The same weights give other outputs when group norm groups channels c // (C / G) (contiguous) or c mod G (strided),
-    or when another number is added to a variance, and no shape tells the difference.
+    or when another number is added to a variance, and no shape shows the difference.
 
     Args:
         saved, current: name, num_groups, grouping, eps and proxy_eps of the norm, in the checkpoint and in this run.

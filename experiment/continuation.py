@@ -89,5 +89,5 @@ def check_same_images(backend: Backend, fingerprint: str) -> None:
     if least != largest:
         raise DataError(
             "the processes read different images (numbers, names, labels or sizes); every machine needs the same "
-            "data set, whole: `python -m datasets.check` on each tells what it has"
+            "data set, whole: `python -m datasets.check` on each machine lists what it has"
         )

@@ -6,6 +6,7 @@ import torch
 
 from configs import expected_of_run
 from experiment.run import Run
+from experiment.words import counted
 from models.norm_costs import measure_norm_costs, norm_costs_table
 
 
@@ -23,7 +24,7 @@ def describe(run: Run) -> str:
     saved = cost.saved_bytes(run.plan.micro_batch_size) / 2**20
     lines = {
         "device": f"{run.backend.name} ({run.backend.reason}), {run.backend.precision}, "
-        f"{torch.get_num_threads()} threads",
+        f"{counted(torch.get_num_threads(), 'thread')}",
         "data": f"{config.data.name}: {len(data.train):,} training images, {len(data.evaluation):,} to evaluate, "
         f"{data.num_classes} classes, {data.channels}x{data.image_size}x{data.image_size}",
         "network": f"{config.model.name}, norm {config.norm.name}{' with proxy' if config.norm.proxy else ''}: "

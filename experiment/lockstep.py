@@ -1,4 +1,4 @@
-"""Batches that several processes take or leave together, whichever of them was told to stop or cannot go on."""
+"""Batches that several processes take or leave together, whichever of them was asked to stop or cannot go on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datasets import DataError
 from experiment.guarded_loading import GuardedLoading
 from experiment.stop_signals import Stopped, StopSignals
 
-_MESSAGE_BYTES = 1000  # of an error that other processes are told
+_MESSAGE_BYTES = 1000  # of an error that is sent to other processes
 # What a process says before each batch. The largest word of any process is what all of them do.
 _DONE, _GOING, _FAILED, _SIGNALLED = range(4)  # _SIGNALLED + number of the signal
 
@@ -54,7 +54,7 @@ class Lockstep:
                         batch = loading.next()
                 except Stopped:
                     pass  # _agree says it
-                except Exception as error:  # whatever it is, the others are told and the run is saved
+                except Exception as error:  # whatever it is, the others are notified and the run is saved
                     failure = error
                 word = self._agree(_FAILED if failure is not None else _DONE if batch is None else _GOING)
                 if word == _DONE:

@@ -43,7 +43,7 @@ def measure_end(run: Run, lockstep: Lockstep, average: Optional[WeightAverage]) 
 
     train               top1, top5 and loss in evaluation form (no augmentation, mixing, smoothing or dropout) of
                         `images` training images, evenly spaced
-    test_reestimated    the same of the evaluation images, with batch norm's statistics taken anew (see `reestimate`)
+    test_reestimated    the same of the evaluation images, with batch norm's statistics re-estimated (see `reestimate`)
 
     Both are of the averaged weights, if there are any. Where the loop is stopped, what is returned means nothing.
     """

@@ -124,7 +124,7 @@ def write_status(path: Union[str, Path], state: str, reason: str, exit_code: Opt
     Args:
         path: the file, e.g. status.json.
         state: one word, e.g. running, done, failed, preempted.
-        reason: one sentence for people.
+        reason: one readable sentence.
         exit_code: of the process; None while it runs.
         step: weight updates done.
     """

@@ -52,7 +52,7 @@ def prepare(name: str, config: Config, backend: Backend, *, dry_run: bool = Fals
         if not dry_run or config.data.name not in IMAGENET_FORMATS:
             raise
         config = config.model_copy(update={"data": stand_in(config.data)})
-        LOGGER.info("%s. Planned with made images, as many and of as many classes as ImageNet has", error)
+        LOGGER.info("%s. Planned with synthetic images instead, with ImageNet's numbers of images and classes", error)
         data = build_datasets(config.data, config.run.seed)
     factory, network = build_network(config, data)
     backend.choose_operations(network)
@@ -97,7 +97,7 @@ def prepare(name: str, config: Config, backend: Backend, *, dry_run: bool = Fals
     check_learning(config, plan)
     pretrained = config.model.pretrained
     if pretrained is not None and dry_run and not Path(pretrained).exists():
-        LOGGER.info("model.pretrained %s is not there. Planned with newly drawn weights", pretrained)
+        LOGGER.info("model.pretrained %s does not exist. Planned with random weights instead", pretrained)
     elif pretrained is not None and not weights_follow:
         saved, is_reset = read_weights(pretrained), config.model.reset_classifier
         place_weights(network, factory, saved, data.class_names, reset_classifier=is_reset)

@@ -124,8 +124,3 @@ class Stopwatch:
 def is_due(every: int, step: int, updates: int) -> bool:
     """Whether one of the last `updates` steps was a multiple of `every`."""
     return step // every > (step - updates) // every
-
-
-def in_words(images_per_second: Optional[float]) -> str:
-    """The speed of training; None where nothing but the first, compiling step was there to time."""
-    return "not timed" if images_per_second is None else f"{images_per_second:,.0f} images/s"

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from backends.machine import machine_class
+from experiment.words import counted
 from normact import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,7 +45,7 @@ def as_comment(origin: Dict[str, Any]) -> str:
     lines = [
         *origin["command"].splitlines(),
         versions + commit_words,
-        f"{origin['machine']}; {origin['threads']} threads",
+        f"{origin['machine']}; {counted(origin['threads'], 'thread')}",
     ]
     return "".join(f"# {line}\n" for line in lines)
 

@@ -8,10 +8,11 @@ from typing import Any, Dict
 from analysis.curves import plot_curves
 from analysis.power_plot import plot_power_log
 from analysis.settings import read_settings, run_title
-from experiment.progress import Progress, in_words
+from experiment.progress import Progress
 from experiment.run import Run
 from experiment.run_folder import RunFolder
 from experiment.run_output import RunOutput
+from experiment.words import speed_text
 
 LOGGER = logging.getLogger(__name__)
 
@@ -47,14 +48,14 @@ def report(run: Run, output: RunOutput, progress: Progress, details: Dict[str, A
     }
     if "test_reestimated" in details:
         again = details["test_reestimated"]
-        rows["re-estimated"] = f"test top-1 {again['top1']:.4f}, loss {again['loss']:.4f} with statistics taken anew"
+        rows["re-estimated"] = f"test top-1 {again['top1']:.4f}, loss {again['loss']:.4f} with re-estimated statistics"
     if "train" in details:
         train = details["train"]
         rows["training"] = f"top-1 {train['top1']:.4f}, loss {train['loss']:.4f} of {train['images']:,} plain images"
     rows = {
         **rows,
         "time": f"{progress.seconds / 60:.1f} min",
-        "training speed": in_words(summary["images_per_second"]),
+        "training speed": speed_text(summary["images_per_second"]),
         "run folder": str(output.folder.path),
     }
     if run.data.train.corrupt:

@@ -12,7 +12,7 @@ from configs import BatchPlan, Config
 from configs.meaning import differences
 from training.weights import CheckpointError
 
-# Kept for people; the other facts decide the result to the last bit.
+# Informative only; the other facts decide the result to the last bit.
 _HARMLESS = ("python",)  # numpy draws what is mixed and dropped
 _NOT_RECORDED = "not recorded"
 

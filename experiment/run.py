@@ -46,7 +46,7 @@ class Run:
 
     @property
     def settings(self) -> Dict[str, Any]:
-        """What tells runs apart, for their summaries; the complete configuration is in config.yaml."""
+        """What distinguishes runs, for their summaries; the complete configuration is in config.yaml."""
         config = self.config
         settings = dataclasses.asdict(self.factory)
         norm = {"name": settings.pop("norm"), **{key: value for key, value in settings.items() if value is not None}}

@@ -27,7 +27,7 @@ class RunFolder:
     """The names in a run's folder, and its lock.
 
     The lock is the operating system's (flock) on `run.lock`, so that it ends with its process, however that dies; the
-    file's text tells people who holds it.
+    file's text tells users who holds it.
     """
 
     def __init__(self, path: Path) -> None:

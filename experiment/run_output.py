@@ -164,7 +164,7 @@ class RunOutput:
             self._bar.close()
 
     def ended(self, state: str, reason: str, exit_code: int) -> None:
-        """Why the run ended, for people and launchers: status.json."""
+        """Why the run ended, for users and launchers: status.json."""
         if self._is_primary:
             try:
                 write_status(self.folder.status, state, reason, exit_code, self._step)

@@ -51,7 +51,7 @@ def place_weights(
 
 
 def check_activation(config: Mapping[str, Any], network: ImageClassifier, path: Path) -> None:
-    """Raises CheckpointError for weights that were trained with another activation, which no shape tells."""
+    """Raises CheckpointError for weights that were trained with another activation, which no shape reveals."""
     trained = config["model"].get("activation") or network.default_activation
     if trained != network.activation:
         raise CheckpointError(
@@ -69,13 +69,13 @@ def check_classes(saved: SavedWeights, class_names: Tuple[str, ...]) -> None:
     if different:
         first = different[0]
         raise CheckpointError(
-            f"{saved.path} tells other classes apart: {len(different)} of {len(class_names)} differ, class {first} is "
-            f"{saved.class_names[first]!r} there and {class_names[first]!r} here. Use its classes in its order, "
+            f"{saved.path} was trained on other classes: {len(different)} of {len(class_names)} differ, class {first} "
+            f"is {saved.class_names[first]!r} there and {class_names[first]!r} here. Use its classes in its order, "
             "or set model.reset_classifier to train a new classifier"
         )
 
 
 def norm_record(factory: NormActFactory) -> Dict[str, Any]:
-    """The settings of a norm that no shape of a weight tells."""
-    told = ("num_groups", "grouping", "eps", "proxy_eps")
-    return {"name": factory.norm, **{name: getattr(factory, name) for name in told}}
+    """The settings of a norm that no shape of a weight reveals."""
+    hidden = ("num_groups", "grouping", "eps", "proxy_eps")
+    return {"name": factory.norm, **{name: getattr(factory, name) for name in hidden}}

@@ -27,7 +27,7 @@ class SavedWeights:
         norm: what decides how they are to be read (experiment.checkpoint.check_norm); None where the file does not say.
         is_average: whether they are an average over time.
         config: the configuration that they were trained with; None where the file does not say.
-        class_names: what the classifier tells apart, by label; None where the file does not say.
+        class_names: the classifier's classes, by label; None where the file does not say.
     """
 
     path: Path

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
 from typing import Optional, Type
 
 from tqdm import tqdm
+
+from experiment.words import time_left
+from grids.console import say
 
 
 class Bar:
@@ -35,15 +37,10 @@ class Bar:
     def show(self, done: float, gained: float) -> None:
         """Runs done, with parts of those under way; `gained`: how many of them since the start."""
         minutes = (time.monotonic() - self._started) / 60
-        self._left = f", about {minutes / gained * (self._total - done):.0f} min left" if gained > 0 else ""
+        self._left = f", {time_left(60 * minutes / gained * (self._total - done))}" if gained > 0 else ""
         self._bar.n = done
         self._bar.set_description_str(f"{done:.1f} of {self._total} runs, {minutes:.0f} min{self._left}")
 
-    def say(self, line: str) -> None:
-        """One line, above the bar."""
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
-
     def ended(self, count: int, line: str) -> None:
         """The line of the run that ended as the `count`-th."""
-        self.say(f"[{count}/{self._total}] {line}{self._left}")
+        say(f"[{count}/{self._total}] {line}{self._left}")

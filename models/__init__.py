@@ -61,7 +61,7 @@ def build_model(
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
 ) -> ImageClassifier:
-    """Build one of NETWORKS with newly drawn weights (from torch's global generator, on torch's default device).
+    """Build one of NETWORKS with random weights (from torch's global generator, on torch's default device).
 
     Args:
         name: a key of NETWORKS.

@@ -9,9 +9,9 @@ Equal architectures, with batch norm of eps 1e-5 on our side (torchvision's effi
 
 Not the same as any network here: resnetv2_50d, 50t (deep stem, pooled shortcut) and the BiT networks resnetv2_50x1_bit
 and so on (group norm, standardized weights everywhere, another padding of the max-pool): they are refused for their
-names or missing running statistics. tf_efficientnet_* cannot be told from efficientnet_* by names and shapes; loaded
-here they run, with batch norm of the wrong eps and images padded on the wrong sides. timm names no ResNeXt in v2 order,
-but its ResNetV2 with grouped convolutions saves what is loaded here.
+names or missing running statistics. tf_efficientnet_* cannot be distinguished from efficientnet_* by names and shapes;
+loaded here they run, with batch norm of the wrong eps and images padded on the wrong sides. timm names no ResNeXt
+in v2 order, but its ResNetV2 with grouped convolutions saves what is loaded here.
 """
 
 from __future__ import annotations

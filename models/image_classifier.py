@@ -62,7 +62,7 @@ class ImageClassifier(nn.Module):
         return self.classifier
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the classifier by a newly drawn one, of the device and type of the network's parameters.
+        """Replace the classifier by a randomly initialized one, of the device and type of the network's parameters.
 
         Args:
             num_classes: size of the output; 0 leaves the pooled features, (N, num_features), as the output.

@@ -25,7 +25,7 @@ def load_pretrained(
         state_dict: of the same network here, or of the timm or torchvision network of the same architecture (which
             needs batch norm without proxy norm here). The 1x1 convolution that classifies in timm's ResNets becomes a
             linear layer.
-        reset_classifier: leave the model's own classifier, newly drawn, whatever the state dict has.
+        reset_classifier: leave the model's own classifier, randomly initialized, whatever the state dict has.
 
     Returns:
         whose names the state dict has: OURS, "timm" or "torchvision".

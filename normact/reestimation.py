@@ -1,4 +1,4 @@
-"""Batch norm's statistics taken anew with the final weights, in place of the running averages of training."""
+"""Batch norm's statistics re-estimated with the final weights, in place of the running averages of training."""
 
 from __future__ import annotations
 

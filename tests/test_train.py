@@ -460,7 +460,7 @@ def test_a_dry_run_plans_without_the_weights_that_training_starts_from(
 ) -> None:
     with caplog.at_level("INFO"):
         assert run(tmp_path / "dry", "--dry-run", "--set", "model.pretrained=runs/none/such.pt") == 0
-    assert "model.pretrained runs/none/such.pt is not there. Planned with newly drawn weights" in caplog.text
+    assert "model.pretrained runs/none/such.pt does not exist. Planned with random weights instead" in caplog.text
     assert "8 = 2 epochs x 4" in capsys.readouterr().out
 
 
@@ -634,14 +634,15 @@ def test_a_run_with_another_activation_and_sampled_proxies_says_so_and_its_weigh
     assert run(tmp_path / "third", *start, "--set", "model.activation=gelu", "--set", "schedule.epochs=1") == 0
 
 
-def test_a_run_without_a_terminal_tells_where_it_is_at_each_log_step(
+def test_a_run_without_a_terminal_says_where_it_is_at_each_log_step(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tmp_path, "--set", "run.log_every_steps=2", "--set", "device.compile=false") == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
     positions = [line.split("  ")[0] for line in lines]
     assert positions == ["epoch 0.50/2", "epoch 1/2", "epoch 1.50/2", "epoch 2/2"]
-    assert all("loss" in line and "top1" in line and "images/s" in line and "min left" in line for line in lines)
+    assert all("loss" in line and "top1" in line and "images/s" in line for line in lines)
+    assert ["left" in line for line in lines] == [True, True, True, False] and lines[-1].endswith("finished")
 
 
 def test_precision_auto_is_recorded_as_what_the_device_made_of_it(
@@ -651,3 +652,14 @@ def test_precision_auto_is_recorded_as_what_the_device_made_of_it(
     assert run(tmp_path, "--set", "device.precision=auto", "--set", "schedule.epochs=1") == 0
     assert json.loads((tmp_path / "summary.json").read_text())["precision"] == "float32"
     assert final(tmp_path, 4)["execution"]["precision"] == "float32"
+
+
+def test_runs_of_different_seeds_go_to_different_folders_by_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed in ([], ["--set", "run.seed=1"]):
+        assert train.main([*SMALL, *seed]) == 0
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"generated_smoke", "generated_smoke-seed1"}
+    assert train.main([*SMALL, "--set", "run.seed=1"]) == 2  # a second time it holds a run already
+    assert train.main([*SMALL, "--set", "run.seed=1", "--resume"]) == 0

@@ -39,7 +39,7 @@ def add_network_command(commands: Commands, name: str, summary: str) -> argparse
     option("--out", type=Path, help="folder for the results; default: one in RUN, with --model needed")
     option("--step", type=int, help="with --run: only the checkpoint of this step")
     option("--data-dir", metavar="DIR|URL", help="with --run: its images; the folder's own data.dir is not followed")
-    option("--weights", type=Path, help="with --model: a state dict; newly drawn weights (seed 0) where left out")
+    option("--weights", type=Path, help="with --model: a state dict; default: random weights (seed 0)")
     option("--convert", metavar="NORM", help="with --model: replace its norms by this one, e.g. group8+pn")
     option("--images", help="with --model: 1/f (default), fashion_mnist, or the path of a photograph or a folder")
     option("--image-size", type=positive, help="with --model: pixels per side; default: 64")

@@ -46,7 +46,7 @@ class RunResult:
         figures: of FIGURES, those that the run has; none where it diverged.
         records: of metrics.jsonl, or its evaluations, each with split, epoch, loss and top1.
         power: of the last record of power.jsonl, name and power [P1, P2, P3, P4] of each layer.
-        origin: versions, commit, machine and the like, for people.
+        origin: versions, commit, machine and the like, to print.
     """
 
     source: Path

@@ -98,7 +98,7 @@ class PlannedIpus:
         self._is_strided = use_device_grouping(classifier.network)
 
     def details(self) -> Dict[str, str]:
-        """More lines for people: IPUs and options, and the planner's estimate."""
+        """More lines to print: IPUs and options, and the planner's estimate."""
         given = "proposed" if self._ipu.splits is None else "given"
         text = f"{self._ipu.ipus} {self._ipu.system} = {self.replicas} replicas x {self._stages} stages"
         text += f", {self._processes} processes" if self._processes > 1 else ""
@@ -116,7 +116,7 @@ class PlannedIpus:
         return len(self._splits) + 1
 
     def _check_plan(self, plan: BatchPlan) -> None:
-        """Refuses what breaks a rule of PopTorch; whether it fits is an estimate, and only told.
+        """Refuses what breaks a rule of PopTorch; whether it fits is an estimate, and only reported.
 
         Raises:
             ConfigError: with each rule and a way out.

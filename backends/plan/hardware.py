@@ -13,7 +13,7 @@ class System:
     """One kind of IPU and what connects it.
 
     Args:
-        name: for people.
+        name: to print.
         tiles: processors with their own memory.
         tile_bytes: memory of one tile, shared by code, data and exchange buffers.
         clock_hertz: cycles per second.

@@ -22,7 +22,7 @@ class Configuration:
     """A network and how it was run.
 
     Args:
-        name: for people.
+        name: to print.
         network: name of the network in models/.
         norm: as NormActFactory takes it, without Proxy Normalization.
         num_groups: of group norm; None for batch norm.

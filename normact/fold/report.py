@@ -14,7 +14,7 @@ class FoldedLayer:
         path: its name.
         norm: class name of its norm.
         norm_into: path of the convolution in front that took norm and affine; empty where none did.
-        output: what became of the constants after the activation: "moved" into the layers that take the output,
+        output: where the constants after the activation went: "moved" into the layers that take the output,
             "bounds" of the ReLU, constants of the "fused" operator, "multiply-add"; empty where there are none.
         output_into: paths of the convolutions and linear layers that took them.
         note: why something stayed where it was; empty where nothing did.

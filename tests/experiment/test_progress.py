@@ -6,6 +6,7 @@ from tqdm import tqdm
 from experiment.progress import Progress
 from experiment.run_folder import RunFolder
 from experiment.run_output import RunOutput
+from experiment.words import counted, time_left
 from training.metrics import StepSums
 
 
@@ -59,3 +60,22 @@ def test_without_a_terminal_progress_is_lines_and_on_one_it_is_beside_the_bar(
     output._bar.close()
     captured = capsys.readouterr()
     assert captured.out == "" and "epoch 1.50/2" in captured.err and "loss 0.9000 top1 0.6000" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "finished"),
+        (0.4, "under 1 min left"),
+        (60, "1 min left"),
+        (7199, "120 min left"),
+        (7200, "2.0 h left"),
+        (86400, "24.0 h left"),
+    ],
+)
+def test_the_time_left_is_never_zero_minutes(seconds: float, text: str) -> None:
+    assert time_left(seconds) == text
+
+
+def test_one_is_singular() -> None:
+    assert [counted(number, "thread") for number in (0, 1, 2)] == ["0 threads", "1 thread", "2 threads"]

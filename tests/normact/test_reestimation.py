@@ -1,4 +1,4 @@
-"""Batch norm's statistics taken anew: against numpy over all values at once, and what is left as it was."""
+"""Batch norm's statistics re-estimated: against numpy over all values at once, and what is left as it was."""
 
 from typing import List, Tuple
 
