@@ -239,7 +239,7 @@ def _remove_in_place_operations(model: nn.Module) -> Tuple[Set[str], Tuple[Tuple
     left: List[Tuple[str, str]] = []
     for path, module in model.named_modules():
         if getattr(module, "inplace", False) is True:
-            module.inplace = False  # type: ignore[assignment]
+            module.inplace = False
         is_torch_or_ours = type(module).__module__.startswith(("torch.nn.", "normact."))
         if is_torch_or_ours or isinstance(module, torch.jit.ScriptModule) or not list(module.children()):
             continue

@@ -99,7 +99,8 @@ class _Rewritten:
     _rewritings: Tuple[Rewriting, ...]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        _, _, state, *rest = super().__reduce_ex__(protocol)  # type: ignore[misc]
+        reduced: Any = super().__reduce_ex__(protocol)
+        _, _, state, *rest = reduced
         own = type(self).__mro__[2]
         return (_without_forward, (own, self._rewritings), state, *rest)
 
@@ -111,14 +112,14 @@ class _WithoutForward:
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
         rewritings = self._rewritings
-        self.__class__ = type(self).__mro__[2]  # type: ignore[assignment]
+        self.__class__ = type(self).__mro__[2]
         self.__setstate__(state)
         assert isinstance(self, nn.Module)
         for rewriting in rewritings:
             rewrite_forward(self, rewriting)
 
 
-def _without_forward(own: type, rewritings: Tuple[Rewriting, ...]) -> Any:
+def _without_forward(own: Any, rewritings: Tuple[Rewriting, ...]) -> Any:
     made: Any = own.__new__(own)
     made.__class__ = type(own.__name__, (_WithoutForward, own), {"_rewritings": rewritings})
     return made
@@ -158,8 +159,9 @@ def replace_in_place_operations(graph: torch.fx.Graph) -> bool:
             changed = False
         if changed and isinstance(node.args[0], torch.fx.Node):
             # In place, every later use of the input sees the result too.
-            later = _nodes_after(node)
-            node.args[0].replace_all_uses_with(node, delete_user_cb=lambda user, later=later: user in later)
+            source = node.args[0]
+            for later in _nodes_after(node) & set(source.users):
+                later.replace_input_with(source, node)
         found = found or changed
     return found
 
