@@ -15,6 +15,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 from configs import ConfigError
 from experiment.run_folder import RunFolderError
+from grids.console import say
 from grids.grid_lock import grid_lock
 from grids.load import find_grid, load_grid
 from grids.plan import Plan, Selection, build_plan
@@ -80,18 +81,18 @@ def reproduce(options: argparse.Namespace) -> int:
     results = Results(name, Path(options.results or f"docs/results/{name}"))
     runs = Path(options.out or f"runs/grids/{name}")
     if options.list:
-        print("\n".join(f"{kind:<8} {text}" for kind, text in list_states(plan, results, runs)))
+        say("\n".join(f"{kind:<8} {text}" for kind, text in list_states(plan, results, runs)))
         return 0
-    print(f"{name}: {grid.title}")
-    with grid_lock(runs, say=print) as lock:
+    say(f"{name}: {grid.title}")
+    with grid_lock(runs) as lock:
         trials = plan.trials()
         if not options.rerun:
             refuse_changed(plan, results, runs)
         missing = [trial for trial in trials if state_of(trial, plan, results, folder_of(trial, runs)).kind != "done"]
-        print(f"{len(trials)} runs, {len(trials) - len(missing)} of them done; {options.jobs} at a time, in {runs}")
+        say(f"{len(trials)} runs, {len(trials) - len(missing)} of them done; {options.jobs} at a time, in {runs}")
         runner = Runner(plan, results, runs, rerun=options.rerun, keep_checkpoints=grid.keep_checkpoints)
         outcome = runner.run(missing, options.jobs, lock)
-    print(f"\n{build_table(plan, results, grid.figures)}\n\nresults: {results.folder}")
+    say(f"\n{build_table(plan, results, grid.figures)}\n\nresults: {results.folder}")
     return tell(outcome)
 
 

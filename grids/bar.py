@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
 from typing import Optional, Type
@@ -10,6 +9,7 @@ from typing import Optional, Type
 from tqdm import tqdm
 
 from experiment.words import time_left
+from grids.console import say
 
 
 class Bar:
@@ -41,11 +41,6 @@ class Bar:
         self._bar.n = done
         self._bar.set_description_str(f"{done:.1f} of {self._total} runs, {minutes:.0f} min{self._left}")
 
-    def say(self, line: str) -> None:
-        """One line, above the bar."""
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
-
     def ended(self, count: int, line: str) -> None:
         """The line of the run that ended as the `count`-th."""
-        self.say(f"[{count}/{self._total}] {line}{self._left}")
+        say(f"[{count}/{self._total}] {line}{self._left}")

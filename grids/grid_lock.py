@@ -7,13 +7,14 @@ import fcntl
 import os
 import socket
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Iterator
 
 from experiment.run_folder import RunFolderError
+from grids.console import say
 
 
 @contextlib.contextmanager
-def grid_lock(folder: Path, say: Callable[[str], None]) -> Iterator[int]:
+def grid_lock(folder: Path) -> Iterator[int]:
     """Holds <folder>/grid.lock; gives its descriptor, which runs inherit and so keep locked while they live.
 
     Raises:

@@ -11,6 +11,7 @@ from typing import Dict, List
 from experiment.stop_signals import StopSignals
 from grids.bar import Bar
 from grids.child import Child
+from grids.console import say
 from grids.plan import Plan, Trial
 from grids.results import Results
 from grids.state import State, folder_of, state_of
@@ -65,7 +66,7 @@ class Runner:
             while self._running or (waiting and not signals.received):
                 if signals.received and not outcome.stopped_by:
                     outcome.stopped_by = signals.received
-                    bar.say("stopping: the runs under way save. The same command goes on; a second signal ends at once")
+                    say("stopping: the runs under way save. The same command goes on; a second signal ends at once")
                     for child in self._running:
                         child.stop()
                 while not signals.received and len(self._running) < jobs and self._take_next(waiting, lock, bar):

@@ -652,3 +652,14 @@ def test_precision_auto_is_recorded_as_what_the_device_made_of_it(
     assert run(tmp_path, "--set", "device.precision=auto", "--set", "schedule.epochs=1") == 0
     assert json.loads((tmp_path / "summary.json").read_text())["precision"] == "float32"
     assert final(tmp_path, 4)["execution"]["precision"] == "float32"
+
+
+def test_runs_of_different_seeds_go_to_different_folders_by_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed in ([], ["--set", "run.seed=1"]):
+        assert train.main([*SMALL, *seed]) == 0
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"generated_smoke", "generated_smoke-seed1"}
+    assert train.main([*SMALL, "--set", "run.seed=1"]) == 2  # a second time it holds a run already
+    assert train.main([*SMALL, "--set", "run.seed=1", "--resume"]) == 0

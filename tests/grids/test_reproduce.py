@@ -219,16 +219,27 @@ def test_a_stopped_grid_saves_its_runs_and_the_same_command_goes_on(tmp_path: Pa
         assert sorted(set(steps)) == list(range(1, max(steps) + 1))  # none is missing
 
 
-def test_a_killed_runner_leaves_no_run_and_the_next_waits_for_them(tmp_path: Path) -> None:
+def test_runs_of_a_killed_runner_save_and_end_and_the_next_runner_waits_for_them(tmp_path: Path) -> None:
     grid = write_grid(tmp_path, f"{ENDLESS}seeds: 0-1\nrows: {{gnpn: {{}}}}\n")
     runs = [tmp_path / "runs" / f"gnpn.seed{seed}" for seed in (0, 1)]
-    process = start(tmp_path, grid)
+    first = start(tmp_path, grid)
     wait_for(lambda: all(trained_steps(run) > 2 for run in runs))
-    assert len(trainers(tmp_path)) == 3  # with the runner, whose words name the folder too
-    process.kill()
-    process.wait()
-    wait_for(lambda: not trainers(tmp_path))
-    assert all(json.loads((run / "status.json").read_text())["state"] == "preempted" for run in runs)
+    children = trainers(tmp_path)
+    assert len(children) == 2
+    os.kill(children[0], signal.SIGSTOP)  # as on a disk that hangs: it cannot save yet
+    first.kill()
+    first.wait()
+    wait_for(lambda: trainers(tmp_path) == [children[0]])
+    second = start(tmp_path, grid)
+    assert second.stdout is not None
+    said = [second.stdout.readline() for _ in range(2)]
+    assert f"waiting for runs of the runner with pid {first.pid}" in said[1]
+    assert trainers(tmp_path) == [children[0]]
+    os.kill(children[0], signal.SIGCONT)
+    wait_for(lambda: all("resuming from" in (run / "console.log").read_text() for run in runs))
+    assert children[0] not in trainers(tmp_path)
+    second.terminate()
+    second.communicate(timeout=START_SECONDS)
 
 
 def test_two_runners_do_not_share_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -247,11 +258,22 @@ def test_an_override_needs_a_name_for_what_it_makes(tmp_path: Path, capsys: pyte
     assert "--name" in capsys.readouterr().err
 
 
-def test_the_results_folder_can_be_anywhere_and_bears_the_name(tmp_path: Path) -> None:
+def test_an_override_of_the_command_line_is_filed_under_its_own_name(tmp_path: Path) -> None:
     grid = write_grid(tmp_path, f"{HEAD}seeds: [0]\nrows: {{gnpn: {{}}}}\n")
     others = ["--set", "optimizer.weight_decay=0.0", "--name", "undecayed"]
     assert reproduce.main([*arguments(tmp_path, grid), *others]) == 0
     found = result(tmp_path, "gnpn.seed0")
     assert found["grid"] == "undecayed"
     assert found["config"]["optimizer"]["weight_decay"] == 0.0
-    assert os.environ.get("OMP_NUM_THREADS") is not None or found["config"]["device"]["threads"] == 1
+
+
+def test_the_list_says_where_each_run_stands_and_runs_nothing(
+    finished: Tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = arguments(finished[0], str(finished[0] / "tiny.yaml"))
+    assert reproduce.main([*done, "--list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["done"] * 6
+    assert reproduce.main([*arguments(tmp_path, done[0]), "--list"]) == 0
+    states = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert states == ["missing"] * 2 + ["waits", "missing"] * 2  # gn waits for its rate, gnpn has none to wait for
+    assert not list(tmp_path.iterdir())
