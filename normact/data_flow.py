@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from types import FrameType
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
+import torch
 import torch.fx
 from torch import nn
 
 from normact.norm_act import NormAct
-from normact.recognize import activation_of_call, activation_of_module, describe_norm, is_pass_through
+from normact.recognize import activation_of_call, activation_of_module, describe_norm, hooks_of, is_pass_through
+
+_DECORATORS = ("torch.utils._contextlib", "torch.amp.autocast_mode", "torch.autograd.grad_mode")
+_REGISTERED = ("_parameters", "_buffers", "_modules")
 
 
 class Consumer(NamedTuple):
@@ -34,19 +40,52 @@ class Consumer(NamedTuple):
 
 
 class FlowTracer(torch.fx.Tracer):
-    """A tracer that knows, for each node, the path of the module whose forward made it.
+    """A tracer that knows, for each node, the path of the module whose forward made it; hooks do not run.
+
+    Attributes:
+        callers: node -> that path.
+        contexts: names of the context managers that the traced code entered, or switched on by a function.
+        entered: modules whose code is part of the graph.
 
     Args:
         is_leaf: whether to record a module (given with its path) as one call instead of entering it.
     """
+
+    # Else an operation on a buffer would run while tracing, once, instead of being recorded.
+    proxy_buffer_attributes = True
 
     def __init__(self, is_leaf: Optional[Callable[[nn.Module, str], bool]] = None) -> None:
         super().__init__()
         self._extra_leaf = is_leaf
         self._stack: List[str] = [""]
         self.callers: Dict[torch.fx.Node, str] = {}
+        self.contexts: Set[str] = set()
+        self.entered: List[nn.Module] = []
+        self._modes = _modes()
+
+    def trace(self, root: Any, concrete_args: Optional[Dict[str, Any]] = None) -> torch.fx.Graph:
+        if isinstance(root, nn.Module) and "forward" in vars(root):
+            raise TypeError("its forward was replaced on the instance")
+        watcher = sys.getprofile()
+        sys.setprofile(self._watch)
+        try:
+            return super().trace(root, concrete_args)
+        finally:
+            sys.setprofile(watcher)
+
+    def _watch(self, frame: FrameType, event: str, _: Any) -> None:
+        if event != "call" or frame.f_code.co_name != "__enter__" or frame.f_back is None:
+            return
+        entered_by = str(frame.f_back.f_globals.get("__name__", ""))
+        # Torch's own code enters contexts while it traces; its decorators do so for the code that they decorate.
+        if not entered_by.startswith("torch.") or entered_by in _DECORATORS:
+            manager = frame.f_locals.get("self")
+            function = getattr(manager, "func", None)  # of a generator made a context manager
+            self.contexts.add(getattr(function, "__name__", type(manager).__name__))
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if isinstance(m, torch.jit.ScriptModule):
+            return True
         if self._extra_leaf is not None:
             return self._extra_leaf(m, module_qualified_name)
         if describe_norm(m) is not None or isinstance(m, NormAct) or activation_of_module(m) is not None:
@@ -54,17 +93,35 @@ class FlowTracer(torch.fx.Tracer):
         return super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        self._stack.append(self.path_of_module(m))
+        path = self.path_of_module(m)
+        self._stack.append(path)
         try:
-            return super().call_module(m, forward, args, kwargs)
+            if self.is_leaf_module(m, path):
+                return self.create_proxy("call_module", path, args, kwargs)
+            self.entered.append(m)
+            # Not `forward`, which would run the module's hooks on symbolic values.
+            output = m.forward(*args, **kwargs)
         finally:
             self._stack.pop()
+        return through_hooks(output) if hooks_of(m) and isinstance(output, torch.fx.Proxy) else output
 
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> torch.fx.Node:
         node = super().create_node(kind, target, args, kwargs, *rest, **options)
+        if _modes() != self._modes:
+            self.contexts.add("gradients off or on")
         # The innermost path of a module call is the called module itself.
         self.callers[node] = self._stack[-2] if kind == "call_module" else self._stack[-1]
         return node
+
+
+@torch.fx.wrap
+def through_hooks(output: Any) -> Any:
+    """A mark in a graph: a module's hooks stand between its forward's output and what follows."""
+    return output
+
+
+def _modes() -> Tuple[bool, bool]:
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
 
 def optional_arguments(module: nn.Module) -> List[str]:
@@ -88,6 +145,43 @@ def training_mode(model: nn.Module, training: bool) -> Iterator[None]:
             module.training = mode
 
 
+@contextmanager
+def kept_attributes(model: nn.Module, changed: Optional[List[str]] = None) -> Iterator[None]:
+    """Afterwards every module has the attributes that it had before.
+
+    Args:
+        model: any network, whose code is to be traced.
+        changed: receives the names of the attributes that had to be set back.
+    """
+    before = [
+        (module, {key: dict(value) if key in _REGISTERED else value for key, value in vars(module).items()})
+        for module in model.modules()
+    ]
+    try:
+        yield
+    finally:
+        for module, attributes in before:
+            for key in list(vars(module)):
+                if key not in attributes:
+                    del vars(module)[key]
+                    _note(changed, key)
+            for key, value in attributes.items():
+                if key in _REGISTERED:
+                    registered = vars(module)[key]
+                    if {k: id(v) for k, v in registered.items()} != {k: id(v) for k, v in value.items()}:
+                        _note(changed, *(set(registered) ^ set(value) or set(value)))
+                        registered.clear()
+                        registered.update(value)
+                elif vars(module).get(key) is not value and key != "training":
+                    vars(module)[key] = value
+                    _note(changed, key)
+
+
+def _note(changed: Optional[List[str]], *names: str) -> None:
+    if changed is not None:
+        changed.extend(names)
+
+
 def find_consumers(model: nn.Module) -> Tuple[Dict[nn.Module, Consumer], List[Tuple[str, str]]]:
     """What follows each norm that a trace reaches.
 
@@ -97,11 +191,26 @@ def find_consumers(model: nn.Module) -> Tuple[Dict[nn.Module, Consumer], List[Tu
     Returns:
         The consumer of each norm reached, and (path, error) of every failed trace.
     """
-    consumers: Dict[nn.Module, Consumer] = {}
+    both: List[Dict[nn.Module, Consumer]] = []
     failures: List[Tuple[str, str]] = []
-    with training_mode(model, True):
-        _trace_part(model, "", consumers, failures)
-    return consumers, failures
+    for training in (True, False):
+        consumers: Dict[nn.Module, Consumer] = {}
+        failed: List[Tuple[str, str]] = []
+        with training_mode(model, training), kept_attributes(model):
+            _trace_part(model, "", consumers, failed)
+        both.append(consumers)
+        failures.extend(failure for failure in failed if failure not in failures)
+    return {norm: _in_both_modes([mode[norm] for mode in both if norm in mode]) for norm in {**both[1], **both[0]}}, (
+        failures
+    )
+
+
+def _in_both_modes(consumers: List[Consumer]) -> Consumer:
+    """One consumer of those found in training and in evaluation, each of which may not have been reached."""
+    first, last = consumers[0], consumers[-1]
+    if (first.activation, first.module) != (last.activation, last.module):
+        return Consumer(None, "what follows it differs between training and evaluation")
+    return first._replace(module_calls=max(first.module_calls, last.module_calls))
 
 
 def _trace_part(
@@ -171,6 +280,8 @@ def _consumer(
             break
     if node.op == "output":
         return Consumer(None, f"its output leaves {path or 'the network'}")
+    if module is not None and hooks_of(module):
+        return Consumer(None, f"followed by {type(module).__name__}, which has hooks")
     activation = activation_of_call(node) if module is None else activation_of_module(module)
     if activation is None:
         target = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))

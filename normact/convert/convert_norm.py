@@ -6,15 +6,15 @@ import logging
 from typing import Dict, List, NamedTuple, Optional, Set, Tuple
 
 import torch
-import torch.fx
-from torch import Tensor, nn
+from torch import nn
 
+from normact.convert.carry import carry_over, new_parameters, why_statistics_do_not_carry
 from normact.convert.report import ConversionReport, ConvertedNorm
-from normact.data_flow import Consumer, FlowTracer, find_consumers, optional_arguments, training_mode
+from normact.convert.rewrite import Rewriting, has_in_place_operations, rewrite_forward, why_not_rewritten
+from normact.data_flow import Consumer, find_consumers, optional_arguments
 from normact.factory import NormActFactory
 from normact.norm_act import NormAct
-from normact.norms import BatchNorm
-from normact.recognize import NormDescription, describe_norm, is_pass_through
+from normact.recognize import NormDescription, describe_norm
 
 logger = logging.getLogger(__name__)
 
@@ -39,26 +39,35 @@ class _Rewrite(NamedTuple):
     caller: str
 
 
-def convert_norm(model: nn.Module, factory: NormActFactory) -> Tuple[nn.Module, ConversionReport]:
+def convert_norm(
+    model: nn.Module, factory: NormActFactory, *, out_of_place: bool = False
+) -> Tuple[nn.Module, ConversionReport]:
     """Replace every norm of a network, together with the activation that follows it, by factory(...) layers.
 
     * A norm layer that holds its activation (a torch norm with an `act` module) is replaced in place.
     * A norm followed by an activation: the data flow is found by torch.fx tracing. The layer takes the norm's
       place, and an activation module used nowhere else becomes an identity. Where the activation is a function
-      or a module used at several places, the smallest module around the pair is rewritten as a torch.fx graph;
-      the network itself is returned rewritten where that smallest module is the network. A graph is fixed: a
-      switch that such a module reads in its forward no longer acts after the conversion.
+      or a module used at several places, the smallest module around the pair gets a new forward, made from a torch.fx
+      graph, and keeps its class, methods, attributes and hooks. A graph is fixed: a switch that such a module reads in
+      its forward no longer acts after the conversion. A module whose forward is more than a graph (it enters contexts
+      such as torch.no_grad, sets attributes, differs between training and evaluation) keeps it, and its pairs are not
+      made.
     * A norm without an activation, or whose activation is unknown, becomes a norm with an affine (beta
       included), without PN.
+    * A norm of a class that is not known by its full name is kept, as is one with hooks or parametrizations: it may
+      do more than that.
 
-    Norms and activations are recognized by class names and attributes. gamma, beta and, from batch norm to batch
-    norm, the running statistics and momentum are carried over; eps and the rest are the factory's. The network
+    gamma and beta are the same parameters as before: an optimizer made before the conversion has them, but not the new
+    ones that the report names. Where a norm's parameters are frozen, so are its layer's. From batch norm to batch norm
+    the running statistics and momentum are carried over; eps and the rest are the factory's. The network
     is edited in place, after every layer was built: an error leaves it as it was. Optional arguments of the
-    network's own forward are taken at their defaults.
+    network's own forward are taken at their defaults. Hooks do not run.
 
     Args:
         model: any network.
         factory: makes the layers.
+        out_of_place: also make the network's in-place operations ordinary ones, since a layer's output may not be
+            changed in place where others watch it (per-sample gradients); the report names those that stay.
 
     Returns:
         The network, and a report with one row for each norm of the original.
@@ -80,15 +89,22 @@ def convert_norm(model: nn.Module, factory: NormActFactory) -> Tuple[nn.Module, 
     if any(d.activation == "identity" and not d.kept_because for _, _, d in norms):
         consumers, failures = find_consumers(model)
     rewritable, refused = _find_rewrites(model, norms, consumers)
-    like = next(model.parameters(), None)
-    plans = [
-        _plan(factory, path, module, d, consumers=consumers, refused=refused, like=like) for path, module, d in norms
-    ]
-    model = _edit(model, plans, rewritable)
+    plans = [_plan(model, factory, path, module, d, consumers=consumers, refused=refused) for path, module, d in norms]
+    before = {id(parameter) for parameter in model.parameters()}
+    model, rewritten = _edit(model, plans, rewritable)
+    in_place: Tuple[Tuple[str, str], ...] = ()
+    if out_of_place:
+        more, in_place = _remove_in_place_operations(model)
+        rewritten = rewritten | more
     for path, error in failures:
         logger.warning("convert_norm: data flow of %s could not be traced: %s", path or "the network", error)
-    rewritten = tuple(sorted({rewrite.enclosing for rewrite in rewritable}))
-    return model, ConversionReport(tuple(plan.row for plan in plans), rewritten, tuple(failures))
+    return model, ConversionReport(
+        norms=tuple(plan.row for plan in plans),
+        rewritten=tuple(sorted(rewritten)),
+        trace_failures=tuple(failures),
+        new_parameters=new_parameters(model, before),
+        in_place=in_place,
+    )
 
 
 def _find_rewrites(
@@ -105,9 +121,10 @@ def _find_rewrites(
     refused: Dict[nn.Module, str] = {}
     for enclosing in sorted({rewrite.enclosing for rewrite in rewrites}):
         group = [rewrite for rewrite in rewrites if rewrite.enclosing == enclosing]
-        reason = _why_not_rewritten(model.get_submodule(enclosing), enclosing, group)
+        reason = why_not_rewritten(model.get_submodule(enclosing), _rewriting(enclosing, group))
         if reason:
-            refused.update({rewrite.norm: reason for rewrite in group})
+            words = f"{enclosing or 'the network'} cannot be rewritten: {reason}"
+            refused.update({rewrite.norm: words for rewrite in group})
     return [rewrite for rewrite in rewrites if rewrite.norm not in refused], refused
 
 
@@ -136,36 +153,19 @@ def _enclosing(model: nn.Module, norm_path: str, caller: str) -> str:
     return ".".join(common)
 
 
-def _trace_enclosing(module: nn.Module, enclosing: str, group: List[_Rewrite]) -> torch.fx.Graph:
-    """The module's graph, entering only the modules on the way to the pairs' norms and callers."""
+def _rewriting(enclosing: str, group: List[_Rewrite]) -> Rewriting:
+    """Erase the activations of a group of pairs; of the modules inside, only those on the way to them are entered."""
     cut = len(enclosing) + 1 if enclosing else 0
     entered: Set[str] = set()
     for rewrite in group:
         for path in (rewrite.path[cut:].rpartition(".")[0], rewrite.caller[cut:]):
             parts = path.split(".") if path else []
             entered.update(".".join(parts[: i + 1]) for i in range(len(parts)))
-    return FlowTracer(lambda _, path: path not in entered).trace(module)
-
-
-def _why_not_rewritten(module: nn.Module, enclosing: str, group: List[_Rewrite]) -> str:
-    """A graph is one fixed path through the code: refuse a module that has several."""
-    optional = optional_arguments(module)
-    if optional:
-        return f"{enclosing or 'the network'} cannot be rewritten: it has optional arguments {', '.join(optional)}"
-    codes = []
-    for training in (True, False):
-        with training_mode(module, training):
-            try:
-                codes.append(str(_trace_enclosing(module, enclosing, group)))
-            # Whatever the module's own code raises when it meets a symbolic value.
-            except Exception as error:
-                return f"{enclosing or 'the network'} cannot be rewritten: {type(error).__name__}"
-    if codes[0] != codes[1]:
-        return f"{enclosing or 'the network'} cannot be rewritten: its code differs between training and evaluation"
-    return ""
+    return Rewriting(tuple(sorted(entered)), tuple(rewrite.path[cut:] for rewrite in group))
 
 
 def _plan(
+    model: nn.Module,
     factory: NormActFactory,
     path: str,
     old: nn.Module,
@@ -173,24 +173,27 @@ def _plan(
     *,
     consumers: Dict[nn.Module, Consumer],
     refused: Dict[nn.Module, str],
-    like: Optional[Tensor],
 ) -> _Plan:
     original = type(old).__name__
-    if description.kept_because:
-        row = ConvertedNorm(path, original, None, None, False, description.kept_because)
+    kept_because = description.kept_because or why_statistics_do_not_carry(old, factory)
+    if kept_because:
+        row = ConvertedNorm(path, original, None, None, False, kept_because)
         return _Plan(path, old, None, None, None, row)
     activation, reason, activation_module = _choose_activation(old, description, consumers, refused)
     try:
         layer = factory(description.channels, activation, bias=True if activation is None else None)
     except ValueError as error:
         raise ValueError(f"{path or 'the network'} ({original}): {error}") from error
-    _carry_over(old, layer, like)
+    carry_over(old, layer, model, path)
     new: nn.Module = layer
     if description.no_pair_because:
         # The activation and what stands before it stay as they were.
         kept = [child for name in ("drop", "act") for child_name, child in old.named_children() if child_name == name]
         new = nn.Sequential(layer, *kept)
-    row = ConvertedNorm(path, original, factory.norm, activation, layer.proxy is not None, reason)
+        new.training = old.training
+    groups = layer.norm.groups()
+    num_groups = None if groups is None else groups.num_groups
+    row = ConvertedNorm(path, original, factory.norm, activation, layer.proxy is not None, reason, num_groups)
     return _Plan(path, old, new, layer, activation_module, row)
 
 
@@ -213,60 +216,48 @@ def _choose_activation(
     return consumer.activation, consumer.reason, consumer.module
 
 
-def _carry_over(old: nn.Module, layer: NormAct, like: Optional[Tensor]) -> None:
-    """Copy gamma, beta and batch statistics, their device, type and mode, into the new layer.
-
-    A norm that holds no tensor has the device and type of `like`, a parameter of the model.
-    """
-    weight, bias = getattr(old, "weight", None), getattr(old, "bias", None)
-    own = next(iter([*old.parameters(), *(b for b in old.buffers() if b.is_floating_point())]), like)
-    if own is not None:
-        layer.to(device=own.device, dtype=own.dtype)
-    with torch.no_grad():
-        for value, target in ((weight, layer.weight), (bias, layer.bias)):
-            if value is not None and target is not None:
-                target.copy_(value)
-                target.requires_grad_(value.requires_grad)
-    if isinstance(layer.norm, BatchNorm) and isinstance(old, nn.modules.batchnorm._BatchNorm):
-        if old.running_mean is not None and old.running_var is not None:
-            layer.norm.running_mean.copy_(old.running_mean)
-            layer.norm.running_var.copy_(old.running_var)
-        if old.momentum is not None:
-            layer.norm.momentum = old.momentum
-    layer.train(old.training)
-
-
-def _edit(model: nn.Module, plans: List[_Plan], rewrites: List[_Rewrite]) -> nn.Module:
-    layers = {plan.old: plan.layer for plan in plans}
+def _edit(model: nn.Module, plans: List[_Plan], rewrites: List[_Rewrite]) -> Tuple[nn.Module, Set[str]]:
+    """Put the layers in their places; the network, and the paths of the modules that got a new forward."""
     through_graph = {rewrite.norm for rewrite in rewrites}
     for plan in plans:
         if plan.new is None:
             continue
         model = _replace(model, plan.old, plan.new)
         if plan.activation_module is not None and plan.old not in through_graph:
-            model = _replace(model, plan.activation_module, nn.Identity())
+            model = _replace(model, plan.activation_module, nn.Identity().train(plan.activation_module.training))
+    enclosings = {rewrite.enclosing for rewrite in rewrites}
     # Inner modules first: an outer graph then calls them as they are.
-    for enclosing in sorted({rewrite.enclosing for rewrite in rewrites}, key=len, reverse=True):
+    for enclosing in sorted(enclosings, key=len, reverse=True):
         group = [rewrite for rewrite in rewrites if rewrite.enclosing == enclosing]
-        module = model.get_submodule(enclosing)
-        graph = _trace_enclosing(module, enclosing, group)
-        _erase_activations(graph, dict(module.named_modules()), {layers[rewrite.norm] for rewrite in group})
-        rewritten = torch.fx.GraphModule(module, graph, class_name=type(module).__name__)
-        rewritten.training = module.training
-        model = _replace(model, module, rewritten)
-    return model
+        rewrite_forward(model.get_submodule(enclosing), _rewriting(enclosing, group))
+    return model, enclosings
 
 
-def _erase_activations(graph: torch.fx.Graph, modules: Dict[str, nn.Module], layers: Set[Optional[NormAct]]) -> None:
-    for node in list(graph.nodes):
-        if node.op != "call_module" or modules[node.target] not in layers:
+def _remove_in_place_operations(model: nn.Module) -> Tuple[Set[str], Tuple[Tuple[str, str], ...]]:
+    """The paths of the modules that got a new forward, and (path, why) of those that may go on changing values."""
+    rewritten: Set[str] = set()
+    left: List[Tuple[str, str]] = []
+    for path, module in model.named_modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # type: ignore[assignment]
+        is_torch_or_ours = type(module).__module__.startswith(("torch.nn.", "normact."))
+        if is_torch_or_ours or isinstance(module, torch.jit.ScriptModule) or not list(module.children()):
             continue
-        user = next(iter(node.users))
-        while user.op == "call_module" and is_pass_through(modules[user.target]):
-            user = next(iter(user.users))
-        user.replace_all_uses_with(node)
-        graph.erase_node(user)
-    graph.lint()
+        own_code = Rewriting((), out_of_place=True)
+        try:
+            if not has_in_place_operations(module):
+                continue
+        # Whatever the module's own code raises when it meets a symbolic value.
+        except Exception as error:
+            left.append((path, f"{type(error).__name__}: its code could not be traced"))
+            continue
+        reason = why_not_rewritten(module, own_code)
+        if reason:
+            left.append((path, reason))
+        else:
+            rewrite_forward(module, own_code)
+            rewritten.add(path)
+    return rewritten, tuple(left)
 
 
 def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:

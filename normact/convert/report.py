@@ -17,6 +17,7 @@ class ConvertedNorm:
         activation: the activation that is now part of the layer; None where there is none.
         proxy: whether Proxy Normalization is there.
         reason: why it was kept, or replaced without its activation; empty where nothing is left to say.
+        num_groups: of the norm that took its place; None where it has no groups.
     """
 
     path: str
@@ -25,6 +26,7 @@ class ConvertedNorm:
     activation: Optional[str]
     proxy: bool
     reason: str = ""
+    num_groups: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,20 @@ class ConversionReport:
 
     Args:
         norms: one row for each.
-        rewritten: paths of the modules that are now torch.fx graphs, "" for the network itself.
+        rewritten: paths of the modules that have a new forward, a torch.fx graph; "" for the network itself.
         trace_failures: (path, error) of the modules whose data flow could not be traced.
+        new_parameters: names of the parameters that the network did not have: an optimizer made before lacks them.
+        in_place: with out_of_place, (path, why) of the modules whose in-place operations stay.
     """
 
     norms: Tuple[ConvertedNorm, ...]
     rewritten: Tuple[str, ...] = ()
     trace_failures: Tuple[Tuple[str, str], ...] = ()
+    new_parameters: Tuple[str, ...] = ()
+    in_place: Tuple[Tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
-        header = ("norm", "was", "is", "activation", "PN", "note")
+        header = ("norm", "was", "is", "groups", "activation", "PN", "note")
         rows: List[Tuple[str, ...]] = [header]
         for norm in self.norms:
             proxy = "yes" if norm.proxy else "no"
@@ -51,6 +57,7 @@ class ConversionReport:
                     _name(norm.path),
                     norm.original,
                     norm.replaced_by or "kept",
+                    "-" if norm.num_groups is None else str(norm.num_groups),
                     norm.activation or "-",
                     proxy,
                     norm.reason,
@@ -62,9 +69,16 @@ class ConversionReport:
         with_proxy = sum(norm.proxy for norm in self.norms)
         lines.append(f"{len(self.norms)} norms: {replaced} replaced, {with_proxy} of them with PN")
         if self.rewritten:
-            lines.append("rewritten as torch.fx graphs: " + ", ".join(_name(path) for path in self.rewritten))
+            lines.append("with a new forward, a torch.fx graph: " + ", ".join(_name(path) for path in self.rewritten))
         for path, error in self.trace_failures:
             lines.append(f"data flow of {_name(path)} could not be traced: {error}")
+        for path, reason in self.in_place:
+            lines.append(f"in-place operations of {_name(path)} stay: {reason}")
+        if self.new_parameters:
+            lines.append(
+                f"{len(self.new_parameters)} new parameters ({self.new_parameters[0]}, ...): an optimizer made before "
+                "the conversion does not have them; make it afterwards"
+            )
         return "\n".join(lines)
 
 

@@ -1,0 +1,68 @@
+"""What of a norm goes on in the layer that takes its place."""
+
+from __future__ import annotations
+
+from typing import List, Set, Tuple
+
+from torch import nn
+
+from normact.factory import NormActFactory
+from normact.norm_act import NormAct
+from normact.norms import BatchNorm
+
+
+def why_statistics_do_not_carry(old: nn.Module, factory: NormActFactory) -> str:
+    """Why batch norm cannot become this package's batch norm; empty where it can, and for every other pair."""
+    if not factory.uses_batch_norm or not isinstance(old, nn.modules.batchnorm._BatchNorm):
+        return ""
+    if old.running_mean is None or not old.track_running_stats:
+        return "track_running_stats=False: it evaluates by the statistics of its batch, as no batch norm here does"
+    if old.momentum is None:
+        return "momentum=None: its running statistics are cumulative, as those of no batch norm here are"
+    return ""
+
+
+def carry_over(old: nn.Module, layer: NormAct, model: nn.Module, path: str) -> None:
+    """Give a layer gamma, beta and batch statistics of a norm: the same tensors; and its device, type and mode.
+
+    The layer's other parameters are frozen where the norm's are. A norm that holds no tensor has the device and type
+    of the network's first parameter, and is frozen where the smallest module around it that has parameters is.
+
+    Args:
+        old: the norm.
+        layer: takes its place.
+        model: the network.
+        path: of the norm in it.
+    """
+    own = [*old.parameters(), *(buffer for buffer in old.buffers() if buffer.is_floating_point())]
+    like = next(iter([*own, *model.parameters()]), None)
+    if like is not None:
+        layer.to(device=like.device, dtype=like.dtype)
+    if _is_frozen(old, model, path):
+        layer.requires_grad_(False)
+    for name in ("weight", "bias"):
+        value = getattr(old, name, None)
+        if value is not None and getattr(layer, name) is not None:
+            setattr(layer, name, value)
+    if isinstance(layer.norm, BatchNorm) and isinstance(old, nn.modules.batchnorm._BatchNorm):
+        assert old.running_mean is not None and old.running_var is not None and old.momentum is not None
+        layer.norm.running_mean, layer.norm.running_var = old.running_mean, old.running_var
+        layer.norm.momentum = old.momentum
+    layer.train(old.training)
+
+
+def _is_frozen(old: nn.Module, model: nn.Module, path: str) -> bool:
+    around: List[nn.Module] = [old]
+    while path:
+        path = path.rpartition(".")[0]
+        around.append(model.get_submodule(path))
+    for module in around:
+        parameters = list(module.parameters())
+        if parameters:
+            return not any(parameter.requires_grad for parameter in parameters)
+    return False
+
+
+def new_parameters(model: nn.Module, before: Set[int]) -> Tuple[str, ...]:
+    """Names of the parameters whose ids are not among those of before."""
+    return tuple(name for name, parameter in model.named_parameters() if id(parameter) not in before)
