@@ -17,6 +17,7 @@ from backends import choose_backend
 from configs import config_names, load_config
 from experiment.checkpoint import load_checkpoint
 from experiment.prepare import prepare
+from normact import share_statistics
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--config", "generated_smoke", "--set", "data.num_train_images=64", "--set", "data.num_eval_images=37"]
@@ -120,6 +121,7 @@ def test_running_statistics_are_the_mean_of_the_two_instances(tmp_path: Path) ->
     of_instance = []
     for instance in (0, 1):  # each runs two micro-batches of 8 with the first weights
         classifier = copy.deepcopy(backend._classifier).train()
+        share_statistics(classifier, None, forwards_per_update=2)
         for start in (16 * instance, 16 * instance + 8):
             classifier(images[start : start + 8], labels[start : start + 8])
         of_instance.append(dict(classifier.network.named_buffers()))
