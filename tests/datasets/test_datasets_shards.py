@@ -250,7 +250,7 @@ def test_shards_of_a_folder_that_cannot_be_written_are_read(tmp_path, monkeypatc
     def refuse(*arguments: object, **options: object) -> None:
         raise PermissionError("read-only")
 
-    monkeypatch.setattr("datasets.shards.store.tempfile.mkstemp", refuse)
+    monkeypatch.setattr("datasets.shards.store.replace_file", refuse)
     assert len(build_datasets(shards_config(folder), 0).train) == 2
     assert not list(folder.glob("*.index"))
 
