@@ -12,6 +12,7 @@ from analysis.comparison.results_page import Asked, fill_page
 from analysis.comparison.run_result import is_empty
 from analysis.comparison.written import answer
 from analysis.results_file import ResultsError
+from configs.atomic_file import replace_file
 
 
 class _BlockParser(argparse.ArgumentParser):
@@ -47,7 +48,7 @@ def results(options: argparse.Namespace) -> None:
         return
     for picture, folder in pictures:
         print(picture.save(folder))
-    options.page.write_text(filled, encoding="utf-8")
+    replace_file(options.page, filled.encode("utf-8"))
     print(options.page)
 
 

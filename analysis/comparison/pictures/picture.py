@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, Tuple
@@ -15,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from configs.atomic_file import replace_file
 
 # Colours by number, which a theme decides; with marker and dash, so that they are told apart in grey too.
 LINES: Tuple[Dict[str, Any], ...] = (
@@ -89,9 +90,7 @@ class Picture:
         """The picture on white, in a folder that is made."""
         path = self.path_in(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_bytes(self.svg(PAPER))
-        os.replace(partial, path)
+        replace_file(path, self.svg(PAPER))
         return path
 
     def is_saved(self, path: Path) -> bool:
