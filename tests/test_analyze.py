@@ -297,5 +297,5 @@ def test_theory_writes_its_page(tmp_path: Path) -> None:
     finished = start("theory", "--out", str(tmp_path), *small)
     assert finished.returncode == 0, finished.stderr
     page = (tmp_path / "theory.md").read_text()
-    assert page.count("\n| ") == 33  # the head, 12 statements and 4 norms of 5 properties
-    assert len(read(tmp_path / "theory.json")["statements"]) == 32
+    assert page.count("\n| ") == 35  # the head, 14 statements and 4 norms of 5 properties
+    assert len(read(tmp_path / "theory.json")["statements"]) == 34
