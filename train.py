@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Type
 
-from backends import DeviceError, choose_backend
+from backends import DeviceError, LostProcessError, choose_backend
+from backends.process_group import explained_loss
 from configs import Config, ConfigError, config_name, dump_config, load_config, own_seed
 from configs.passwords import hide_passwords
 from datasets import DataError
@@ -50,6 +51,7 @@ EXIT_CODES: Dict[Type[Exception], int] = {
     CheckpointError: 4,
     NonFiniteLossError: 5,
     OSError: 74,
+    LostProcessError: 76,
 }
 PREEMPTED = 75
 EXIT_CODES_OF_SIGNALS: Dict[int, int] = {signal.SIGINT: 130}  # of the others: PREEMPTED
@@ -59,7 +61,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     """Runs the command line and returns the exit code.
 
     0 done, 2 configuration, 3 data, 4 checkpoint, 5 non-finite loss, 74 disk, 75 and 130 saved and stopped by SIGTERM
-    and SIGINT.
+    and SIGINT, 76 another process of the run is gone.
     """
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -119,10 +121,14 @@ def run_experiment(name: str, config: Config, options: argparse.Namespace) -> in
             try:
                 # A checkpoint holds all weights: what the run started from need not be there any more.
                 goes_on = options.resume and has_checkpoint(folder.checkpoints)
-                run = prepare(name, config, backend, weights_follow=goes_on)
-                output.say(describe(run))
-                with explained_loading():
-                    return train(run, output, Lockstep(backend, signals), options)
+                with explained_loss():
+                    run = prepare(name, config, backend, weights_follow=goes_on)
+                    output.say(describe(run))
+                    with explained_loading():
+                        return train(run, output, Lockstep(backend, signals), options)
+            except LostProcessError as error:
+                output.lost(str(error), exit_code_of(error))
+                raise
             except Exception as error:
                 output.ended("failed", f"{type(error).__name__}: {hide_passwords(str(error))}", exit_code_of(error))
                 raise

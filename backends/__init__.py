@@ -6,10 +6,10 @@ from typing import cast
 import torch
 
 from backends.base import Backend, Workload
-from backends.errors import DeviceError
+from backends.errors import DeviceError, LostProcessError
 from configs.schema.device import DeviceConfig, IpuConfig
 
-__all__ = ["Backend", "DeviceError", "Workload", "choose_backend"]
+__all__ = ["Backend", "DeviceError", "LostProcessError", "Workload", "choose_backend"]
 
 
 def choose_backend(config: DeviceConfig, ipu: IpuConfig, dry_run: bool = False) -> Backend:

@@ -118,6 +118,15 @@ def write_summary(path: Union[str, Path], summary: Mapping[str, Any]) -> None:
     replace_file(path, (_strict_json(dict(summary), indent=2) + "\n").encode("utf-8"))
 
 
+def read_state(path: Union[str, Path]) -> Optional[str]:
+    """The word that `write_status` wrote; None where there is no such file."""
+    try:
+        status = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return str(status["state"])
+
+
 def write_status(path: Union[str, Path], state: str, reason: str, exit_code: Optional[int], step: int) -> None:
     """Write why a run is where it is, atomically. A launcher hides exit codes and messages; this file keeps them.
 

@@ -7,6 +7,7 @@ import fcntl
 import os
 import socket
 import tempfile
+import time
 from pathlib import Path
 from typing import IO, Optional
 
@@ -74,6 +75,18 @@ class RunFolder:
                 f"the run folder {self.path} is gone: it was deleted, renamed or unmounted while the run wrote to it; "
                 "put it back and continue with --resume, or start anew"
             )
+
+    def inherit(self) -> bool:
+        """Takes the lock of a process of this run that ended, or is about to. False where there is none to take."""
+        for _ in range(100):
+            if not (self.path / LOCK_NAME).exists():
+                return False
+            try:
+                self._lock = _lock(self.path)
+                return True
+            except RunFolderError:
+                time.sleep(0.1)
+        return False
 
     def release(self) -> None:
         """Lets another run use the folder."""

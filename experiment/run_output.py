@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from configs.atomic_file import partial_files, replace_file
 from experiment.checkpoint import remove_partial_files
-from experiment.metrics_log import MetricsLog, write_status, write_summary
+from experiment.metrics_log import MetricsLog, read_state, write_status, write_summary
 from experiment.run_folder import RunFolder
 from experiment.tracker import Tracker
 from training.metrics import StepSums
@@ -162,6 +162,12 @@ class RunOutput:
             self.ended("done", f"all {self._step} steps", 0)
         if self._bar is not None:
             self._bar.close()
+
+    def lost(self, reason: str, exit_code: int) -> None:
+        """Another process of the run is gone. If that is the primary, this one says in its place how the run ended."""
+        if not self._is_primary and self.folder.inherit():
+            self._is_primary = read_state(self.folder.status) == "running"
+        self.ended("failed", reason, exit_code)
 
     def ended(self, state: str, reason: str, exit_code: int) -> None:
         """Why the run ended, for users and launchers: status.json."""

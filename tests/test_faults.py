@@ -66,6 +66,12 @@ def children(process: int) -> List[int]:
     return [int(word) for word in path.read_text().split()] if path.exists() else []
 
 
+def process_of(launcher: int, rank: int) -> int:
+    """The process that torchrun started as this one."""
+    variables = {child: Path(f"/proc/{child}/environ").read_bytes().split(b"\0") for child in children(launcher)}
+    return next(child for child, values in variables.items() if f"RANK={rank}".encode() in values)
+
+
 def kill_children(process: "subprocess.Popen[str]") -> bool:
     """Whether it has ended; each call kills what it started. One that has loaded all of its images ends nothing."""
     for child in children(process.pid):
@@ -198,6 +204,37 @@ def test_loading_processes_end_when_the_run_is_killed(tmp_path: Path) -> None:
     process.kill()
     process.communicate()
     wait_until(lambda: not any(is_alive(worker) for worker in workers))
+
+
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_killed_process_is_told_of_by_the_others(tmp_path: Path, rank: int) -> None:
+    """Process 0, which writes the run folder, cannot say how it ended."""
+    folder = tmp_path / "run"
+    process = start(folder, *LONG, launcher=TWO_PROCESSES)
+    wait_until(lambda: records(folder, "train") >= 2)
+    os.kill(process_of(process.pid, rank), signal.SIGKILL)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 1, output
+    assert 'train.py", line' not in output  # torchrun adds a traceback of its own, and may end the others early
+    assert (status(folder)["state"], status(folder)["exit_code"]) == ("failed", 76)
+    assert status(folder)["reason"].startswith("another process of the run ended or cannot be reached: ")
+    assert status(folder)["step"] > 0
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_torchrun_starts_killed_processes_again_and_the_bits_are_the_same(tmp_path: Path, rank: int) -> None:
+    killed, straight = tmp_path / "killed", tmp_path / "straight"
+    settings = ["--resume", "--set", "schedule.epochs=30", "--set", "run.checkpoint_every_steps=3"]
+    process = start(killed, *settings, launcher=[*TWO_PROCESSES, "--max-restarts", "1"])
+    wait_until(lambda: newest_step(killed) >= 6)
+    os.kill(process_of(process.pid, rank), signal.SIGKILL)
+    output, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, output
+    assert "exitcode: -9" in output.replace("exitcode  :", "exitcode:") and status(killed)["state"] == "done"
+    output, _ = start(straight, *settings, launcher=TWO_PROCESSES).communicate(timeout=900)
+    assert rows(killed) == rows(straight), output
+    assert_equal_weights(final(killed, 120), final(straight, 120))
 
 
 @pytest.mark.slow

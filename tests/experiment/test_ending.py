@@ -56,17 +56,42 @@ RUN = """
 sys.argv = ["train.py", *sys.argv[2:]]
 runpy.run_path("train.py", run_name="__main__")
 """
-# The group has another holder, as with an error's traceback: it cannot be left whole.
-HELD = """
-held, destroy_held = [], dist.destroy_process_group
+# A command that leaves its group while gloo lets go of the tensor.
+LETTING_GO = """
+destroy_pending = dist.destroy_process_group
 
-def hold_and_destroy():
-    held.append(dist.group.WORLD)
-    destroy_held()
-    assert begun.wait(100)
+def destroy_and_see_it_let_go():
+    destroy_pending()
+    assert begun.wait(600)
 
-dist.destroy_process_group = hold_and_destroy
+dist.destroy_process_group = destroy_and_see_it_let_go
 """
+# The group has another holder: it cannot be left whole.
+HELD = (
+    LETTING_GO
+    + """
+held, leave_it = [], dist.destroy_process_group
+
+def hold_and_leave():
+    held.append(dist.group.WORLD)
+    leave_it()
+
+dist.destroy_process_group = hold_and_leave
+"""
+)
+# An error whose traceback holds DistributedDataParallel, which holds the group.
+FAILING = (
+    LETTING_GO
+    + """
+from backends.torch_native import TorchBackend
+
+def fail(self, *arguments):
+    parallel = self._parallel
+    raise KeyError("a defect of the program")
+
+TorchBackend.train_step = fail
+"""
+)
 INSTANCE = """
 import popdist
 popdist.init()
@@ -81,7 +106,7 @@ def environment() -> Dict[str, str]:
 def started(launcher: List[str], program: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [*launcher, str(program), *arguments]
     return subprocess.run(
-        command, cwd=ROOT, env=environment(), text=True, capture_output=True, timeout=280, check=False
+        command, cwd=ROOT, env=environment(), text=True, capture_output=True, timeout=800, check=False
     )
 
 
@@ -105,6 +130,17 @@ def test_two_processes_end_as_they_should_while_gloo_holds_a_tensor(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "let go of by a thread of gloo" in done.stdout, "nothing was under way"
     assert "terminate" not in done.stderr
+
+
+def test_an_error_ends_two_processes_while_gloo_holds_a_tensor(tmp_path: Path) -> None:
+    """Neither an abort nor a process that waits for ever for the thread that waits for it."""
+    program = tmp_path / "program.py"
+    program.write_text(SLOW + PENDING + FAILING + RUN)
+    folder = ["--output-dir", str(tmp_path / "run")]
+    done = started(TORCHRUN, program, str(tmp_path / "meeting"), *TRAIN, "--device", "cpu", *folder)
+    assert done.returncode == 1 and "KeyError: 'a defect of the program'" in done.stderr, done.stderr
+    assert "let go of by a thread of gloo" in done.stdout, "nothing was under way"
+    assert "terminate called" not in done.stderr and "SIGABRT" not in done.stderr
 
 
 def test_no_thread_of_gloo_outlives_the_run_and_nothing_warns(tmp_path: Path) -> None:
@@ -216,7 +252,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Dict[str, Any]:
     place = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
     command = [sys.executable, str(folder / "program.py"), str(folder), port]
     done = subprocess.run(
-        command, cwd=ROOT, env={**environment(), **place}, text=True, capture_output=True, timeout=280, check=False
+        command, cwd=ROOT, env={**environment(), **place}, text=True, capture_output=True, timeout=800, check=False
     )
     assert done.returncode == 0, done.stderr
     results: Dict[str, Any] = json.loads((folder / "results.json").read_text())
