@@ -325,7 +325,7 @@ def test_the_layer_trains_through_the_operators_with_the_triton_functions() -> N
 def test_every_kernel_compiles_for_a_hopper_gpu_without_spilling_registers(tmp_path: Path) -> None:
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     environment.pop("TRITON_INTERPRET", None)
-    command = [sys.executable, str(ROOT / "tests" / "triton_compilation.py")]
+    command = [sys.executable, str(ROOT / "tests" / "normact" / "triton_compilation.py")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     spilled_bytes = json.loads(done.stdout)
