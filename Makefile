@@ -19,7 +19,7 @@ HOROVOD_READY := $(VENV)/.horovod-ready
 DOCS_VENV := .venv-docs
 DOCS_READY := $(DOCS_VENV)/.ready
 
-.PHONY: help train train-small test test-slow lint docs browser bench data clean
+.PHONY: help train train-small test test-slow launches lint docs browser bench data clean
 
 help:
 	@echo "make train [CONFIG=name] [ARGS='--set section.key=value ...']   train an experiment of configs/"

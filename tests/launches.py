@@ -34,7 +34,7 @@ COMMANDS: Dict[str, List[str]] = {
     "train, statistics shared": [*TRAIN, "--device", "cpu", *BATCH_NORM],
     "train on emulated IPUs": [*TRAIN, "--device", "ipu_emulator", "--set", "ipu.ipus=2"],
     "evaluate": ["evaluate.py", "DONE"],
-    "analyze": ["analyze.py", "power", "--run", "DONE", "--num-images", "4", "--out", "RUN"],
+    "analyze": ["analyze.py", "power", "--run", "DONE", "--num-images", "4", "--out", "OWN"],
 }
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--"]
 POPDIST = [sys.executable, "-m", "popdist.run", "--num-instances", "2", "--num-replicas", "2"]
@@ -79,16 +79,28 @@ def launch_all(log: Path, count: int, names: Sequence[str], scratch: Path) -> No
         row = {"command": name, "way": way, "code": code, "seconds": round(time.monotonic() - start, 2)}
         with open(log, "a", encoding="utf-8") as file:
             file.write(json.dumps(row if code == 0 else {**row, "output": output[-4000:]}) + "\n")
-        shutil.rmtree(run, ignore_errors=True)
+        for folder in (run, *scratch.glob(f"{run.name}-*")):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def arguments_of(name: str, run: Path, done: Path) -> List[str]:
-    """The command with its folders: the one that it writes, and that of a finished run."""
-    return [{"RUN": str(run), "DONE": str(done)}.get(word, word) for word in COMMANDS[name]]
+    """The command with its folders: the one that all processes write, that of each, and that of a finished run."""
+    folders = {"RUN": str(run), "OWN": f"{run}-RANK", "DONE": str(done)}
+    return [folders.get(word, word) for word in COMMANDS[name]]
+
+
+def of_process(arguments: Sequence[str], rank: int) -> List[str]:
+    return [word.replace("RANK", str(rank)) for word in arguments]
 
 
 def launched(arguments: Sequence[str]) -> Tuple[str, int]:
     """Output and exit code under the launcher."""
+    if of_process(arguments, 0) != list(arguments):  # no group: the launcher has nothing to add
+        commands = [[sys.executable, *of_process(arguments, rank)] for rank in range(2)]
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        processes = [subprocess.Popen(command, text=True, **streams) for command in commands]  # type: ignore[call-overload]
+        output = "".join(process.communicate()[0] for process in processes)
+        return output, next((process.returncode for process in processes if process.returncode), 0)
     launcher = POPDIST if "ipu_emulator" in arguments else TORCHRUN
     result = subprocess.run([*launcher, *arguments], capture_output=True, text=True, check=False)
     return result.stdout + result.stderr, result.returncode
@@ -104,7 +116,7 @@ def forked(arguments: Sequence[str], scratch: Path) -> Tuple[str, int]:
     for rank, output in enumerate(outputs):
         process = os.fork()
         if process == 0:
-            be_started(rank, output, meeting, arguments)
+            be_started(rank, output, meeting, of_process(arguments, rank))
         processes.append(process)
     statuses = [os.waitpid(process, 0)[1] for process in processes]
     codes = [-os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status) for status in statuses]
