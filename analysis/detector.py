@@ -55,18 +55,6 @@ def detector_residual(norm: str, seed: int) -> float:
     return float(error / maps.var(unbiased=False))
 
 
-def least_residual_of_instance_norm() -> float:
-    """What instance norm cannot do better than: 1/2 for large images.
-
-    An output of mean beta and standard deviation gamma in every image is at least
-    (mean(t) - beta)^2 + (std(t) - gamma)^2 from the map t of an image. Half of the images have mean 1/n and standard
-    deviation sqrt(1/n - 1/n^2), n positions, the others 0 and 0; with the best beta and gamma, the means of these,
-    1/(4 n) is left of var(t) = 1/(2 n) - 1/(4 n^2).
-    """
-    positions = _SIZE * _SIZE
-    return (1 / (4 * positions)) / (1 / (2 * positions) - 1 / (4 * positions**2))
-
-
 def detector_images(seed: int) -> Tuple[Tensor, Tensor]:
     """Noise, (64, 1, 8, 8), with the pattern in every second image, and the maps that tell where."""
     generator = torch.Generator().manual_seed(seed)

@@ -56,7 +56,6 @@ class BatchNorm(Norm):
     Source: Ioffe and Szegedy, "Batch Normalization", 2015; ghost batches: Hoffer et al., 2017.
     """
 
-    uses_batch = True
     running_mean: Tensor
     running_var: Tensor
 

@@ -26,7 +26,6 @@ class Norm(nn.Module):
         own_activation: name of the nonlinearity that it brings in place of the network's; None: it brings none.
         ends_with_affine: weight and bias are the last that it does, so that they can move on to what follows.
         not_normalized_because: why Norm(x) is no normalized value as the power decomposition has it; empty: it is.
-        uses_batch: whether an image's training result depends on others.
 
     Shape:
         (N, C, *spatial) -> same.
@@ -36,7 +35,6 @@ class Norm(nn.Module):
     own_activation: Optional[str] = None
     ends_with_affine = False
     not_normalized_because = ""
-    uses_batch = False
 
     def forward(self, x: Tensor, weight: Optional[Tensor] = None, bias: Optional[Tensor] = None) -> Tensor:
         raise NotImplementedError
