@@ -12,8 +12,8 @@ import torch
 import torch.fx
 from torch import nn
 
-from normact.norm_act import NormAct
 from normact.known_activations import activation_of_call, activation_of_module, hooks_of
+from normact.norm_act import NormAct
 from normact.recognize import describe_norm, is_pass_through
 
 _DECORATORS = ("torch.utils._contextlib", "torch.amp.autocast_mode", "torch.autograd.grad_mode")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 import torch
 from torch import Tensor
 
+from normact.kernels.differentiable import register_differentiable
 from normact.kernels.memory_format import memory_format_of
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ def _load() -> Optional[str]:
     except OSError as error:  # it is whole: its sum was compared
         return f"the built library does not load ({error}); remove {library.parent} to have it built again"
     _register_shapes()
+    register_differentiable()
     return None
 
 
@@ -156,5 +158,22 @@ def _register_shapes() -> None:
     ) -> Tensor:
         return torch.empty_like(slopes, memory_format=torch.contiguous_format)
 
+    def batched(
+        info: Any, in_dims: Tuple[Optional[int], ...], x: Tensor, *others: Any
+    ) -> Tuple[Tuple[Tensor, Tensor], Tuple[int, int]]:
+        """A batch of x alone is a larger batch; with parameters of its own, each member is computed by itself."""
+        if in_dims[0] is not None and not any(dim is not None for dim in in_dims[1:]):
+            stacked = x.movedim(in_dims[0], 0)
+            results = torch.ops.normact.norm_act(stacked.flatten(0, 1), *others)
+            return tuple(value.unflatten(0, stacked.shape[:2]) for value in results), (0, 0)
+        members = [
+            torch.ops.normact.norm_act(
+                *(a if dim is None else a.select(dim, index) for a, dim in zip((x, *others), in_dims))
+            )
+            for index in range(info.batch_size)
+        ]
+        return tuple(torch.stack(values) for values in zip(*members)), (0, 0)
+
+    torch.library.register_vmap("normact::norm_act", batched)
     for function in (norm_act, norm_act_again, norm_act_backward, proxy_statistics, proxy_statistics_backward):
         torch.library.register_fake(f"normact::{function.__name__}", function)
