@@ -41,6 +41,7 @@ from experiment.run_folder import RunFolder
 from experiment.starting_weights import norm_record
 from experiment.weights_file import read_weights
 from normact import NormActFactory, convert_norm
+from training.pixels import pixel_scaling, scaled_pixels
 from training.weights import load_model_state
 
 
@@ -110,8 +111,7 @@ def networks_of_run(options: argparse.Namespace) -> Iterator[Measured]:
             f"{images - images % batch_size or batch_size}, or another --batch-size"
         )
     pixels = torch.stack([data.evaluation[index][0] for index in range(images)])
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
-    batches = list(((pixels / 255 - mean) / std).split(batch_size))
+    batches = list(scaled_pixels(pixels, *pixel_scaling(data.mean, data.std)).split(batch_size))
     for path in paths:
         saved = load_checkpoint(path)
         check_norm(saved["norm"], norm_record(factory))

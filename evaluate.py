@@ -41,6 +41,7 @@ from experiment.prepare import build_network
 from experiment.starting_weights import place_weights
 from experiment.weights_file import SavedWeights, read_weights
 from training.evaluation import Evaluation
+from training.pixels import pixel_scaling, scaled_pixels
 from training.weights import CheckpointError
 
 Model = Callable[[Tensor], Tensor]
@@ -125,11 +126,11 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
     images = data.evaluation if options.split == "eval" else data.plain_training_images(len(data.train))
     batches = BatchSampler(SequentialSampler(images), options.batch_size, drop_last=False)
     loader = build_loader(images, batches, config.data.workers)
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
+    scaling = pixel_scaling(data.mean, data.std)
     evaluation = Evaluation(data.num_classes)
     for pixels, labels in tqdm(guarded(loader), total=len(loader), disable=None):
         try:
-            evaluation.add(model((pixels / 255.0 - mean) / std), labels)
+            evaluation.add(model(scaled_pixels(pixels, *scaling)), labels)
         except ValueError as error:  # another number of classes, or outputs that are not finite
             raise CheckpointError(f"{options.model} on {config.data.name}: {error}") from error
     described = {
