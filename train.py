@@ -11,16 +11,15 @@ import contextlib
 import logging
 import math
 import shlex
-import signal
 import sys
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Type
+from typing import Callable, List, Optional
 
-from backends import DeviceError, LostProcessError, choose_device
+from backends import LostProcessError, choose_device
 from backends.process_group import explained_loss
-from configs import Config, ConfigError, config_name, dump_config, load_config, own_seed
+from configs import Config, config_name, dump_config, load_config, own_seed
+from configs.exit_codes import EXPLAINED, exit_code_of, exit_code_of_signal, explain
 from configs.passwords import hide_passwords
-from datasets import DataError
 from experiment.checkpoint import has_checkpoint
 from experiment.continuation import check_same_images, check_same_step, restore, save
 from experiment.describe import describe, describe_norms
@@ -34,28 +33,13 @@ from experiment.progress import Progress, Stopwatch, is_due
 from experiment.provenance import as_comment, provenance
 from experiment.report import report
 from experiment.run import Run
-from experiment.run_folder import RunFolder, RunFolderError
+from experiment.run_folder import RunFolder
 from experiment.run_output import RunOutput
 from experiment.stop_signals import StopSignals
 from experiment.tracker import Tracker
 from experiment.words import speed_text, time_left
 from training.averaging import build_average
-from training.nonfinite import NonFiniteLossError
 from training.schedule import build_schedule
-from training.weights import CheckpointError
-
-EXIT_CODES: Dict[Type[Exception], int] = {
-    ConfigError: 2,
-    DeviceError: 2,
-    RunFolderError: 2,
-    DataError: 3,
-    CheckpointError: 4,
-    NonFiniteLossError: 5,
-    OSError: 74,
-    LostProcessError: 76,
-}
-PREEMPTED = 75
-EXIT_CODES_OF_SIGNALS: Dict[int, int] = {signal.SIGINT: 130}  # of the others: PREEMPTED
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -73,9 +57,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
             print(dump_config(config), end="")
             return 0
         return run_experiment(config_name(options.config), config, options)
-    except tuple(EXIT_CODES) as error:
-        print(f"error: {hide_passwords(str(error))}", file=sys.stderr)
-        return exit_code_of(error)
+    except EXPLAINED as error:
+        return explain(error)
 
 
 def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
@@ -164,7 +147,7 @@ def train(run: Run, output: RunOutput, lockstep: Lockstep, options: argparse.Nam
             output.say(f"images cannot be loaded: {saved}")
             raise lockstep.failure
         reason = f"signal {lockstep.signal_number}"
-        exit_code = EXIT_CODES_OF_SIGNALS.get(lockstep.signal_number, PREEMPTED)
+        exit_code = exit_code_of_signal(lockstep.signal_number)
         output.say(f"stopped by {reason}, {saved}")
         output.ended("preempted", f"{reason}, {saved}", exit_code)
         return exit_code
@@ -264,11 +247,6 @@ def log_power(run: Run, output: RunOutput, epoch: int) -> None:
     every = run.config.run.power_every_epochs
     if every is not None and (epoch % every == 0 or epoch == run.config.schedule.epochs):
         output.record_power(epoch, run.power_images, measure_power_of_run(run).records())
-
-
-def exit_code_of(error: BaseException) -> int:
-    """The exit code of an error; 1 for one that is a fault of the program, which ends in a traceback."""
-    return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
 
 
 if __name__ == "__main__":
