@@ -39,6 +39,7 @@ from experiment.stop_signals import StopSignals
 from experiment.tracker import Tracker
 from experiment.words import speed_text, time_left
 from training.averaging import build_average
+from training.metrics import Means
 from training.nonfinite import NonFiniteLossError
 from training.schedule import build_schedule
 from training.weights import CheckpointError
@@ -233,17 +234,22 @@ def finish_epoch(run: Run, output: RunOutput, lockstep: Lockstep, progress: Prog
     line = (
         f"epoch {epoch}/{config.schedule.epochs}  train loss {trained.means().loss:.4f} top1 {trained.means().top1:.4f}"
     )
-    if epoch % config.run.eval_every_epochs == 0 or progress.step == run.steps:
-        weights = None if progress.average is None else progress.average.weights
-        sums = evaluate(run, lockstep, run.data.evaluation, weights)
+    is_evaluated = epoch % config.run.eval_every_epochs == 0 or progress.step == run.steps
+    weights = None if progress.average is None else progress.average.weights
+    splits = {"validation": run.data.validation, "eval": run.data.evaluation if is_evaluated else None}
+    found: Dict[str, Means] = {}
+    for split, images in splits.items():
+        if images is None:
+            continue
+        sums = evaluate(run, lockstep, images, weights)
         seconds = clock.lap()
         progress.seconds += seconds
         if lockstep.is_stopped:
             return
-        progress.evaluation = sums.means()
-        progress.best_top1 = max(progress.best_top1, progress.evaluation.top1)
-        output.record("eval", epoch, sums, int(sums.images) / seconds)
-        line += f" | eval loss {progress.evaluation.loss:.4f} top1 {progress.evaluation.top1:.4f}"
+        found[split] = sums.means()
+        output.record(split, epoch, sums, int(sums.images) / seconds)
+        line += f" | {split} loss {found[split].loss:.4f} top1 {found[split].top1:.4f}"
+    progress.add_evaluations(epoch, found.get("validation"), found.get("eval"))
     log_power(run, output, epoch)
     progress.seconds += clock.lap()
     speed = progress.speed(run.plan.global_batch_size)

@@ -14,6 +14,7 @@ from configs.errors import ConfigError
 from configs.schema import DataConfig
 from datasets.data_sets import DataSets, EvaluationImages, TrainingImages
 from datasets.errors import DataError
+from datasets.held_out import hold_out
 
 __all__ = ["DataError", "DataSets", "EvaluationImages", "TrainingImages", "build_datasets"]
 
@@ -57,8 +58,8 @@ def build_datasets(config: DataConfig, seed: int) -> DataSets:
         plain = data_sets.train
         augmentation = AutoAugmented(plain.augmentation, config.auto_augment)
         train = TrainingImages(plain.source, augmentation, plain.seed, plain.max_corrupt, plain.parts)
-        return replace(data_sets, train=train)
-    return data_sets
+        data_sets = replace(data_sets, train=train)
+    return data_sets if config.validation_images is None else hold_out(data_sets, config.validation_images)
 
 
 def check_options(config: DataConfig) -> None:

@@ -40,19 +40,19 @@ class MetricsLog:
         """Append one record, and return it.
 
         Args:
-            split: "train" or "eval".
+            split: "train", "validation" or "eval".
             step: weight updates done when it was measured.
             epoch: passes over the training images done by then.
             means: what was measured.
             images_per_second: over all replicas.
-            learning_rate: in force at the last update; train records have it, eval records do not.
+            learning_rate: in force at the last update; train records have it, others do not.
 
-        Raises: ValueError for another split, and for a learning rate missing in train or given in eval; OSError.
+        Raises: ValueError for another split, and for a learning rate missing in train or given elsewhere; OSError.
         """
-        if split not in ("train", "eval"):
-            raise ValueError(f"split {split!r} must be train or eval")
+        if split not in ("train", "validation", "eval"):
+            raise ValueError(f"split {split!r} must be train, validation or eval")
         if (split == "train") != (learning_rate is not None):
-            raise ValueError(f"learning_rate {learning_rate}, split {split}: train records have one, eval records none")
+            raise ValueError(f"learning_rate {learning_rate}, split {split}: train records have one, others none")
         record: Dict[str, Any] = {"split": split, "step": step, "epoch": epoch, **means._asdict()}
         if learning_rate is not None:
             record["learning_rate"] = learning_rate

@@ -100,6 +100,12 @@ class DataConfig(Section):
     auto_augment: Optional[Literal["imagenet", "cifar10", "svhn"]] = Field(
         None, description="AutoAugment with the policy found for these images, after crop and mirroring"
     )
+    validation_images: Optional[int] = Field(
+        None,
+        gt=0,
+        description="training images held out, the same share of each class, to choose the best checkpoint by; "
+        "default: none",
+    )
     workers: int = Field(0, ge=0, description="processes that load images, per training process")
     max_corrupt: Optional[int] = Field(
         None,
