@@ -7,6 +7,7 @@ The same command runs under torchrun, one process per replica.
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import math
 import shlex
@@ -36,7 +37,7 @@ from experiment.run import Run
 from experiment.run_folder import RunFolder, RunFolderError
 from experiment.run_output import RunOutput
 from experiment.stop_signals import StopSignals
-from experiment.tracker import Tracker
+from experiment.tracker import build_trackers, check_trackers
 from experiment.words import speed_text, time_left
 from training.averaging import build_average
 from training.metrics import Means
@@ -107,6 +108,7 @@ def default_folder(name_or_path: str, config: Config) -> str:
 
 def run_experiment(name: str, config: Config, options: argparse.Namespace) -> int:
     """One run, from a checked configuration to its summary. Returns the exit code."""
+    check_trackers(config)
     backend = choose_backend(config.device, config.ipu, options.dry_run)
     try:
         if options.dry_run:
@@ -148,7 +150,7 @@ def train(run: Run, output: RunOutput, lockstep: Lockstep, options: argparse.Nam
     origin = provenance(options.command)
     output.start(
         as_comment(origin) + dump_config(run.config),
-        Tracker(run.config, output.folder.path, run.name, run.backend.is_primary),
+        functools.partial(build_trackers, run.config, output.folder, run.name),
         step=progress.step,
         evaluated_step=progress.evaluated_step,
         steps=run.steps,

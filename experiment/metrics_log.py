@@ -13,6 +13,9 @@ from configs.bounded_file import MAX_LOG_BYTES, read_bounded
 from training.metrics import Means
 from training.weights import CheckpointError
 
+# of the records of metrics.jsonl, in their order
+COLUMNS = ("split", "step", "epoch", "loss", "top1", "top5", "learning_rate", "images_per_second")
+
 
 class MetricsLog:
     """A file of metrics, one JSON object a line, appended to and flushed record by record.
@@ -76,6 +79,12 @@ class MetricsLog:
                 os.fsync(file.fileno())
         except OSError as error:
             raise describe_full_disk(error, self.path, len(line)) from error
+
+    def records(self) -> List[Dict[str, Any]]:
+        """All records; the file is as `truncate_after` leaves it."""
+        if not self.path.exists():
+            return []
+        return [json.loads(line) for line in read_bounded(self.path, MAX_LOG_BYTES).splitlines()]
 
     def truncate_after(self, step: int, evaluated_step: int) -> int:
         """Drop the records later than a resumed step and a torn last line; return the number of records dropped.

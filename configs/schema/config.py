@@ -181,6 +181,8 @@ class RunConfig(Section):
     stop_signals: SignalNames = Field(
         (), description="signals that save and stop the run as SIGTERM does, e.g. [SIGUSR1] for a batch system"
     )
+    tensorboard: bool = Field(False, description="also write for TensorBoard, in the run folder's tensorboard/")
+    csv: bool = Field(False, description="also write the records as a table, metrics.csv")
     wandb: Literal["off", "online", "offline"] = Field("off", description="also log to wandb")
     wandb_project: str = Field("proxynorm", description="project that wandb files runs under")
 
