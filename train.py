@@ -40,7 +40,7 @@ from experiment.stop_signals import StopSignals
 from experiment.tracker import build_trackers, check_trackers
 from experiment.words import speed_text, time_left
 from training.averaging import build_average
-from training.metrics import Means
+from training.metrics import Means, StepSums
 from training.nonfinite import NonFiniteLossError
 from training.schedule import build_schedule
 from training.weights import CheckpointError
@@ -212,7 +212,14 @@ def train_epoch(
             progress.add_training_seconds(clock.lap())
             sums, position = backend.total(progress.interval), progress.step / run.steps_per_epoch
             speed = progress.interval_speed(int(sums.images), run.plan.global_batch_size)
-            output.record("train", position, sums, math.nan if speed is None else speed, rate)
+            output.record(
+                "train",
+                position,
+                sums,
+                math.nan if speed is None else speed,
+                learning_rate=rate,
+                gradient_norm=mean_gradient_norm(run, sums),
+            )
             output.show(
                 f"epoch {position:.2f}/{config.schedule.epochs}",
                 f"loss {sums.means().loss:.4f} top1 {sums.means().top1:.4f}",
@@ -226,6 +233,13 @@ def train_epoch(
             save(run, output, progress)
             clock.lap()  # writing a checkpoint is not training
     progress.add_training_seconds(clock.lap())
+
+
+def mean_gradient_norm(run: Run, sums: StepSums) -> Optional[float]:
+    """Of the weight updates that `sums` are of, before clipping; None where gradients are not clipped."""
+    if run.config.optimizer.clip_norm is None:
+        return None
+    return float(sums.gradient_norm) * run.plan.global_batch_size / int(sums.images)
 
 
 def finish_epoch(run: Run, output: RunOutput, lockstep: Lockstep, progress: Progress) -> None:

@@ -24,6 +24,7 @@ from configs.batch import BatchPlan
 from configs.schema.device import DeviceConfig
 from configs.schema.learning import OptimizerConfig
 from training.classifier import Classifier
+from training.clipping import clip_gradients
 from training.metrics import StepSums
 from training.nonfinite import NonFiniteLossError, are_finite
 from training.optimizer import build_optimizer, load_optimizer_state, set_learning_rate
@@ -96,7 +97,7 @@ class TorchBackend:
     def setup(
         self, classifier: Classifier, plan: BatchPlan, optimizer: OptimizerConfig, undecayed: Set[str], seed: int
     ) -> None:
-        self._plan, self._seed = plan, seed
+        self._plan, self._seed, self._clip_norm = plan, seed, optimizer.clip_norm
         layout = torch.channels_last if self._config.channels_last else torch.contiguous_format
         self._classifier = classifier.to(self.device)
         self._classifier.to(memory_format=layout)  # type: ignore[call-overload]  # missing in torch's annotations
@@ -131,6 +132,11 @@ class TorchBackend:
                 (outputs[0] / images_per_replica).backward()
             total = total + StepSums.from_step(outputs)
         self._refuse_nonfinite_gradients(total, step, learning_rate)
+        if self._clip_norm is not None:
+            norm = clip_gradients(self._classifier.parameters(), self._clip_norm)
+            if not torch.isfinite(norm):  # of finite gradients whose squares overflow: clipped, they are zeros
+                raise NonFiniteLossError(step, learning_rate, float(total.loss_sum) / float(total.images))
+            total = total + StepSums(gradient_norm=norm.double() / self.replicas)
         set_learning_rate(self._optimizer, learning_rate)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)

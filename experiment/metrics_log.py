@@ -14,7 +14,7 @@ from training.metrics import Means
 from training.weights import CheckpointError
 
 # of the records of metrics.jsonl, in their order
-COLUMNS = ("split", "step", "epoch", "loss", "top1", "top5", "learning_rate", "images_per_second")
+COLUMNS = ("split", "step", "epoch", "loss", "top1", "top5", "learning_rate", "gradient_norm", "images_per_second")
 
 
 class MetricsLog:
@@ -39,6 +39,7 @@ class MetricsLog:
         means: Means,
         images_per_second: float,
         learning_rate: Optional[float] = None,
+        gradient_norm: Optional[float] = None,
     ) -> Dict[str, Any]:
         """Append one record, and return it.
 
@@ -49,6 +50,7 @@ class MetricsLog:
             means: what was measured.
             images_per_second: over all replicas.
             learning_rate: in force at the last update; train records have it, others do not.
+            gradient_norm: mean over the record's weight updates, before clipping; None where nothing is clipped.
 
         Raises: ValueError for another split, and for a learning rate missing in train or given elsewhere; OSError.
         """
@@ -59,6 +61,8 @@ class MetricsLog:
         record: Dict[str, Any] = {"split": split, "step": step, "epoch": epoch, **means._asdict()}
         if learning_rate is not None:
             record["learning_rate"] = learning_rate
+        if gradient_norm is not None:
+            record["gradient_norm"] = gradient_norm
         record["images_per_second"] = images_per_second
         self.append_record(record)
         return record

@@ -101,7 +101,14 @@ class RunOutput:
         self._step = step
 
     def record(
-        self, split: str, epoch: float, sums: StepSums, images_per_second: float, learning_rate: Optional[float] = None
+        self,
+        split: str,
+        epoch: float,
+        sums: StepSums,
+        images_per_second: float,
+        *,
+        learning_rate: Optional[float] = None,
+        gradient_norm: Optional[float] = None,
     ) -> None:
         """One record in metrics.jsonl and to the tracker; status.json tells the step.
 
@@ -116,6 +123,7 @@ class RunOutput:
                 means=sums.means(),
                 images_per_second=images_per_second,
                 learning_rate=learning_rate,
+                gradient_norm=gradient_norm,
             )
             self._tracker.log(record)
             write_status(self.folder.status, "running", f"at epoch {epoch:.2f}", None, self._step)

@@ -8,7 +8,7 @@ from typing import Dict, Optional, Set, Tuple
 from torch import nn
 
 from backends.base import Workload
-from backends.ipu.optimizer import require_formula
+from backends.ipu.optimizer import refuse_clipping, require_formula
 from backends.ipu.placement import find_module
 from backends.ipu.step import use_device_grouping, use_plain_operations
 from backends.plan import Execution, IpuPlan, OptimizerState, largest_micro_batch, plan_ipu
@@ -95,6 +95,7 @@ class PlannedIpus:
         self._check_whole_calls(self._workload.training_images // plan.global_batch_size, first_step=0)
         self._host_optimizer = build_optimizer(optimizer, classifier.network, undecayed)
         require_formula(self._host_optimizer)
+        refuse_clipping(optimizer)
         self._is_strided = use_device_grouping(classifier.network)
 
     def details(self) -> Dict[str, str]:
