@@ -102,7 +102,9 @@ def test_without_clipping_no_norm_is_recorded(tmp_path: Path) -> None:
 def test_a_gradient_whose_norm_overflows_is_no_update_of_zeros(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("backends.torch_native.clip_gradients", lambda parameters, limit: torch.tensor(float("inf")))
+    monkeypatch.setattr(
+        "backends.torch_native.session.clip_gradients", lambda parameters, limit: torch.tensor(float("inf"))
+    )
     assert train.main([*COMMAND, "--output-dir", str(tmp_path), "--set", "optimizer.clip_norm=1.0"]) == 5
     assert "is not finite at step 0" in capsys.readouterr().err
 

@@ -84,7 +84,8 @@ def against_setting_picture(comparison: Comparison, reestimated: Optional[Compar
         axes.set_xlabel(words)
         axes.set_ylabel(metric.label)
         axes.set_title(f"{metric.label} against {words}", fontsize=11)
-        beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.0}  # over no line or band
+        # Beside the axes, so that it covers no line or band.
+        beside: Dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.0}
         axes.legend(fontsize=8, frameon=False, title=_LEGEND, title_fontsize=7.5, alignment="left", **beside)
         tidy(axes)
 
