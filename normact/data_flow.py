@@ -13,7 +13,8 @@ import torch.fx
 from torch import nn
 
 from normact.norm_act import NormAct
-from normact.recognize import activation_of_call, activation_of_module, describe_norm, hooks_of, is_pass_through
+from normact.known_activations import activation_of_call, activation_of_module, hooks_of
+from normact.recognize import describe_norm, is_pass_through
 
 _DECORATORS = ("torch.utils._contextlib", "torch.amp.autocast_mode", "torch.autograd.grad_mode")
 _REGISTERED = ("_parameters", "_buffers", "_modules")

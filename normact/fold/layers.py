@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import Any, Dict, NamedTuple, Optional, Union
 
@@ -72,7 +73,7 @@ class FoldedNormAct(nn.Module):
     ) -> None:
         super().__init__()
         self.channels, self.norm, self.kernel = channels, norm, kernel
-        self.activation: Activation = "identity" if activation is None else activation
+        self.activation: Activation = "identity" if activation is None else copy.deepcopy(activation)
         for name in ("weight", "bias", "mean", "inverse_std", "lower", "upper"):
             self.register_buffer(name, constants[name].to(dtype) if name in constants else None)
 
