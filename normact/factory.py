@@ -167,6 +167,11 @@ class NormActFactory:
         """Whether an image's result depends on its batch."""
         return self._base == "batch"  # the one that takes a normalization batch
 
+    @property
+    def normalizes(self) -> bool:
+        """Whether a norm's values have a mean of 0 and a variance of 1, over what it normalizes together."""
+        return not NORM_KINDS[self._base].no_proxy_because
+
     def _set(self, field: str, value: Any) -> None:
         object.__setattr__(self, field, value)
 

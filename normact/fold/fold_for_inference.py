@@ -16,15 +16,13 @@ from torch.fx import Node
 from normact import kernels
 from normact.data_flow import FlowTracer, optional_arguments, training_mode
 from normact.fold.flow import Takers, conv_in_front, find_takers, has_hooks, module_of
-from normact.fold.layers import ChannelAffine, FoldedNormAct, folded_conv, folded_linear
+from normact.fold.layers import ABSENT, ChannelAffine, FoldedNormAct, folded_conv, folded_linear
 from normact.fold.report import FoldedLayer, FoldReport
 from normact.norm_act import NormAct
 from normact.proxy import proxy_statistics
 from normact.weight_standardization import WeightStandardizedConv2d
 
 _TORCH_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-# In evaluation they hand their input on.
-_ABSENT = (nn.Identity, nn.modules.dropout._DropoutNd)
 # What ReLU and ReLU6 are: min(max(x, 0), upper bound).
 _UPPER_BOUNDS: Dict[str, Optional[float]] = {"relu": None, "relu6": 6.0}
 
@@ -65,7 +63,7 @@ def fold_for_inference(model: nn.Module) -> Tuple[torch.fx.GraphModule, FoldRepo
     modules: Dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
     for node in list(graph.nodes):
         module = module_of(modules, node)
-        if isinstance(module, _ABSENT) and not has_hooks(module):
+        if isinstance(module, ABSENT) and not has_hooks(module):
             node.replace_all_uses_with(node.all_input_nodes[0])
             graph.erase_node(node)
     folder = _Folder(modules)

@@ -17,6 +17,9 @@ from normact.norm_act import is_exporting
 from normact.reference import proxy_normalize
 from normact.weight_standardization import WeightStandardizedConv2d, standardized
 
+# In evaluation they hand their input on.
+ABSENT = (nn.Identity, nn.modules.dropout._DropoutNd)
+
 
 class ChannelAffine(NamedTuple):
     """scale_c x + shift_c, both (C,) and float64."""
@@ -172,7 +175,7 @@ def folded_conv(conv: nn.Module, before: Optional[ChannelAffine], after: Optiona
     ones = [1] * (weight.dim() - 2)
     taps = None
     if before is not None:
-        scale, shift = (_by_output_channel(value, conv).reshape(*weight.shape[:2], *ones) for value in before)
+        scale, shift = (by_output_channel(value, conv).reshape(*weight.shape[:2], *ones) for value in before)
         taps = (weight * shift).sum(dim=1)
         weight = weight * scale
     if after is not None:
@@ -220,7 +223,7 @@ def _plain_weight(conv: Union[nn.Conv1d, nn.Conv2d, nn.Conv3d]) -> Tensor:
     return standardized(weight) if isinstance(conv, WeightStandardizedConv2d) else weight
 
 
-def _by_output_channel(values: Tensor, conv: Union[nn.Conv1d, nn.Conv2d, nn.Conv3d]) -> Tensor:
+def by_output_channel(values: Tensor, conv: Union[nn.Conv1d, nn.Conv2d, nn.Conv3d]) -> Tensor:
     """(C_in,) -> (C_out, C_in / groups): what each output channel's weights meet."""
     grouped = values.reshape(conv.groups, 1, -1)
     return grouped.expand(-1, conv.out_channels // conv.groups, -1).reshape(conv.out_channels, -1)
