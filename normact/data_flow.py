@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 import sys
 from contextlib import contextmanager
 from types import FrameType
@@ -38,6 +39,25 @@ class Consumer(NamedTuple):
     module_calls: int = 0
     caller: str = ""
     traced: str = ""
+
+
+class _Proxy(torch.fx.Proxy):
+    """A symbolic value that records `x += y` as what it is; torch.fx's own makes it `x = x + y`."""
+
+    def __iadd__(self, other: Any) -> torch.fx.Proxy:
+        return self._in_place(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> torch.fx.Proxy:
+        return self._in_place(operator.isub, other)
+
+    def __imul__(self, other: Any) -> torch.fx.Proxy:
+        return self._in_place(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> torch.fx.Proxy:
+        return self._in_place(operator.itruediv, other)
+
+    def _in_place(self, operation: Callable[..., Any], other: Any) -> torch.fx.Proxy:
+        return self.tracer.create_proxy("call_function", operation, (self, other), {})
 
 
 class FlowTracer(torch.fx.Tracer):
@@ -83,6 +103,9 @@ class FlowTracer(torch.fx.Tracer):
             manager = frame.f_locals.get("self")
             function = getattr(manager, "func", None)  # of a generator made a context manager
             self.contexts.add(getattr(function, "__name__", type(manager).__name__))
+
+    def proxy(self, node: torch.fx.Node) -> torch.fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, torch.jit.ScriptModule):
