@@ -7,11 +7,12 @@ and has no Proxy Normalization then. For networks of such libraries convert_norm
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from torch import nn
 
 from normact.activations import GivenActivation
+from normact.convert import ConversionReport, convert_norm
 from normact.factory import NormActFactory
 from normact.norm_act import NormAct
 
@@ -103,6 +104,28 @@ def for_mmcv(factory: NormActFactory, activation: Optional[GivenActivation]) -> 
             return factory(channels, activation, bias=True)
 
     return Norm
+
+
+def for_opacus(model: nn.Module, factory: NormActFactory) -> Tuple[nn.Module, ConversionReport]:
+    """A network for Opacus' PrivacyEngine: convert_norm(model, factory, out_of_place=True), and one name a module.
+
+    Opacus puts hooks on a module once for each of its names, and would count its gradients as often; nnU-Net's blocks
+    name each of theirs twice. The other names stay attributes, but leave state_dict and modules().
+    """
+    model, report = convert_norm(model, factory, out_of_place=True)
+    places: Dict[nn.Module, List[Tuple[nn.Module, str]]] = {}
+    for parent in model.modules():
+        for name, child in parent._modules.items():
+            if child is not None:
+                places.setdefault(child, []).append((parent, name))
+    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    for child, names in places.items():
+        # A container finds its modules by their names; elsewhere they are attributes.
+        for parent, name in sorted(names, key=lambda place: not isinstance(place[0], containers))[1:]:
+            if not isinstance(parent, containers):
+                del parent._modules[name]
+                parent.__dict__[name] = child
+    return model, report
 
 
 def _layer(factory: NormActFactory, channels: int, activation: Any, *, affine: bool, fields: Dict[str, Any]) -> NormAct:
