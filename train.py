@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import logging
 import math
 import shlex
 import sys
 from pathlib import Path
-from typing import Callable, List, Optional
+from typing import Callable, Dict, List, Optional
 
 from backends import LostProcessError, choose_device
 from backends.process_group import explained_loss
@@ -36,9 +37,10 @@ from experiment.run import Run
 from experiment.run_folder import RunFolder
 from experiment.run_output import RunOutput
 from experiment.stop_signals import StopSignals
-from experiment.tracker import Tracker
+from experiment.tracker import build_trackers, check_trackers
 from experiment.words import speed_text, time_left
 from training.averaging import build_average
+from training.metrics import Means, StepSums
 from training.schedule import build_schedule
 
 
@@ -90,6 +92,7 @@ def default_folder(name_or_path: str, config: Config) -> str:
 
 def run_experiment(name: str, config: Config, options: argparse.Namespace) -> int:
     """One run, from a checked configuration to its summary. Returns the exit code."""
+    check_trackers(config)
     with contextlib.ExitStack() as at_end:
         device = choose_device(config.device, config.ipu, options.dry_run)
         at_end.callback(device.close)
@@ -131,7 +134,7 @@ def train(run: Run, output: RunOutput, lockstep: Lockstep, options: argparse.Nam
     origin = provenance(options.command)
     output.start(
         as_comment(origin) + dump_config(run.config),
-        Tracker(run.config, output.folder.path, run.name, run.device.is_primary),
+        functools.partial(build_trackers, run.config, output.folder, run.name),
         step=progress.step,
         evaluated_step=progress.evaluated_step,
         steps=run.steps,
@@ -193,7 +196,14 @@ def train_epoch(
             progress.add_training_seconds(clock.lap())
             sums, position = session.total(progress.interval), progress.step / run.steps_per_epoch
             speed = progress.interval_speed(int(sums.images), run.plan.global_batch_size)
-            output.record("train", position, sums, math.nan if speed is None else speed, rate)
+            output.record(
+                "train",
+                position,
+                sums,
+                math.nan if speed is None else speed,
+                learning_rate=rate,
+                gradient_norm=mean_gradient_norm(run, sums),
+            )
             output.show(
                 f"epoch {position:.2f}/{config.schedule.epochs}",
                 f"loss {sums.means().loss:.4f} top1 {sums.means().top1:.4f}",
@@ -209,6 +219,13 @@ def train_epoch(
     progress.add_training_seconds(clock.lap())
 
 
+def mean_gradient_norm(run: Run, sums: StepSums) -> Optional[float]:
+    """Of the weight updates that `sums` are of, before clipping; None where gradients are not clipped."""
+    if run.config.optimizer.clip_norm is None:
+        return None
+    return float(sums.gradient_norm) * run.plan.global_batch_size / int(sums.images)
+
+
 def finish_epoch(run: Run, output: RunOutput, lockstep: Lockstep, progress: Progress) -> None:
     """Evaluation if it is due, the epoch's line, and its checkpoint. Stopped in its evaluation, it is still to do."""
     config, epoch = run.config, progress.step // run.steps_per_epoch
@@ -217,17 +234,22 @@ def finish_epoch(run: Run, output: RunOutput, lockstep: Lockstep, progress: Prog
     line = (
         f"epoch {epoch}/{config.schedule.epochs}  train loss {trained.means().loss:.4f} top1 {trained.means().top1:.4f}"
     )
-    if epoch % config.run.eval_every_epochs == 0 or progress.step == run.steps:
-        weights = None if progress.average is None else progress.average.weights
-        sums = evaluate(run, lockstep, run.data.evaluation, weights)
+    is_evaluated = epoch % config.run.eval_every_epochs == 0 or progress.step == run.steps
+    weights = None if progress.average is None else progress.average.weights
+    splits = {"validation": run.data.validation, "eval": run.data.evaluation if is_evaluated else None}
+    found: Dict[str, Means] = {}
+    for split, images in splits.items():
+        if images is None:
+            continue
+        sums = evaluate(run, lockstep, images, weights)
         seconds = clock.lap()
         progress.seconds += seconds
         if lockstep.is_stopped:
             return
-        progress.evaluation = sums.means()
-        progress.best_top1 = max(progress.best_top1, progress.evaluation.top1)
-        output.record("eval", epoch, sums, int(sums.images) / seconds)
-        line += f" | eval loss {progress.evaluation.loss:.4f} top1 {progress.evaluation.top1:.4f}"
+        found[split] = sums.means()
+        output.record(split, epoch, sums, int(sums.images) / seconds)
+        line += f" | {split} loss {found[split].loss:.4f} top1 {found[split].top1:.4f}"
+    progress.add_evaluations(epoch, found.get("validation"), found.get("eval"))
     log_power(run, output, epoch)
     progress.seconds += clock.lap()
     speed = progress.speed(run.plan.global_batch_size)

@@ -7,7 +7,7 @@ from typing import Tuple
 
 from backends import Session
 from datasets import DataError
-from experiment.checkpoint import check_norm, load_checkpoint, newest_checkpoint, save_checkpoint
+from experiment.checkpoint import best_checkpoint, check_norm, load_checkpoint, newest_checkpoint, save_checkpoint
 from experiment.progress import Progress
 from experiment.resume import check_same_run, why_inexact
 from experiment.run import Run
@@ -39,7 +39,8 @@ def save(run: Run, output: RunOutput, progress: Progress) -> None:
             "class_names": list(run.data.class_names),
             "data_fingerprint": run.data.fingerprint,
         }
-        save_checkpoint(output.folder.checkpoints, record, progress.step, run.config.run.keep_checkpoints)
+        best = None if progress.best is None else progress.best.step
+        save_checkpoint(output.folder.checkpoints, record, progress.step, run.config.run.keep_checkpoints, best)
 
 
 def restore(run: Run, output: RunOutput) -> Progress:
@@ -64,6 +65,11 @@ def restore(run: Run, output: RunOutput) -> Progress:
     if not run.device.is_primary:
         progress.interval, progress.epoch = StepSums(), StepSums()  # the primary process has those of all
     output.say(f"resuming from {path}")
+    if progress.best is not None and run.device.is_primary:
+        try:
+            best_checkpoint(output.folder.checkpoints)
+        except CheckpointError as error:
+            output.say(f"the best checkpoint is lost, and only a better epoch will replace it: {error}")
     return progress
 
 

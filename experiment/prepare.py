@@ -97,6 +97,7 @@ def stand_in(config: DataConfig) -> DataConfig:
         num_classes=1000,
         num_train_images=1281167,
         num_eval_images=50000,
+        validation_images=config.validation_images,
     )
 
 

@@ -43,6 +43,8 @@ class RunFolder:
         self.status = path / "status.json"
         self.checkpoints = path / "checkpoints"
         self.curves = path / "curves.png"
+        self.csv = path / "metrics.csv"
+        self.tensorboard = path / "tensorboard"
         self.power_plot = path / "power.png"
         self._lock: Optional[IO[str]] = None
 
