@@ -86,8 +86,10 @@ class StepDraws:
 
     @contextlib.contextmanager
     def handed_over(self, drawn: Optional[Tensor]) -> Iterator[None]:
-        """Inside, each drop layer multiplies by its columns of `drawn`, if there is any; afterwards it has none, so that
-        no later forward pass uses them again."""
+        """Inside, each drop layer multiplies by its columns of `drawn`; None: of what it draws itself.
+
+        Afterwards it has none, so that no later forward pass uses them again.
+        """
         first = self.mixing_columns
         for layer in self.drops:
             layer.factors = None if drawn is None else drawn[:, first : first + layer.columns]
