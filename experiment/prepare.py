@@ -23,7 +23,7 @@ from experiment.starting_weights import place_weights
 from experiment.weights_file import read_weights
 from models import ImageClassifier, build_model
 from models.cost import Cost, measure_cost
-from normact import NormActFactory, rebuild_activations
+from normact import NormActFactory, recompute_activations
 from training.classifier import Classifier
 from training.draws import StepDraws
 from training.freezing import freeze_all_but
@@ -152,7 +152,7 @@ def cost_of(network: ImageClassifier, factory: NormActFactory, config: Config, d
 def build_classifier(config: Config, data: DataSets, network: ImageClassifier) -> Classifier:
     """The network with all that section `regularization`, norm.recompute and model.train_only put around it."""
     if config.norm.recompute:
-        rebuild_activations(network)
+        recompute_activations(network)
     draws = StepDraws(Mixing.of(config.regularization, data.image_size), network.drops())
     frozen = freeze(config.model, network)
     return Classifier(network, data.mean, data.std, config.regularization.label_smoothing, draws, frozen)
