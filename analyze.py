@@ -35,7 +35,7 @@ from datasets import build_datasets
 from experiment.checkpoint import check_norm, load_checkpoint
 from experiment.ending import end_with
 from experiment.foreign_config import config_of_file
-from experiment.prepare import build_network
+from experiment.network import build_network
 from experiment.run import DEFAULT_POWER_IMAGES
 from experiment.run_folder import RunFolder
 from experiment.starting_weights import norm_record
