@@ -3,7 +3,7 @@
     python -m examples.federated --fashion-mnist data/fashion-mnist --seeds 6
 
 Each round every client trains the same network on its own images; the server averages parameters, and batch norm's
-running statistics with them. GN and GN+PN have no buffers: there is nothing of a client's images to average.
+running statistics with them. GN and GN+PN have no buffers.
 """
 
 import argparse
@@ -18,11 +18,7 @@ from examples.images import Images, load_images
 from examples.minimal import SmallNet, accuracy, parameter_groups
 from normact import NormActFactory
 
-NORMS = {
-    "GN": NormActFactory(max_groups=8, proxy=False),
-    "GN+PN": NormActFactory(max_groups=8),
-    "BN": NormActFactory(norm="batch", proxy=False),
-}
+NORMS = {"GN": NormActFactory(proxy=False), "GN+PN": NormActFactory(), "BN": NormActFactory(norm="batch", proxy=False)}
 
 
 def split(labels: Tensor, clients: int, alpha: float) -> List[Tensor]:
@@ -38,8 +34,7 @@ def split(labels: Tensor, clients: int, alpha: float) -> List[Tensor]:
 
 
 def local_steps(model: nn.Module, x: Tensor, labels: Tensor, options: argparse.Namespace) -> None:
-    optimizer = torch.optim.SGD(parameter_groups(model, 1e-4), lr=options.lr, momentum=0.9)
-    model.train()
+    optimizer = torch.optim.SGD(parameter_groups(model.train(), 1e-4), lr=options.lr, momentum=0.9)
     for _ in range(options.local_steps):
         chosen = torch.randint(0, len(x), (options.batch_size,))
         optimizer.zero_grad()
@@ -52,17 +47,14 @@ def train(norm: str, seed: int, images: Images, options: argparse.Namespace) -> 
     parts = [part for part in split(images.train_labels, options.clients, options.alpha) if len(part)]
     model = SmallNet(NORMS[norm], images.num_classes)
     for _ in range(options.rounds):
-        states = []
-        for part in parts:
-            client = copy.deepcopy(model)
+        clients = [copy.deepcopy(model) for _ in parts]
+        for client, part in zip(clients, parts):
             local_steps(client, images.train[part], images.train_labels[part], options)
-            states.append(client.state_dict())
+        states = [client.state_dict() for client in clients]
         weights = torch.tensor([len(part) for part in parts]) / sum(len(part) for part in parts)
         mean = {name: sum(w * state[name] for w, state in zip(weights, states)) for name in states[0]}
         model.load_state_dict(mean)
-    top1 = accuracy(model, images.test, images.test_labels)
-    print(f"{norm}, seed {seed}: top-1 {top1:.3f}")
-    return top1
+    return accuracy(model, images.test, images.test_labels)
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> Dict[str, List[float]]:
@@ -79,7 +71,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> Dict[str, List[float]]:
     images = load_images(options.fashion_mnist, options.train_images, 10000)
     results = {norm: [train(norm, seed, images, options) for seed in range(options.seeds)] for norm in NORMS}
     for norm, values in results.items():
-        print(f"{norm}: {torch.tensor(values).mean():.4f} +- {torch.tensor(values).std(correction=0):.4f}")
+        print(f"{norm}: {torch.tensor(values).mean():.4f} +- {torch.tensor(values).std(correction=0):.4f} of {values}")
     return results
 
 

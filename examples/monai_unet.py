@@ -8,7 +8,7 @@ import argparse
 from typing import Optional, Sequence, Tuple
 
 import torch
-from monai.losses import DiceLoss
+from monai.losses import DiceCELoss
 from monai.networks.layers import Norm
 from monai.networks.nets import UNet
 from torch import Tensor, nn
@@ -39,8 +39,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> float:
         spatial_dims=3, in_channels=1, out_channels=1, channels=(8, 16, 32), strides=(2, 2), num_res_units=1,
         norm="gnpn", act=None,
     )  # fmt: skip
-    optimizer = torch.optim.SGD(parameter_groups(model, 1e-4), lr=0.05, momentum=0.9)
-    criterion = DiceLoss(sigmoid=True)
+    optimizer = torch.optim.SGD(parameter_groups(model, 1e-4), lr=0.1, momentum=0.9)
+    criterion = DiceCELoss(sigmoid=True)
     for step in range(1, options.steps + 1):
         volumes, masks = balls(2, options.size)
         loss = criterion(model(volumes), masks)
@@ -48,7 +48,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> float:
         loss.backward()
         optimizer.step()
         if step % 10 == 0:
-            print(f"step {step}: Dice loss {loss.item():.3f}")
+            print(f"step {step}: Dice + cross-entropy {loss.item():.3f}")
     with torch.no_grad():
         volumes, masks = balls(8, options.size)
         found = (model(volumes) > 0).float()

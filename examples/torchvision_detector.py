@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torchvision.models import resnet18
 from torchvision.models.detection import FCOS
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 from examples.minimal import parameter_groups
@@ -39,7 +40,8 @@ def detector(norm_act: NormActFactory, size: int) -> FCOS:
     print(report)
     layers = {"layer2": "0", "layer3": "1", "layer4": "2"}
     backbone = BackboneWithFPN(body, layers, [128, 256, 512], out_channels=64)
-    return FCOS(backbone, num_classes=2, min_size=size, max_size=size, num_convs=1)
+    anchors = AnchorGenerator(((16,), (32,), (64,), (128,)), ((1.0,),) * 4)  # three maps, and one that is pooled
+    return FCOS(backbone, 2, min_size=size, max_size=size, anchor_generator=anchors)
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> List[float]:

@@ -1,9 +1,9 @@
-"""The activation that a layer is given: a name where one is known, else a function that was looked at."""
+"""What a layer makes of the activation that it is given: a name where one is known, else a function, looked at."""
 
 from __future__ import annotations
 
 import functools
-from typing import Callable, List, Optional
+from typing import Callable, List, Optional, cast
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +80,7 @@ def _made(activation: GivenActivation) -> Activation:
         return module
     if not isinstance(activation, str) and not callable(activation):
         raise TypeError(f"activation {activation!r} is a {type(activation).__name__}; give a name, function or module")
-    return activation
+    return cast(Activation, activation)
 
 
 def _name_of(activation: Activation) -> Optional[str]:

@@ -40,7 +40,7 @@ try:
     from torch._C._functorch import peek_interpreter_stack
 except ImportError:  # a torch without torch.func
 
-    def peek_interpreter_stack() -> Any:
+    def peek_interpreter_stack() -> Any:  # type: ignore[misc]
         return None
 
 
@@ -94,7 +94,7 @@ class NormAct(nn.Module):
         proxy: settings of Proxy Normalization, or None for a layer without it.
         learn_proxy: whether proxy_beta and proxy_gamma are parameters; else they are fixed at zero.
         kernel: "auto" (fused where it applies, else reference), "fused" or "reference".
-        recompute: inside normact.kernels.rebuilt_activations(), later layers do not keep this layer's output for
+        recompute: inside normact.kernels.recomputed_activations(), later layers do not keep this layer's output for
             backward. The reference cannot, and says so once.
 
     Shape:

@@ -34,7 +34,7 @@ class _PerSample(torch.autograd.Function):
         return ctx.out.detach()
 
     @staticmethod
-    def backward(ctx: Any, grad_out: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad_out: Tensor) -> Any:
         (grad_x,) = torch.autograd.grad(ctx.out, ctx.x, grad_out)
 
         def loss(plain: Dict[str, Tensor], x: Tensor, grad_of_one: Tensor) -> Tensor:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
-from typing import Any, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 import torch
 from torch import Tensor
 
-from normact.kernels.differentiable import register_differentiable
 from normact.kernels.memory_format import memory_format_of
+from normact.kernels.transforms import register_transforms
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def _load() -> Optional[str]:
     except OSError as error:  # it is whole: its sum was compared
         return f"the built library does not load ({error}); remove {library.parent} to have it built again"
     _register_shapes()
-    register_differentiable()
+    register_transforms()
     return None
 
 
@@ -93,87 +94,41 @@ def _like(x: Tensor) -> Tensor:
 
 
 def _register_shapes() -> None:
-    """Shapes, types and strides of the results, for torch.compile and torch.export."""
+    """Shapes, types and strides of the results, for torch.compile and torch.export.
 
-    def norm_act(
-        x: Tensor,
-        weight: Optional[Tensor],
-        bias: Optional[Tensor],
-        proxy_mean: Optional[Tensor],
-        proxy_inverse_std: Optional[Tensor],
-        num_groups: int,
-        strided: bool,
-        activation: str,
-        eps: float,
-    ) -> Tuple[Tensor, Tensor]:
+    Each function names the arguments that it looks at as the operator's schema does, in csrc/operators.cpp.
+    """
+
+    def norm_act(x: Tensor, num_groups: int) -> Tuple[Tensor, Tensor]:
         return _like(x), x.new_empty((x.shape[0], num_groups, 2), dtype=torch.float64)
 
-    def norm_act_again(
-        x: Tensor,
-        statistics: Tensor,
-        weight: Optional[Tensor],
-        bias: Optional[Tensor],
-        proxy_mean: Optional[Tensor],
-        proxy_inverse_std: Optional[Tensor],
-        num_groups: int,
-        strided: bool,
-        activation: str,
-    ) -> Tensor:
+    def norm_act_again(x: Tensor) -> Tensor:
         return _like(x)
 
-    def norm_act_backward(
-        grad: Tensor,
-        x: Tensor,
-        statistics: Tensor,
-        weight: Optional[Tensor],
-        bias: Optional[Tensor],
-        proxy_mean: Optional[Tensor],
-        proxy_inverse_std: Optional[Tensor],
-        num_groups: int,
-        strided: bool,
-        activation: str,
-    ) -> Tuple[Tensor, Tensor]:
+    def norm_act_backward(x: Tensor) -> Tuple[Tensor, Tensor]:
         return _like(x), x.new_empty((4, x.shape[1]), dtype=torch.float32)
 
     def proxy_statistics(
-        activation: str,
-        weight: Optional[Tensor],
-        bias: Optional[Tensor],
-        proxy_beta: Optional[Tensor],
-        proxy_gamma: Optional[Tensor],
-        eps: float,
+        weight: Optional[Tensor], bias: Optional[Tensor], proxy_beta: Optional[Tensor], proxy_gamma: Optional[Tensor]
     ) -> Tuple[Tensor, Tensor, Tensor]:
         given = next(t for t in (weight, bias, proxy_beta, proxy_gamma) if t is not None)
         row = given.new_empty((given.shape[0],), dtype=torch.float32)
         return row, torch.empty_like(row), row.new_empty((4, given.shape[0]))
 
-    def proxy_statistics_backward(
-        grad_mean: Optional[Tensor],
-        grad_inverse_std: Optional[Tensor],
-        slopes: Tensor,
-        weight: Optional[Tensor],
-        bias: Optional[Tensor],
-        proxy_beta: Optional[Tensor],
-        proxy_gamma: Optional[Tensor],
-    ) -> Tensor:
+    def proxy_statistics_backward(slopes: Tensor) -> Tensor:
         return torch.empty_like(slopes, memory_format=torch.contiguous_format)
 
-    def batched(
-        info: Any, in_dims: Tuple[Optional[int], ...], x: Tensor, *others: Any
-    ) -> Tuple[Tuple[Tensor, Tensor], Tuple[int, int]]:
-        """A batch of x alone is a larger batch; with parameters of its own, each member is computed by itself."""
-        if in_dims[0] is not None and not any(dim is not None for dim in in_dims[1:]):
-            stacked = x.movedim(in_dims[0], 0)
-            results = torch.ops.normact.norm_act(stacked.flatten(0, 1), *others)
-            return tuple(value.unflatten(0, stacked.shape[:2]) for value in results), (0, 0)
-        members = [
-            torch.ops.normact.norm_act(
-                *(a if dim is None else a.select(dim, index) for a, dim in zip((x, *others), in_dims))
-            )
-            for index in range(info.batch_size)
-        ]
-        return tuple(torch.stack(values) for values in zip(*members)), (0, 0)
-
-    torch.library.register_vmap("normact::norm_act", batched)
     for function in (norm_act, norm_act_again, norm_act_backward, proxy_statistics, proxy_statistics_backward):
-        torch.library.register_fake(f"normact::{function.__name__}", function)
+        torch.library.register_fake(f"normact::{function.__name__}", _of_all_arguments(function))
+
+
+def _of_all_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` as it is called with all arguments of the operator of its name: it gets those that it names."""
+    schema = getattr(torch.ops.normact, function.__name__).default._schema
+    wanted = inspect.signature(function).parameters
+    places = {argument.name: place for place, argument in enumerate(schema.arguments) if argument.name in wanted}
+
+    def called(*arguments: Any) -> Any:
+        return function(**{name: arguments[place] for name, place in places.items()})
+
+    return called

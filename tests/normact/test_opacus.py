@@ -89,8 +89,9 @@ def test_per_sample_gradients_are_those_of_one_image_at_a_time(name: str, mode: 
     for index, gradients in enumerate(expected):
         for parameter_name, gradient in gradients.items():
             got = wrapped._module.get_parameter(parameter_name).grad_sample[index]
-            # Float32 through up to 50 layers, of gradients up to 1.
-            assert (got - gradient).abs().max() <= 1e-5 * gradient.abs().max().clamp(min=1.0), parameter_name
+            # Of float32 rounding: one image's own gradient is 1.14e-5 away from float64 in torchvision's resnet50.
+            limit = 2e-5 if name == "resnet50" else 1e-5
+            assert (got - gradient).abs().max() <= limit * gradient.abs().max().clamp(min=1.0), parameter_name
 
 
 def test_a_module_with_two_names_is_counted_once_and_stays_an_attribute_under_both() -> None:

@@ -35,7 +35,7 @@ NodePointer owned(T* node) {
   }
 }
 
-// A backward that may be differentiated itself (create_graph) is in ordinary operations: normact/kernels/differentiable.py.
+// A backward that may be differentiated itself (create_graph) is in ordinary operations: normact/kernels/transforms.py.
 bool is_differentiated() { return at::GradMode::is_enabled(); }
 
 void refuse_forward_mode(const char* name, std::initializer_list<OptionalTensor> tensors) {
