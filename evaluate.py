@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
@@ -32,7 +31,7 @@ from analysis.confusion import plot_confusion
 from backends.image_loader import build_loader
 from configs import Config, ConfigError, load_config
 from configs.atomic_file import replace_file
-from configs.passwords import hide_passwords
+from configs.exit_codes import EXPLAINED, explain
 from datasets import DataSets, EvaluationImages, build_datasets
 from datasets.data_sets import PlainTrainingImages
 from experiment.classify import classify, guesses_text
@@ -41,13 +40,13 @@ from experiment.exported_program import load_program
 from experiment.foreign_config import config_of_file
 from experiment.guarded_loading import explained_loading, guarded
 from experiment.measurement import reestimate
+from experiment.network import build_network
 from experiment.onnx_file import load_session
-from experiment.prepare import build_network
 from experiment.starting_weights import place_weights
 from experiment.trained import load_trained
 from experiment.weights_file import AVERAGE, BEST, LAST, NEWEST, SavedWeights, read_weights
-from train import EXIT_CODES, exit_code_of
 from training.evaluation import Evaluation
+from training.pixels import pixel_scaling, scaled_pixels
 from training.weights import CheckpointError
 
 Model = Callable[[Tensor], Tensor]
@@ -72,9 +71,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
             title = f"{options.model}: top-1 {100 * report['top1']:.2f} %"
             plot_confusion(report["confusion"], class_names, title, options.picture)
         return 0
-    except tuple(EXIT_CODES) as error:
-        print(f"error: {hide_passwords(str(error))}", file=sys.stderr)
-        return exit_code_of(error)
+    except EXPLAINED as error:
+        return explain(error)
 
 
 def as_json(report: Dict[str, Any]) -> str:
@@ -153,11 +151,11 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
     images = images_of(options.split, data)
     batches = BatchSampler(SequentialSampler(images), options.batch_size, drop_last=False)
     loader = build_loader(images, batches, config.data.workers)
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
+    scaling = pixel_scaling(data.mean, data.std)
     evaluation = Evaluation(data.num_classes)
     for pixels, labels in tqdm(guarded(loader), total=len(loader), disable=None):
         try:
-            evaluation.add(model((pixels / 255.0 - mean) / std), labels)
+            evaluation.add(model(scaled_pixels(pixels, *scaling)), labels)
         except ValueError as error:  # another number of classes, or outputs that are not finite
             raise CheckpointError(f"{options.model} on {config.data.name}: {error}") from error
     described = {

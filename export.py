@@ -11,7 +11,6 @@ and the names of the classes, are printed and kept in the file. It is then read 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import List, Optional
 
@@ -19,13 +18,12 @@ from torch import nn
 
 from configs import ConfigError
 from configs.atomic_file import replace_file
-from configs.passwords import hide_passwords
+from configs.exit_codes import EXPLAINED, explain
 from experiment.ending import end_with
 from experiment.exporting import FORMATS, TOLERANCE, export_bytes, largest_difference, run_file, sample_images
 from experiment.trained import load_trained
 from experiment.weights_file import AVERAGE, BEST, LAST, NEWEST
 from normact import fold_for_inference
-from train import EXIT_CODES, exit_code_of
 from training.weights import CheckpointError
 
 IMAGES = 8  # compared
@@ -37,9 +35,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
     try:
         export(options)
         return 0
-    except tuple(EXIT_CODES) as error:
-        print(f"error: {hide_passwords(str(error))}", file=sys.stderr)
-        return exit_code_of(error)
+    except EXPLAINED as error:
+        return explain(error)
 
 
 def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:

@@ -11,8 +11,8 @@ from typing import Any, Dict, List, Union
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis.picture_file import save_picture
 from configs.bounded_file import MAX_LOG_BYTES, read_bounded
+from configs.picture_file import save_picture
 
 # Colours of the Okabe-Ito palette, which stay apart for colour-blind readers; markers tell them apart in grey.
 _SPLITS = {

@@ -22,7 +22,7 @@ _STATISTICS_IN = {**MODULES, "image_shards": "datasets.image_folder"}
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Short side resized, centre cropped, gray where the network takes one channel, then (x / 255 - mean) / std.
+    """Short side resized, centre cropped, gray where the network takes one channel; then training.pixels scales.
 
     Attributes:
         image_size: pixels per side of the crop.
@@ -57,11 +57,6 @@ class Preprocessing:
             return image
         gray = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).convert("L")
         return torch.frombuffer(bytearray(gray.tobytes()), dtype=torch.uint8).view(1, self.image_size, self.image_size)
-
-    def normalized(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(x / 255 - mean) / std. Shape: (N, C, H, W) -> same, float32."""
-        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
-        return (pixels / 255.0 - mean) / std
 
     def as_dict(self) -> Dict[str, Any]:
         """For other programs, in the order in which it is done."""

@@ -22,7 +22,7 @@ def classify(trained: Trained, paths: Sequence[Path], count: int = 5) -> List[Li
     found = []
     for path in paths:
         pixels = trained.preprocessing.pixels(path).unsqueeze(0)
-        logits = trained.network(trained.preprocessing.normalized(pixels))
+        logits = trained.network(trained.inputs(pixels))
         values, labels = torch.softmax(logits.double(), dim=1)[0].topk(min(count, trained.num_classes))
         found.append([(trained.class_names[label], value) for label, value in zip(labels.tolist(), values.tolist())])
     return found

@@ -95,4 +95,4 @@ def sample_images(trained: Trained, count: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     shape = (count, trained.preprocessing.channels, size, size)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    return trained.preprocessing.normalized(pixels)
+    return trained.inputs(pixels)

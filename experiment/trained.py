@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Sequence, Tuple
 
+from torch import Tensor
+
 from configs import Config
 from datasets.preprocessing import Preprocessing, preprocessing_of
 from experiment.foreign_config import config_of_file
-from experiment.prepare import build_network
+from experiment.network import build_network
 from experiment.starting_weights import place_weights
 from experiment.weights_file import NEWEST, SavedWeights, read_weights
 from models import ImageClassifier
+from training.pixels import pixel_scaling, scaled_pixels
 from training.weights import CheckpointError
 
 
@@ -37,6 +40,10 @@ class Trained:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    def inputs(self, pixels: Tensor) -> Tensor:
+        """What the network is given for images. Shape: (N, C, H, W), uint8 -> same, float32."""
+        return scaled_pixels(pixels, *pixel_scaling(self.preprocessing.mean, self.preprocessing.std))
 
     def __str__(self) -> str:
         which = "the average of the weights" if self.saved.is_average else "the weights"

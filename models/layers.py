@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from models.cost import SavedStorages
 from normact import NormAct
-from normact.kernels.recompute import rebuilt_activations
+from normact.kernels.recompute import recomputed_activations
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _run(model: nn.Module, x: Tensor) -> _Ran:
         if _is_layer(module):
             ran.layers.append(name)
     saved = SavedStorages(model, keep)
-    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), torch.enable_grad(), rebuilt_activations():
+    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), torch.enable_grad(), recomputed_activations():
         with torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack):
             model(x)
     for hook in hooks:

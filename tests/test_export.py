@@ -116,7 +116,7 @@ def test_images_are_named_with_their_five_most_probable_classes(
     assert lines[1] == str(paths[0]) and lines[7] == str(paths[1]) and len(lines) == 13
     trained = load_trained(run_folder)
     with torch.no_grad():
-        logits = trained.network(trained.preprocessing.normalized(data.evaluation[0][0].unsqueeze(0)))[0]
+        logits = trained.network(trained.inputs(data.evaluation[0][0].unsqueeze(0)))[0]
     order = logits.argsort(descending=True)[:5].tolist()
     probabilities = torch.softmax(logits, 0)
     assert lines[2:7] == [f"  {float(probabilities[label]):7.2%}  pattern {label}" for label in order]
