@@ -23,7 +23,7 @@ from backends.ipu.batches import combined_batch, padded_batches
 from backends.ipu.launch import be_an_instance, check_replicas, connect, instance_options, started_by_horovod
 from backends.ipu.optimizer import IpuOptimizer
 from backends.ipu.options import set_device_options, set_evaluation_options, set_training_options
-from backends.ipu.placement import begin_stages, keep_outputs
+from backends.ipu.placement import begin_stages, join_statistics, keep_outputs
 from backends.ipu.planned import PlannedIpus
 from backends.ipu.processes import OneProcess, Processes
 from backends.ipu.step import DeviceStep, set_precision
@@ -84,6 +84,9 @@ class IpuBackend(PlannedIpus):
         self._classifier, self._seed = classifier, seed
         set_precision(classifier, self._ipu.precision)
         begin_stages(classifier.network, self._splits, poptorch.BeginBlock)
+        activations = torch.float32 if self._ipu.precision == "32.32" else torch.float16
+        assert self._trace is not None, "max_micro_batch_size comes first"
+        join_statistics(classifier.network, self._splits, self._trace.begins, activations)
         keep_outputs(classifier.network, self._checkpoints, poptorch.recomputationCheckpoint)
         overlap = None if self._ipu.io_tiles is None else _overlapped
         self._step = DeviceStep(classifier, plan.micro_batch_size, poptorch.identity_loss, overlap)
