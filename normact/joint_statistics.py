@@ -34,7 +34,8 @@ class JointProxyStatistics:
         alike: Dict[Tuple[Any, ...], List[NormAct]] = {}
         for layer in layers:
             if layer.proxy is not None:
-                key = (layer._activation, layer.proxy, layer.bias is None, layer.proxy_beta is None)
+                own = id(layer) if isinstance(layer.phi, nn.Module) else 0  # it may have parameters of its own
+                key = (own, layer.phi, layer.proxy, layer.bias is None, layer.proxy_beta is None)
                 alike.setdefault(key, []).append(layer)
         self._vectors = list(alike.values())
 
@@ -51,13 +52,13 @@ class JointProxyStatistics:
 
     def _computed(self, layers: Sequence[NormAct]) -> Tuple[Tensor, Tensor]:
         first = layers[0]
-        assert first.proxy is not None and first._activation is not None
+        assert first.proxy is not None and first.phi is not None
         eps, method, num_samples = first.proxy
         joint = [
             None if getattr(first, name) is None else torch.cat([getattr(layer, name) for layer in layers])
             for name in ("weight", "bias", "proxy_beta", "proxy_gamma")
         ]
         mean, inverse_std = proxy_statistics(
-            first._activation, joint[0], *joint[1:], eps=eps, method=method, num_samples=num_samples
+            first.phi, joint[0], *joint[1:], eps=eps, method=method, num_samples=num_samples
         )
         return inverse_std.to(self._dtype), (-mean * inverse_std).to(self._dtype)

@@ -59,7 +59,7 @@ def proxy_work(layers: Sequence[NormAct]) -> VectorWork:
 
 
 class _Counter(TorchDispatchMode):
-    """Counts operations that compute something: all but views."""
+    """Counts operations that compute something: all but views and constants."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,8 @@ class _Counter(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         given, made = (_tensors(value) for value in ((args, kwargs), result))
         storages = {value.untyped_storage()._cdata for value in given}
-        if any(value.untyped_storage()._cdata not in storages for value in made) or func._schema.is_mutable:
+        is_new = func._schema.is_mutable or any(value.untyped_storage()._cdata not in storages for value in made)
+        if is_new and any(value.numel() > 1 for value in made):  # what has one element here is a constant
             self.operations += 1
             self.elements += sum(value.numel() for value in given + made)
         return result

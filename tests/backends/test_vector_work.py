@@ -31,10 +31,12 @@ class VectorOperations(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         given, made = ([x for x in tree_flatten(t)[0] if isinstance(x, torch.Tensor)] for t in ((args, kwargs), result))
-        storages = {tensor.data_ptr() for tensor in given}
-        is_new = func._schema.is_mutable or any(tensor.data_ptr() not in storages for tensor in made)
+        storages = {tensor.untyped_storage()._cdata for tensor in given}
+        is_new = func._schema.is_mutable or any(tensor.untyped_storage()._cdata not in storages for tensor in made)
         tensors = given + made
-        if is_new and all(per_channel(t) for t in tensors) and any(t.numel() >= 16 for t in tensors):
+        # torch's formula for the gradient of addcmul; PopART, which differentiates a multiplication and a sum, has none.
+        is_times_one = func is torch.ops.aten.mul.Scalar and args[0].dim() > 2 and args[1] == 1
+        if is_new and not is_times_one and all(per_channel(t) for t in tensors) and any(t.numel() >= 16 for t in tensors):
             self.counts[self.stage] += 1
         return result
 
@@ -46,7 +48,8 @@ def per_channel(tensor: torch.Tensor) -> bool:
 
 def network_of(name: str, proxy: bool = True) -> nn.Module:
     norm_act = NormActFactory(norm="group", num_groups=8 if name == "resnet50" else 4, proxy=proxy)
-    network = build_model(name, num_classes=10, norm_act=norm_act)
+    with torch.device("meta"):  # computes nothing, so it takes no time
+        network = build_model(name, num_classes=10, norm_act=norm_act)
     use_plain_operations(network)
     return network
 
@@ -66,20 +69,22 @@ def counted(network: nn.Module, splits: Sequence[str], joint: bool) -> Tuple[Lis
     begin_stages(network, splits, begin_block)
     if joint:
         join_statistics(network, splits, begins, torch.float32)
-    step = DeviceStep(Classifier(network, (0.5,) * 3, (0.25,) * 3, label_smoothing=0.1), 2, lambda loss, reduction: loss)
+    classifier = Classifier(network, (0.5,) * 3, (0.25,) * 3, label_smoothing=0.1).to("meta")
+    step = DeviceStep(classifier, 2, lambda loss, reduction: loss)
+    images = torch.zeros((2, 3, 64, 64), dtype=torch.uint8, device="meta")
     with counter:
-        loss = step(torch.zeros((2, 3, 64, 64), dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))[0]
+        loss = step(images, torch.zeros(2, dtype=torch.int64, device="meta"))[0]
     forward, counter.counts = counter.counts, [0] * (len(splits) + 1)
     with counter:
-        loss.backward()
+        torch.autograd.grad(loss, list(network.parameters()))
     return forward, counter.counts
 
 
 def test_resnet50_has_two_thousand_operations_on_vectors_without_joining() -> None:
     (forward,), (backward,) = counted(network_of("resnet50"), ONE_STAGE, joint=False)
-    assert forward > 2000 and backward > 4000
+    assert forward > 2000 and backward > 4000  # 41 and about 90 a layer
     (plain,), (plain_backward,) = counted(network_of("resnet50", proxy=False), ONE_STAGE, joint=False)
-    assert plain < 10 and plain_backward < 10
+    assert (plain, plain_backward) == (0, 0)
 
 
 @pytest.mark.parametrize("splits", [ONE_STAGE, FOUR_STAGES], ids=["one stage", "four stages"])
@@ -88,7 +93,6 @@ def test_a_stage_has_fewer_than_two_hundred_each_way(name: str, splits: Sequence
     if name == "efficientnet_b2":
         splits = splits and ("stages.2.0", "stages.3.0", "stages.5.0")
     forward, backward = counted(network_of(name), splits, joint=True)
-    print(forward, backward)
     assert all(0 < count < 200 for count in (*forward, *backward))
 
 
