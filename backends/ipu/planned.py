@@ -22,6 +22,7 @@ class Planned:
         config: section `ipu`.
         processes: that share the IPUs.
         workload: to be executed.
+        one_replica: whatever ipu.ipus allows, for the IPU Model, which has no replicas.
 
     Attributes:
         splits: modules at which a stage begins.
@@ -34,7 +35,7 @@ class Planned:
         ConfigError: stages that do not divide the IPUs, an unknown module, or nothing that fits.
     """
 
-    def __init__(self, config: IpuConfig, processes: int, workload: Workload) -> None:
+    def __init__(self, config: IpuConfig, processes: int, workload: Workload, one_replica: bool = False) -> None:
         self._config, self._workload = config, workload
         for field in ("splits", "checkpoints"):
             for path in getattr(config, field) or ():
@@ -42,6 +43,8 @@ class Planned:
         self._trace = trace_network(workload.network, workload.image_size, workload.in_channels)
         self.begins = self._trace.begins
         found = self._proposed() if config.splits is None else self._largest()
+        if one_replica:  # with the same micro-batches, more of them in a weight update
+            found = replace(found, replicas=1)
         self._execution = found
         self.splits: Tuple[str, ...] = found.splits
         self.checkpoints: Tuple[str, ...] = found.checkpoints

@@ -156,7 +156,9 @@ class IpuSession:
             options.replicationFactor(self._plan.local_replicas)
         if self._layout.name == "ipu_model":
             options.useIpuModel(True)
-        set_device_options(poptorch, options, self._config, self._layout.stages, bool(self._layout.checkpoints))
+        set_device_options(
+            poptorch, options, self._config, self._layout.stages, bool(self._layout.checkpoints), self._seed
+        )
         options._Popart.set("groupNormStridedChannelGrouping", self._layout.is_strided)
         if any(True for _ in self._classifier.network.buffers()):
             options.broadcastBuffers(False)  # running statistics: each replica has its own
@@ -169,7 +171,7 @@ class IpuSession:
         if self._training is None:
             self._step.train()
             options = self._options()
-            set_training_options(poptorch, options, self._plan)
+            set_training_options(poptorch, options, self._plan, self._config)
             self._training = poptorch.trainingModel(self._step, options, self._optimizer.device)
             self._training.compile(*inputs)
         if not _is_attached(self._training):

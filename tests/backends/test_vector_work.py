@@ -1,6 +1,6 @@
-"""Proxy Normalization's operations on vectors: how many an IPU has to run, before and after stages compute them jointly."""
+"""Proxy Normalization's operations on vectors that an IPU has to run, before and after stages compute them jointly."""
 
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, List, Sequence, Tuple
 
 import pytest
 import torch
@@ -34,9 +34,14 @@ class VectorOperations(TorchDispatchMode):
         storages = {tensor.untyped_storage()._cdata for tensor in given}
         is_new = func._schema.is_mutable or any(tensor.untyped_storage()._cdata not in storages for tensor in made)
         tensors = given + made
-        # torch's formula for the gradient of addcmul; PopART, which differentiates a multiplication and a sum, has none.
+        # torch's formula for the gradient of addcmul; PopART, which differentiates a product and a sum, has none.
         is_times_one = func is torch.ops.aten.mul.Scalar and args[0].dim() > 2 and args[1] == 1
-        if is_new and not is_times_one and all(per_channel(t) for t in tensors) and any(t.numel() >= 16 for t in tensors):
+        if (
+            is_new
+            and not is_times_one
+            and all(per_channel(t) for t in tensors)
+            and any(t.numel() >= 16 for t in tensors)
+        ):
             self.counts[self.stage] += 1
         return result
 
