@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import sys
+import threading
 from pathlib import Path
 from typing import Any, Dict, Optional
 
@@ -14,6 +16,7 @@ from configs.schema import Config
 logger = logging.getLogger(__name__)
 
 INIT_TIMEOUT_SECONDS = 20.0  # wandb's own default is 90, which a run without network would wait
+FINISH_TIMEOUT_SECONDS = 60.0  # wandb itself waits for ever for a server that has fallen silent
 
 
 class Tracker:
@@ -26,6 +29,7 @@ class Tracker:
         try:
             wandb = importlib.import_module("wandb")
             settings: Dict[str, Any] = {"init_timeout": INIT_TIMEOUT_SECONDS}
+            settings.update(finish_timeout=FINISH_TIMEOUT_SECONDS, finish_timeout_raises=True)
             if any(hide_passwords(argument) != argument for argument in sys.argv):
                 settings["x_disable_meta"] = True  # wandb would note the whole command
             self._run = wandb.init(
@@ -38,6 +42,8 @@ class Tracker:
             )
         except Exception as error:  # wandb raises many types; none of them may stop a training run
             self._give_up("starting", error)
+            # wandb's own process tries for ten seconds more to report its end: beside the training, not after it.
+            threading.Thread(target=_end_service).start()
 
     def log(self, record: Dict[str, Any]) -> None:
         """One record of metrics.jsonl, under its split's name."""
@@ -63,3 +69,8 @@ class Tracker:
         logger.warning(
             "wandb failed while %s (%s: %s); training goes on without it", doing, type(error).__name__, error
         )
+
+
+def _end_service() -> None:
+    with contextlib.suppress(Exception):  # the warning is given
+        importlib.import_module("wandb").teardown()
