@@ -18,12 +18,13 @@ class FakeTracker:
     """While entered, listens at `address` and keeps in `history` the rows that runs send.
 
     Args:
-        is_silent_after_rows: after the first of these rows it takes requests and answers none.
+        is_silent_after_start: once it knows a run, it takes requests and answers none.
     """
 
-    def __init__(self, is_silent_after_rows: bool = False) -> None:
+    def __init__(self, is_silent_after_start: bool = False) -> None:
         self.history: List[Dict[str, Any]] = []
-        self._is_silent_after_rows = is_silent_after_rows
+        self._is_silent_after_start = is_silent_after_start
+        self._knows_a_run = False
         self._closed = threading.Event()
         tracker = self
 
@@ -61,7 +62,7 @@ class FakeTracker:
         self._server.server_close()
 
     def answer(self, path: str, body: bytes) -> bytes:
-        if self._is_silent_after_rows and self.history:
+        if self._is_silent_after_start and self._knows_a_run:
             self._closed.wait()
         if path == "/graphql":
             return json.dumps({"data": self._data_of(json.loads(body))}).encode()
@@ -73,6 +74,7 @@ class FakeTracker:
     def _data_of(self, request: Dict[str, Any]) -> Dict[str, Any]:
         query, variables = request["query"], request.get("variables", {})
         if "upsertBucket" in query:
+            self._knows_a_run = True
             return {"upsertBucket": {"bucket": RUN, "inserted": True}}
         if "viewer" in query:
             return {"viewer": ACCOUNT}

@@ -15,8 +15,8 @@ from real_runs import PYTHON, assert_same_result, run, start, status
 # The command with shorter times; a run waits for as long as they say.
 PROGRAM = """
 import sys, train
-from experiment import tracker
-tracker.INIT_TIMEOUT_SECONDS, tracker.FINISH_TIMEOUT_SECONDS = map(float, sys.argv[1].split())
+from experiment import wandb_tracker
+wandb_tracker.INIT_TIMEOUT_SECONDS, wandb_tracker.FINISH_TIMEOUT_SECONDS = map(float, sys.argv[1].split())
 from experiment.ending import end_with
 end_with(lambda: train.main(sys.argv[3:]))
 """
@@ -76,7 +76,7 @@ def test_a_tracker_that_cannot_be_reached_costs_one_warning_and_no_bit(
 
 
 def test_a_tracker_that_falls_silent_does_not_keep_a_finished_run_from_ending(straight: Path, tmp_path: Path) -> None:
-    with FakeTracker(is_silent_after_rows=True) as tracker:
+    with FakeTracker(is_silent_after_start=True) as tracker:
         output = output_of(tmp_path / "run", tracker.address, LONG.split()[0] + " 3")
-    assert tracker.history and output.count("wandb failed while finishing") == 1, output
+    assert not tracker.history and output.count("wandb failed while finishing") == 1, output
     assert_same_result(straight, tmp_path / "run")

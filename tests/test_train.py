@@ -154,10 +154,10 @@ def test_resuming_with_another_execution_says_that_it_is_not_exact(
     assert f"exactness not guaranteed because {name} was" in capsys.readouterr().out
 
 
-def test_rebuilding_activations_changes_no_bit_so_that_a_run_may_continue_with_it(
+def test_recomputing_activations_changes_no_bit_so_that_a_run_may_continue_with_it(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = copy_up_to(whole, tmp_path / "rebuilt", 3)
+    folder = copy_up_to(whole, tmp_path / "recomputed", 3)
     assert run(folder, "--resume", "--set", "norm.recompute=true") == 0
     assert_same_result(whole, folder)
     assert "exactness not guaranteed" not in capsys.readouterr().out
@@ -591,7 +591,7 @@ def test_a_run_without_a_terminal_says_where_it_is_at_each_log_step(
 def test_precision_auto_is_recorded_as_what_the_device_made_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("backends.torch_native.has_bfloat16_instructions", lambda: False)
+    monkeypatch.setattr("backends.torch_native.device.has_bfloat16_instructions", lambda: False)
     assert run(tmp_path, "--set", "device.precision=auto", "--set", "schedule.epochs=1") == 0
     assert json.loads((tmp_path / "summary.json").read_text())["precision"] == "float32"
     assert final(tmp_path, 4)["execution"]["precision"] == "float32"
