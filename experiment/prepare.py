@@ -17,6 +17,7 @@ from backends import Backend, Workload
 from configs import BatchPlan, Config, ConfigError, plan_batch
 from configs.schema import DataConfig, ModelConfig
 from datasets import DataError, DataSets, build_datasets
+from experiment.calibration import batch_norm_config, calibrate_from
 from experiment.power_log import check_power_is_measurable
 from experiment.run import Run
 from experiment.starting_weights import place_weights
@@ -100,7 +101,12 @@ def prepare(name: str, config: Config, backend: Backend, *, dry_run: bool = Fals
         LOGGER.info("model.pretrained %s does not exist. Planned with random weights instead", pretrained)
     elif pretrained is not None and not weights_follow:
         saved, is_reset = read_weights(pretrained), config.model.reset_classifier
-        place_weights(network, factory, saved, data.class_names, reset_classifier=is_reset)
+        if config.model.calibration_images is None:
+            place_weights(network, factory, saved, data.class_names, reset_classifier=is_reset)
+        else:
+            batch_factory, original = build_network(batch_norm_config(config, factory, saved), data)
+            place_weights(original, batch_factory, saved, data.class_names, reset_classifier=is_reset)
+            calibrate_from(network, original, config, data)
     frozen = freeze(config.model, network)
     smoothing = config.regularization.label_smoothing
     classifier = Classifier(network, data.mean, data.std, smoothing, draws, frozen)
