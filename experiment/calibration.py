@@ -10,6 +10,8 @@ import torch
 from configs import Config, ConfigError
 from configs.schema import NormConfig
 from datasets import DataSets
+from experiment.network import build_network
+from experiment.starting_weights import place_weights
 from experiment.weights_file import SavedWeights
 from models import ImageClassifier
 from normact import NormAct, NormActFactory
@@ -19,29 +21,31 @@ from training.classifier import Classifier
 LOGGER = logging.getLogger(__name__)
 
 
-def batch_norm_config(config: Config, factory: NormActFactory, saved: SavedWeights) -> Config:
-    """The configuration of the same network with batch norm, which the weights are of.
+def start_from_batch_norm(
+    network: ImageClassifier, factory: NormActFactory, saved: SavedWeights, config: Config, data: DataSets
+) -> None:
+    """Gives a network the weights of one with batch norm, so that its function stays as nearly as constants allow.
+
+    Args:
+        network: as configured, with another norm.
+        factory: made its norms.
+        saved: the weights, of the same network with batch norm.
+        config: says over how many training images the norms' moments are taken.
+        data: their images, without augmentation.
 
     Raises:
         ConfigError: the network's own norm cannot take the place of batch norm.
+        CheckpointError: the weights do not fit the network with batch norm.
     """
     try:
         check_calibration(factory)
     except ValueError as error:
         raise ConfigError(f"model.calibration_images: {error}") from error
     eps = None if saved.norm is None else saved.norm.get("eps")
-    return config.model_copy(update={"norm": NormConfig(name="batch", proxy=False, eps=eps)})
-
-
-def calibrate_from(network: ImageClassifier, original: ImageClassifier, config: Config, data: DataSets) -> None:
-    """Gives a network the weights of one with batch norm, so that its function stays as nearly as constants allow.
-
-    Args:
-        network: as configured, with another norm.
-        original: the same but for batch norm, with its weights.
-        config: says over how many training images the norms' moments are taken.
-        data: their images, without augmentation.
-    """
+    batch_norm = NormConfig(name="batch", proxy=False, eps=eps)
+    original_factory, original = build_network(config.model_copy(update={"norm": batch_norm}), data)
+    is_reset = config.model.reset_classifier
+    place_weights(original, original_factory, saved, data.class_names, reset_classifier=is_reset)
     weights = original.state_dict()
     network.load_state_dict({name: weights.get(name, value) for name, value in network.state_dict().items()})
     layers = {
