@@ -9,6 +9,8 @@ from backends.plan.constants import (
     CODE_BYTES_PER_PRODUCT,
     FLOAT32_BYTES,
     PIXEL_BYTES,
+    SMALL_BACKWARD_PASSES,
+    SMALL_OPERATION_CODE_BYTES,
     SMALLEST_SHARDED_TENSOR,
 )
 from backends.plan.execution import Execution
@@ -72,7 +74,8 @@ def stage_memory(
         stash=stash_bytes(stage, execution),
         activations=sum(parts),
         temporaries=_temporary_bytes(stage, execution, system),
-        code=int(_product_passes(stage, execution) * code_bytes_per_product * system.tiles),
+        code=int(_product_passes(stage, execution) * code_bytes_per_product * system.tiles)
+        + int(_small_passes(stage, execution) * SMALL_OPERATION_CODE_BYTES * system.tiles),
     )
 
 
@@ -130,6 +133,14 @@ def _temporary_bytes(stage: Stage, execution: Execution, system: System) -> int:
 
 
 def _product_passes(stage: Stage, execution: Execution) -> int:
-    """Products alone: the other operations share their code, and no number is published for what each adds."""
+    """Of products; large operations of other kinds share their code, and no number is published for what each adds."""
     passes = 1 + BACKWARD_PASSES + int(stage_recomputes(stage, execution))
     return passes * len(stage.products)
+
+
+def _small_passes(stage: Stage, execution: Execution) -> float:
+    """Of operations on values of channels alone, those of one kind and size once."""
+    if stage.small and execution.proxy_operations is not None:
+        return execution.proxy_operations
+    kinds = {(operation.name, operation.moved) for operation in stage.small}
+    return len(kinds) * (1 + SMALL_BACKWARD_PASSES + int(stage_recomputes(stage, execution)))

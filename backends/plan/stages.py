@@ -19,6 +19,7 @@ class Stage:
         count: F, the number of forward stages.
         products: the convolutions and matrix products that it runs.
         vectors: elements that its other operations read and write.
+        small: those of the other operations that compute on values of channels alone.
         largest_vector: elements of one image that the largest of these reads and writes.
         parameters: sizes of the parameters it owns.
         inputs: tensors that come from the stage before.
@@ -32,6 +33,7 @@ class Stage:
     count: int
     products: Tuple[Operation, ...]
     vectors: Size
+    small: Tuple[Operation, ...]
     largest_vector: int
     parameters: Tuple[int, ...]
     inputs: Size
@@ -123,6 +125,7 @@ def cut_stage(trace: Trace, index: int, count: int, start: int, end: int, checkp
         count=count,
         products=tuple(operation for operation in trace.operations[start:end] if operation.is_product),
         vectors=sum((operation.moved for operation in vectors), Size()),
+        small=tuple(operation for operation in vectors if operation.is_small),
         largest_vector=max((operation.moved.per_image for operation in vectors), default=0),
         parameters=tuple(size for first, sizes in trace.parameters.values() if start <= first < end for size in sizes),
         inputs=entering,

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_flatten
 
 _IMAGES = (2, 4)  # one image would leave batch norm a single value per channel where the map is 1x1
 _PRODUCTS = {"convolution": 1, "mm": 1, "addmm": 2, "bmm": 1}  # position of the weight among the arguments
+_ALLOCATIONS = ("empty", "empty_like")
 _GROUPS = 8  # position of the number of groups among a convolution's arguments
 INPUT = -1  # index of the operation that made the network's input
 
@@ -76,6 +77,11 @@ class Operation:
     @property
     def is_product(self) -> bool:
         return self.summed > 0
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it computes on something that does not grow with the batch, such as a value for each channel."""
+        return not self.is_product and self.moved.per_image == 0 and self.name not in _ALLOCATIONS
 
 
 @dataclass(frozen=True)
