@@ -68,8 +68,7 @@ class Execution:
             stages, or one for each.
         num_io_tiles: tiles taken from computing to overlap host transfers with it; 0 for none.
         optimizer: what is kept for each weight.
-        proxy_operations: operations on vectors of channels that each stage runs in a micro-batch, all passes together,
-            where the proxies of a stage are computed together. None: each layer's own, as traced.
+        joint_proxies: whether the proxies of a stage's layers are computed together, as one vector.
     """
 
     micro_batch_size: int
@@ -83,7 +82,7 @@ class Execution:
     available_memory_proportion: Tuple[float, ...] = (0.6,)
     num_io_tiles: int = 0
     optimizer: OptimizerState = OptimizerState()
-    proxy_operations: Optional[int] = None
+    joint_proxies: bool = True
 
     def __post_init__(self) -> None:
         for name in ("micro_batch_size", "gradient_accumulation", "replicas"):

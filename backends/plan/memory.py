@@ -9,13 +9,13 @@ from backends.plan.constants import (
     CODE_BYTES_PER_PRODUCT,
     FLOAT32_BYTES,
     PIXEL_BYTES,
-    SMALL_BACKWARD_PASSES,
     SMALL_OPERATION_CODE_BYTES,
     SMALLEST_SHARDED_TENSOR,
 )
 from backends.plan.execution import Execution
 from backends.plan.hardware import System
-from backends.plan.stages import Stage
+from backends.plan.small_operations import small_operations
+from backends.plan.stages import Stage, stage_recomputes
 from backends.plan.trace import Size
 
 
@@ -75,7 +75,7 @@ def stage_memory(
         activations=sum(parts),
         temporaries=_temporary_bytes(stage, execution, system),
         code=int(_product_passes(stage, execution) * code_bytes_per_product * system.tiles)
-        + int(_small_passes(stage, execution) * SMALL_OPERATION_CODE_BYTES * system.tiles),
+        + int(small_operations(stage, execution).compiled * SMALL_OPERATION_CODE_BYTES * system.tiles),
     )
 
 
@@ -93,11 +93,6 @@ def _kept_bytes(stage: Stage, execution: Execution) -> int:
 
 def _stored(size: Size, execution: Execution) -> int:
     return execution.micro_batch_size * size.per_image * execution.stored_bytes + size.fixed * FLOAT32_BYTES
-
-
-def stage_recomputes(stage: Stage, execution: Execution) -> bool:
-    """Whether this stage rebuilds activations: never the last of a pipeline."""
-    return execution.recomputes and (stage.count == 1 or not stage.is_last)
 
 
 def optimizer_state_bytes(stage: Stage, execution: Execution) -> int:
@@ -136,11 +131,3 @@ def _product_passes(stage: Stage, execution: Execution) -> int:
     """Of products; large operations of other kinds share their code, and no number is published for what each adds."""
     passes = 1 + BACKWARD_PASSES + int(stage_recomputes(stage, execution))
     return passes * len(stage.products)
-
-
-def _small_passes(stage: Stage, execution: Execution) -> float:
-    """Of operations on values of channels alone, those of one kind and size once."""
-    if stage.small and execution.proxy_operations is not None:
-        return execution.proxy_operations
-    kinds = {(operation.name, operation.moved) for operation in stage.small}
-    return len(kinds) * (1 + SMALL_BACKWARD_PASSES + int(stage_recomputes(stage, execution)))

@@ -14,15 +14,15 @@ from backends.plan.constants import (
     PRODUCT_EFFICIENCY,
     PRODUCT_OVERHEAD_CYCLES,
     SINGLE_PRODUCT_WIDTH,
-    SMALL_BACKWARD_PASSES,
     SMALL_OPERATION_CYCLES,
     STRIDED_COPY_BYTES_PER_CYCLE,
     VECTOR_EFFICIENCY,
 )
 from backends.plan.execution import Execution
 from backends.plan.hardware import System
-from backends.plan.memory import accumulator_bytes, optimizer_state_bytes, stage_recomputes
-from backends.plan.stages import Stage
+from backends.plan.memory import accumulator_bytes, optimizer_state_bytes
+from backends.plan.small_operations import small_operations
+from backends.plan.stages import Stage, stage_recomputes
 from backends.plan.trace import Size
 
 
@@ -102,17 +102,10 @@ def stage_seconds(stage: Stage, execution: Execution, system: System, rates: Rat
         vectors=vector_bytes * passes / (system.sram_bytes_per_second * share * VECTOR_EFFICIENCY),
         exchange=exchange_bytes * passes / (system.exchange_bytes_per_second * share),
         casts=cast_bytes * passes / copied_per_second,
-        small=small_operations(stage, execution) * SMALL_OPERATION_CYCLES / system.clock_hertz,
+        small=small_operations(stage, execution).run * SMALL_OPERATION_CYCLES / system.clock_hertz,
         links=link_bytes / system.link_bytes_per_second,
         host=host_bytes / system.host_bytes_per_second,
     )
-
-
-def small_operations(stage: Stage, execution: Execution) -> float:
-    """Operations on values of channels alone that one micro-batch runs, in all passes."""
-    if stage.small and execution.proxy_operations is not None:
-        return execution.proxy_operations
-    return len(stage.small) * (1 + SMALL_BACKWARD_PASSES + int(stage_recomputes(stage, execution)))
 
 
 def update_seconds(stages: Sequence[Stage], execution: Execution, system: System, rates: Rates) -> float:
