@@ -113,6 +113,8 @@ def run_experiment(name: str, config: Config, options: argparse.Namespace) -> in
             if backend.is_primary:
                 print(describe(run))
                 print(describe_norms(run))
+            if backend.refusals:
+                raise ConfigError(f"this is estimated not to run: {'; '.join(backend.refusals)}")
             return 0
         folder = RunFolder(Path(config.run.output_dir or default_folder(options.config, config)))
         with StopSignals(config.run.stop_signals) as signals, RunOutput(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ContextManager, Dict, Iterable, List, Mapping, Protocol, Set, Tuple
+from typing import Any, ContextManager, Dict, Iterable, List, Mapping, Protocol, Sequence, Set, Tuple
 
 import torch
 from torch import nn
@@ -54,6 +54,7 @@ class Backend(Protocol):
         can_share_statistics: whether replicas can share batch-norm statistics.
         will_compile: whether the next train_step compiles first, which takes as long as it does once.
         runs_hooks: whether the network runs as Python code, so that hooks on its modules see what passes.
+        refusals: why the run is estimated not to fit, each with ways out; after `setup`.
     """
 
     name: str
@@ -66,6 +67,9 @@ class Backend(Protocol):
     can_share_statistics: bool
     runs_hooks: bool
     will_compile: bool
+
+    @property
+    def refusals(self) -> Sequence[str]: ...
 
     def choose_operations(self, network: nn.Module) -> None:
         """Makes the network compute with operations of this device, before anything of it is measured."""

@@ -47,6 +47,7 @@ class TorchBackend:
     local_replicas = 1
     device_iterations = 1
     can_share_statistics = True
+    refusals = ()  # nothing is estimated: what does not fit fails
 
     def __init__(self, config: DeviceConfig) -> None:
         self._config = config

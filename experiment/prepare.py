@@ -35,7 +35,9 @@ from training.freezing import freeze_all_but
 from training.mixing import PARTNERS, Mixing
 
 OWN_NONLINEARITY = ("frn", "evonorm_s0")
-IMAGENET_FORMATS = ("image_folder", "image_shards")
+# data.name -> classes, images to train on and to evaluate on, of what a dry run plans for where the files are missing
+_IMAGENET, _CIFAR = (1000, 1281167, 50000), (50000, 10000)
+STAND_INS = {"image_folder": _IMAGENET, "image_shards": _IMAGENET, "cifar10": (10, *_CIFAR), "cifar100": (100, *_CIFAR)}
 LOGGER = logging.getLogger(__name__)
 
 
@@ -43,16 +45,20 @@ def prepare(name: str, config: Config, backend: Backend, *, dry_run: bool = Fals
     """Data, network and batch plan, placed on the device.
 
     Args:
-        dry_run: ImageNet (see `stand_in`) and model.pretrained need not be there.
+        dry_run: images (see `stand_in`) and model.pretrained need not be there.
         weights_follow: those of a checkpoint will be loaded, so model.pretrained is not read.
     """
     try:
         data = build_datasets(config.data, config.run.seed)
     except DataError as error:
-        if not dry_run or config.data.name not in IMAGENET_FORMATS:
+        if not dry_run or config.data.dir is not None or config.data.name not in STAND_INS:
             raise
         config = config.model_copy(update={"data": stand_in(config.data)})
-        LOGGER.info("%s. Planned with synthetic images instead, with ImageNet's numbers of images and classes", error)
+        known = config.data
+        LOGGER.info(
+            "%s. Planned with synthetic images instead: %s to train on, %s to evaluate on, %s classes",
+            *(error, known.num_train_images, known.num_eval_images, known.num_classes),
+        )
         data = build_datasets(config.data, config.run.seed)
     factory, network = build_network(config, data)
     backend.choose_operations(network)
@@ -109,13 +115,14 @@ def prepare(name: str, config: Config, backend: Backend, *, dry_run: bool = Fals
 
 
 def stand_in(config: DataConfig) -> DataConfig:
-    """Made images with ImageNet's numbers, to plan a run where the real ones are not."""
+    """Made images to plan a run where the real ones are not: as many as CIFAR has; in a folder or shards, ImageNet."""
+    classes, training_images, evaluation_images = STAND_INS[config.name]
     return DataConfig(
         name="generated",
-        image_size=config.image_size,
-        num_classes=1000,
-        num_train_images=1281167,
-        num_eval_images=50000,
+        image_size=config.image_size or (32 if config.name.startswith("cifar") else None),
+        num_classes=classes,
+        num_train_images=training_images,
+        num_eval_images=evaluation_images,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Dict, Optional, Set, Tuple
+from typing import Dict, Optional, Sequence, Set, Tuple
 
 from torch import nn
 
@@ -110,6 +110,10 @@ class PlannedIpus:
             lines["poprun"] = f"--num-replicas {self.replicas} --ipus-per-replica {self._stages}"
         assert self._estimate is not None, "setup comes first"
         return {**lines, "planner": f"an estimate\n{format_plan(self._estimate)}"}
+
+    @property
+    def refusals(self) -> Sequence[str]:
+        return () if self._estimate is None else self._estimate.refusals
 
     @property
     def _stages(self) -> int:
