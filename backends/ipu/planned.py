@@ -108,12 +108,17 @@ class PlannedIpus:
         lines = {"ipus": text}
         if self.name == "ipu":
             lines["poprun"] = f"--num-replicas {self.replicas} --ipus-per-replica {self._stages}"
+        return {**lines, "planner": f"an estimate\n{format_plan(self.estimate)}"}
+
+    @property
+    def estimate(self) -> IpuPlan:
+        """The planner's, of what `setup` was given."""
         assert self._estimate is not None, "setup comes first"
-        return {**lines, "planner": f"an estimate\n{format_plan(self._estimate)}"}
+        return self._estimate
 
     @property
     def refusals(self) -> Sequence[str]:
-        return () if self._estimate is None else self._estimate.refusals
+        return self.estimate.refusals
 
     @property
     def _stages(self) -> int:
