@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Dict, Optional, Sequence, Set, Tuple
 
@@ -14,13 +15,15 @@ from backends.ipu.step import use_device_grouping, use_plain_operations
 from backends.plan import Execution, IpuPlan, OptimizerState, largest_micro_batch, plan_ipu
 from backends.plan.hardware import find_system
 from backends.plan.propose import propose_plan
-from backends.plan.report import format_plan
+from backends.plan.report import decoding_cores, format_plan
 from backends.plan.trace import Trace, trace_network
 from configs import BatchPlan, ConfigError
 from configs.schema.device import IpuConfig
 from configs.schema.learning import OptimizerConfig
 from training.classifier import Classifier
 from training.optimizer import build_optimizer
+
+_PHOTOGRAPHS = 128  # pixels a side: smaller images come from memory, not from files
 
 
 class PlannedIpus:
@@ -106,6 +109,12 @@ class PlannedIpus:
         if self.device_iterations > 1:
             text += f"; {self.device_iterations} weight updates a call, at the learning rate of the first"
         lines = {"ipus": text}
+        if self._workload is not None and self._workload.image_size >= _PHOTOGRAPHS:
+            needed, present = decoding_cores(self.estimate.images_per_second), os.cpu_count() or 1
+            few = "" if present >= needed else ", too few: the IPUs will wait for images"
+            lines["host"] = (
+                f"{needed} cores decode as many JPEG files of 500 x 400 pixels; this machine has {present}{few}"
+            )
         if self.name == "ipu":
             lines["poprun"] = f"--num-replicas {self.replicas} --ipus-per-replica {self._stages}"
         return {**lines, "planner": f"an estimate\n{format_plan(self.estimate)}"}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.ipu.step import use_plain_operations
+from backends.ipu_report.series import UnequalError
 from normact import NormActFactory
 
 # float32 on both sides; sums in another order and approximated functions differ by parts in 1e6.
@@ -88,7 +89,7 @@ def _difference(what: str, found: Tensor, expected: Tensor) -> float:
     """
     difference = float((found - expected).abs().max() / expected.abs().max())
     if not difference <= _TOLERANCE:
-        raise Unequal(
+        raise UnequalError(
             f"{what} differs from the CPU's by {difference:.2g} of its largest value; {_TOLERANCE:g} is allowed"
         )
     return difference

@@ -10,6 +10,7 @@ import torch
 
 from backends import choose_backend
 from backends.ipu.planned import PlannedIpus
+from backends.ipu_report.series import UnequalError
 from configs import load_config
 from experiment.prepare import prepare
 from experiment.run import Run
@@ -25,10 +26,8 @@ def compare_updates(device: str, system: str) -> Dict[str, Any]:
     """Weight updates of ResNet-20 with GN + PN on one IPU in float32, each from the same weights as the CPU's.
 
     Raises:
-        Unequal: a loss or a weight differs by more than rounding explains.
+        UnequalError: a loss or a weight differs by more than rounding explains.
     """
-    from backends.ipu_report.probes import Unequal  # as late as PopTorch may be imported
-
     one_ipu = [f"ipu.system={system}", "ipu.ipus=1", "ipu.splits=[]", "batch.micro_batch_size=8"]
     cpu = _prepared("generated_smoke", "cpu", _RESNET20)
     ipu = _prepared("generated_smoke", device, [*_RESNET20, *one_ipu])
@@ -50,7 +49,7 @@ def compare_updates(device: str, system: str) -> Dict[str, Any]:
         worst = max(changes, key=lambda name: changes[name])
         rows.append({"loss": loss, "cpu_loss": expected, "largest_change_difference": changes[worst]})
         if abs(loss / expected - 1) > _ALLOWED_LOSS or changes[worst] > _ALLOWED_CHANGE:
-            raise Unequal(
+            raise UnequalError(
                 f"update {step}: loss {loss:.6g}, the CPU's {expected:.6g}; {worst} differs by {changes[worst]:.2g}"
             )
     for run in (cpu, ipu):
