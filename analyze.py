@@ -28,11 +28,10 @@ from analysis.commands.networks import Measured
 from analysis.images import one_over_f_images, photo_patches, standardized
 from analysis.norm_name import norm_label, parse_norm
 from backends.host_memory import keep_freed_memory
-from configs import ConfigError
-from configs.passwords import hide_passwords
+from configs.exit_codes import INTERRUPTED, REFUSED, ExplainedError, explain
 from configs.schema import DataConfig
 from configs.yaml_file import read_yaml
-from datasets import DataError, build_datasets
+from datasets import build_datasets
 from experiment.checkpoint import check_norm, load_checkpoint
 from experiment.ending import end_with
 from experiment.foreign_config import config_of_file
@@ -42,24 +41,26 @@ from experiment.run_folder import RunFolder
 from experiment.starting_weights import norm_record
 from experiment.weights_file import read_weights
 from normact import NormActFactory, convert_norm
-from training.weights import CheckpointError, load_model_state
-
-EXIT_STOPPED = 130  # as a shell has it after SIGINT
+from training.pixels import pixel_scaling, scaled_pixels
+from training.weights import load_model_state
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Runs the command line and returns the exit code: 0 done, 2 wrong arguments or files, 130 stopped by Ctrl-C."""
+    """Runs the command line and returns the exit code.
+
+    0 done, 2 wrong arguments or files, 3 data, 4 checkpoint, 130 stopped by Ctrl-C.
+    """
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     keep_freed_memory()
     try:
         options.command(options)
-    except (ConfigError, DataError, CheckpointError, ValueError, OSError) as error:
-        print(f"error: {hide_passwords(str(error))}", file=sys.stderr)
-        return 2
+    except (ExplainedError, ValueError, OSError) as error:
+        code = explain(error)
+        return code if isinstance(error, ExplainedError) else REFUSED
     except KeyboardInterrupt:
         print(f"stopped: {options.when_stopped}", file=sys.stderr)
-        return EXIT_STOPPED
+        return INTERRUPTED
     return 0
 
 
@@ -110,8 +111,7 @@ def networks_of_run(options: argparse.Namespace) -> Iterator[Measured]:
             f"{images - images % batch_size or batch_size}, or another --batch-size"
         )
     pixels = torch.stack([data.evaluation[index][0] for index in range(images)])
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
-    batches = list(((pixels / 255 - mean) / std).split(batch_size))
+    batches = list(scaled_pixels(pixels, *pixel_scaling(data.mean, data.std)).split(batch_size))
     for path in paths:
         saved = load_checkpoint(path)
         check_norm(saved["norm"], norm_record(factory))

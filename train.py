@@ -7,19 +7,20 @@ The same command runs under torchrun, one process per replica.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import logging
 import math
 import shlex
-import signal
 import sys
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Type
+from typing import Callable, Dict, List, Optional
 
-from backends import DeviceError, LostProcessError, choose_backend
+from backends import LostProcessError, choose_device
 from backends.process_group import explained_loss
-from configs import Config, ConfigError, config_name, dump_config, load_config, own_seed
+from configs import Config, config_name, dump_config, load_config, own_seed
+from configs.exit_codes import EXPLAINED, exit_code_of, exit_code_of_signal, explain
 from configs.passwords import hide_passwords
-from datasets import DataError
 from experiment.checkpoint import has_checkpoint
 from experiment.continuation import check_same_images, check_same_step, restore, save
 from experiment.describe import describe, describe_norms
@@ -33,28 +34,14 @@ from experiment.progress import Progress, Stopwatch, is_due
 from experiment.provenance import as_comment, provenance
 from experiment.report import report
 from experiment.run import Run
-from experiment.run_folder import RunFolder, RunFolderError
+from experiment.run_folder import RunFolder
 from experiment.run_output import RunOutput
 from experiment.stop_signals import StopSignals
-from experiment.tracker import Tracker
+from experiment.tracker import build_trackers, check_trackers
 from experiment.words import speed_text, time_left
 from training.averaging import build_average
-from training.nonfinite import NonFiniteLossError
+from training.metrics import Means, StepSums
 from training.schedule import build_schedule
-from training.weights import CheckpointError
-
-EXIT_CODES: Dict[Type[Exception], int] = {
-    ConfigError: 2,
-    DeviceError: 2,
-    RunFolderError: 2,
-    DataError: 3,
-    CheckpointError: 4,
-    NonFiniteLossError: 5,
-    OSError: 74,
-    LostProcessError: 76,
-}
-PREEMPTED = 75
-EXIT_CODES_OF_SIGNALS: Dict[int, int] = {signal.SIGINT: 130}  # of the others: PREEMPTED
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -72,9 +59,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
             print(dump_config(config), end="")
             return 0
         return run_experiment(config_name(options.config), config, options)
-    except tuple(EXIT_CODES) as error:
-        print(f"error: {hide_passwords(str(error))}", file=sys.stderr)
-        return exit_code_of(error)
+    except EXPLAINED as error:
+        return explain(error)
 
 
 def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
@@ -106,50 +92,51 @@ def default_folder(name_or_path: str, config: Config) -> str:
 
 def run_experiment(name: str, config: Config, options: argparse.Namespace) -> int:
     """One run, from a checked configuration to its summary. Returns the exit code."""
-    backend = choose_backend(config.device, config.ipu, options.dry_run)
-    try:
+    check_trackers(config)
+    with contextlib.ExitStack() as at_end:
+        device = choose_device(config.device, config.ipu, options.dry_run)
+        at_end.callback(device.close)
         if options.dry_run:
-            run = prepare(name, config, backend, dry_run=True)
-            if backend.is_primary:
-                print(describe(run))
-                print(describe_norms(run))
-            if backend.refusals:
-                raise ConfigError(f"this is estimated not to run: {'; '.join(backend.refusals)}")
+            planned = prepare(name, config, device, dry_run=True)
+            if device.is_primary:
+                print(describe(planned))
+                print(describe_norms(planned))
+            if planned.placement.refusals:
+                raise ConfigError(f"this is estimated not to run: {'; '.join(planned.placement.refusals)}")
             return 0
         folder = RunFolder(Path(config.run.output_dir or default_folder(options.config, config)))
         with StopSignals(config.run.stop_signals) as signals, RunOutput(
-            folder, backend.is_primary, options.resume
+            folder, device.is_primary, options.resume
         ) as output:
             try:
                 # A checkpoint holds all weights: what the run started from need not be there any more.
                 goes_on = options.resume and has_checkpoint(folder.checkpoints)
                 with explained_loss():
-                    run = prepare(name, config, backend, weights_follow=goes_on)
+                    run = prepare(name, config, device, weights_follow=goes_on).start()
+                    at_end.callback(run.session.close)
                     output.say(describe(run))
                     with explained_loading():
-                        return train(run, output, Lockstep(backend, signals), options)
+                        return train(run, output, Lockstep(run.session, signals), options)
             except LostProcessError as error:
                 output.lost(str(error), exit_code_of(error))
                 raise
             except Exception as error:
                 output.ended("failed", f"{type(error).__name__}: {hide_passwords(str(error))}", exit_code_of(error))
                 raise
-    finally:
-        backend.close()
 
 
 def train(run: Run, output: RunOutput, lockstep: Lockstep, options: argparse.Namespace) -> int:
     """From the first or the restored step to the report. Returns the exit code."""
     progress = restore(run, output) if options.resume else Progress(average=build_average(run.config.averaging))
-    check_same_step(run.backend, progress.step, output.folder.path)
-    check_same_images(run.backend, run.data.fingerprint)
+    check_same_step(run.session, progress.step, output.folder.path)
+    check_same_images(run.session, run.data.fingerprint)
     if progress.evaluated_step == run.steps and output.folder.summary.exists():
         output.say(f"nothing to do: {output.folder.path} holds the finished run of {run.steps:,} steps")
         return 0
     origin = provenance(options.command)
     output.start(
         as_comment(origin) + dump_config(run.config),
-        Tracker(run.config, output.folder.path, run.name, run.backend.is_primary),
+        functools.partial(build_trackers, run.config, output.folder, run.name),
         step=progress.step,
         evaluated_step=progress.evaluated_step,
         steps=run.steps,
@@ -165,7 +152,7 @@ def train(run: Run, output: RunOutput, lockstep: Lockstep, options: argparse.Nam
             output.say(f"images cannot be loaded: {saved}")
             raise lockstep.failure
         reason = f"signal {lockstep.signal_number}"
-        exit_code = EXIT_CODES_OF_SIGNALS.get(lockstep.signal_number, PREEMPTED)
+        exit_code = exit_code_of_signal(lockstep.signal_number)
         output.say(f"stopped by {reason}, {saved}")
         output.ended("preempted", f"{reason}, {saved}", exit_code)
         return exit_code
@@ -189,15 +176,15 @@ def train_epoch(
     run: Run, output: RunOutput, lockstep: Lockstep, progress: Progress, learning_rate: Callable[[int], float]
 ) -> None:
     """Weight updates to the end of the epoch, or until the loop is stopped."""
-    config, backend, updates = run.config, run.backend, run.plan.device_iterations
+    config, session, updates = run.config, run.session, run.plan.device_iterations
     epoch, first_step = divmod(progress.step, run.steps_per_epoch)
     clock = Stopwatch()
-    for batch in lockstep.batches(backend.training_batches(run.data.train, epoch, first_step, config.data.workers)):
-        rate, compiles = learning_rate(progress.step), backend.will_compile
+    for batch in lockstep.batches(session.training_batches(run.data.train, epoch, first_step, config.data.workers)):
+        rate, compiles = learning_rate(progress.step), session.will_compile
         if compiles:
             progress.add_training_seconds(clock.lap())
             output.say("the first step compiles, once a process; images/s leave it out")
-        progress.count(backend.train_step(batch, progress.step, rate), updates)
+        progress.count(session.train_step(batch, progress.step, rate), updates)
         if compiles:
             seconds = clock.lap()
             progress.add_compilation(seconds, updates)
@@ -209,9 +196,16 @@ def train_epoch(
             update_average(run, progress, "epoch")
         if at_end or is_due(config.run.log_every_steps, progress.step, updates):
             progress.add_training_seconds(clock.lap())
-            sums, position = backend.total(progress.interval), progress.step / run.steps_per_epoch
+            sums, position = session.total(progress.interval), progress.step / run.steps_per_epoch
             speed = progress.interval_speed(int(sums.images), run.plan.global_batch_size)
-            output.record("train", position, sums, math.nan if speed is None else speed, rate)
+            output.record(
+                "train",
+                position,
+                sums,
+                math.nan if speed is None else speed,
+                learning_rate=rate,
+                gradient_norm=mean_gradient_norm(run, sums),
+            )
             output.show(
                 f"epoch {position:.2f}/{config.schedule.epochs}",
                 f"loss {sums.means().loss:.4f} top1 {sums.means().top1:.4f}",
@@ -227,25 +221,37 @@ def train_epoch(
     progress.add_training_seconds(clock.lap())
 
 
+def mean_gradient_norm(run: Run, sums: StepSums) -> Optional[float]:
+    """Of the weight updates that `sums` are of, before clipping; None where gradients are not clipped."""
+    if run.config.optimizer.clip_norm is None:
+        return None
+    return float(sums.gradient_norm) * run.plan.global_batch_size / int(sums.images)
+
+
 def finish_epoch(run: Run, output: RunOutput, lockstep: Lockstep, progress: Progress) -> None:
     """Evaluation if it is due, the epoch's line, and its checkpoint. Stopped in its evaluation, it is still to do."""
     config, epoch = run.config, progress.step // run.steps_per_epoch
     clock = Stopwatch()
-    trained = run.backend.total(progress.epoch)
+    trained = run.session.total(progress.epoch)
     line = (
         f"epoch {epoch}/{config.schedule.epochs}  train loss {trained.means().loss:.4f} top1 {trained.means().top1:.4f}"
     )
-    if epoch % config.run.eval_every_epochs == 0 or progress.step == run.steps:
-        weights = None if progress.average is None else progress.average.weights
-        sums = evaluate(run, lockstep, run.data.evaluation, weights)
+    is_evaluated = epoch % config.run.eval_every_epochs == 0 or progress.step == run.steps
+    weights = None if progress.average is None else progress.average.weights
+    splits = {"validation": run.data.validation, "eval": run.data.evaluation if is_evaluated else None}
+    found: Dict[str, Means] = {}
+    for split, images in splits.items():
+        if images is None:
+            continue
+        sums = evaluate(run, lockstep, images, weights)
         seconds = clock.lap()
         progress.seconds += seconds
         if lockstep.is_stopped:
             return
-        progress.evaluation = sums.means()
-        progress.best_top1 = max(progress.best_top1, progress.evaluation.top1)
-        output.record("eval", epoch, sums, int(sums.images) / seconds)
-        line += f" | eval loss {progress.evaluation.loss:.4f} top1 {progress.evaluation.top1:.4f}"
+        found[split] = sums.means()
+        output.record(split, epoch, sums, int(sums.images) / seconds)
+        line += f" | {split} loss {found[split].loss:.4f} top1 {found[split].top1:.4f}"
+    progress.add_evaluations(epoch, found.get("validation"), found.get("eval"))
     log_power(run, output, epoch)
     progress.seconds += clock.lap()
     speed = progress.speed(run.plan.global_batch_size)
@@ -257,7 +263,7 @@ def finish_epoch(run: Run, output: RunOutput, lockstep: Lockstep, progress: Prog
 def update_average(run: Run, progress: Progress, moment: str) -> None:
     """Takes the weights into their average, where that is made at this moment, "step" or "epoch"."""
     if progress.average is not None and run.config.averaging.every == moment:
-        progress.average.update(run.backend.weights())
+        progress.average.update(run.session.weights())
 
 
 def log_power(run: Run, output: RunOutput, epoch: int) -> None:
@@ -265,11 +271,6 @@ def log_power(run: Run, output: RunOutput, epoch: int) -> None:
     every = run.config.run.power_every_epochs
     if every is not None and (epoch % every == 0 or epoch == run.config.schedule.epochs):
         output.record_power(epoch, run.power_images, measure_power_of_run(run).records())
-
-
-def exit_code_of(error: BaseException) -> int:
-    """The exit code of an error; 1 for one that is a fault of the program, which ends in a traceback."""
-    return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
 
 
 if __name__ == "__main__":

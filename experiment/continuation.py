@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Tuple
 
-from backends import Backend
+from backends import Session
 from datasets import DataError
-from experiment.checkpoint import check_norm, load_checkpoint, newest_checkpoint, save_checkpoint
+from experiment.checkpoint import best_checkpoint, check_norm, load_checkpoint, newest_checkpoint, save_checkpoint
 from experiment.progress import Progress
 from experiment.resume import check_same_run, why_inexact
 from experiment.run import Run
@@ -19,13 +19,13 @@ from training.weights import CheckpointError
 
 def save(run: Run, output: RunOutput, progress: Progress) -> None:
     """A checkpoint of everything that an exact continuation needs. Every process takes part."""
-    backend = run.backend
-    state = backend.state()
+    session, is_primary = run.session, run.device.is_primary
+    state = session.state()
     progress.is_saved = True
     for name in ("interval", "epoch"):  # the primary process takes over what the others have summed
-        total = backend.total(getattr(progress, name))
-        setattr(progress, name, total if backend.is_primary else StepSums())
-    if backend.is_primary:
+        total = session.total(getattr(progress, name))
+        setattr(progress, name, total if is_primary else StepSums())
+    if is_primary:
         output.folder.check_there()
         record = {
             **state,
@@ -39,7 +39,8 @@ def save(run: Run, output: RunOutput, progress: Progress) -> None:
             "class_names": list(run.data.class_names),
             "data_fingerprint": run.data.fingerprint,
         }
-        save_checkpoint(output.folder.checkpoints, record, progress.step, run.config.run.keep_checkpoints)
+        best = None if progress.best is None else progress.best.step
+        save_checkpoint(output.folder.checkpoints, record, progress.step, run.config.run.keep_checkpoints, best)
 
 
 def restore(run: Run, output: RunOutput) -> Progress:
@@ -56,25 +57,30 @@ def restore(run: Run, output: RunOutput) -> Progress:
     reasons = why_inexact(saved["execution"], run.execution)
     if reasons:
         output.say(f"exactness not guaranteed because {'; '.join(reasons)}")
-    run.backend.load_state({"model": saved["model"], "optimizer": saved["optimizer"]})
+    run.session.load_state({"model": saved["model"], "optimizer": saved["optimizer"]})
     progress = Progress.from_state(saved["progress"])
     if saved["average"] is not None:
         assert run.config.averaging.decay is not None  # as check_same_run found
-        progress.average = WeightAverage.from_state(saved["average"], run.config.averaging.decay, run.backend.weights())
-    if not run.backend.is_primary:
+        progress.average = WeightAverage.from_state(saved["average"], run.config.averaging.decay, run.session.weights())
+    if not run.device.is_primary:
         progress.interval, progress.epoch = StepSums(), StepSums()  # the primary process has those of all
     output.say(f"resuming from {path}")
+    if progress.best is not None and run.device.is_primary:
+        try:
+            best_checkpoint(output.folder.checkpoints)
+        except CheckpointError as error:
+            output.say(f"the best checkpoint is lost, and only a better epoch will replace it: {error}")
     return progress
 
 
-def least_and_largest(backend: Backend, number: int) -> Tuple[int, int]:
+def least_and_largest(session: Session, number: int) -> Tuple[int, int]:
     """Of the numbers that all processes give. Every process must call it."""
-    return -backend.agree(-number), backend.agree(number)
+    return -session.agree(-number), session.agree(number)
 
 
-def check_same_step(backend: Backend, step: int, folder: Path) -> None:
+def check_same_step(session: Session, step: int, folder: Path) -> None:
     """Raises CheckpointError where processes would continue from different checkpoints."""
-    oldest, newest = least_and_largest(backend, step)
+    oldest, newest = least_and_largest(session, step)
     if newest != oldest:
         raise CheckpointError(
             f"the processes found different checkpoints in {folder}, from step {oldest} to step {newest}; all of "
@@ -82,10 +88,10 @@ def check_same_step(backend: Backend, step: int, folder: Path) -> None:
         )
 
 
-def check_same_images(backend: Backend, fingerprint: str) -> None:
+def check_same_images(session: Session, fingerprint: str) -> None:
     """Raises DataError where processes read different images: their shares would overlap and leave others out."""
     first_digits = int(fingerprint[:15], 16)  # 60 bits: as much as one number between processes holds
-    least, largest = least_and_largest(backend, first_digits)
+    least, largest = least_and_largest(session, first_digits)
     if least != largest:
         raise DataError(
             "the processes read different images (numbers, names, labels or sizes); every machine needs the same "

@@ -8,6 +8,7 @@ from typing import Any, Dict
 from analysis.curves import plot_curves
 from analysis.power_plot import plot_power_log
 from analysis.settings import read_settings, run_title
+from experiment.manifest import checkpoint_name
 from experiment.progress import Progress
 from experiment.run import Run
 from experiment.run_folder import RunFolder
@@ -31,21 +32,25 @@ def report(run: Run, output: RunOutput, progress: Progress, details: Dict[str, A
         "top5": means.top5,
         "loss": means.loss,
         "best_top1": progress.best_top1,
+        **best_by_validation(progress),
         "steps": progress.step,
         "seconds": progress.seconds,
         "images_per_second": progress.speed(run.plan.global_batch_size),
-        "device": run.backend.name,
+        "device": run.device.name,
         "parameters": run.cost.parameters,
         **details,
     }
     output.finish(summary)
-    if run.backend.is_primary:
+    if run.device.is_primary:
         draw(run.name, output.folder)
     rows = {
         "test top-1": f"{means.top1:.4f}",
         "test top-5": f"{means.top5:.4f}",
         "test loss": f"{means.loss:.4f}",
     }
+    if progress.best is not None:
+        best = progress.best
+        rows["best epoch"] = f"{best.epoch}, by validation top-1 {best.validation.top1:.4f}: step {best.step:,}"
     if "test_reestimated" in details:
         again = details["test_reestimated"]
         rows["re-estimated"] = f"test top-1 {again['top1']:.4f}, loss {again['loss']:.4f} with re-estimated statistics"
@@ -63,6 +68,14 @@ def report(run: Run, output: RunOutput, progress: Progress, details: Dict[str, A
     output.say(f"\n{run.name}, last epoch of {run.config.schedule.epochs}")
     for name, value in rows.items():
         output.say(f"  {name:<16}{value}")
+
+
+def best_by_validation(progress: Progress) -> Dict[str, Any]:
+    """The last epoch's figures of the validation split, and the best checkpoint by it; nothing without one."""
+    if progress.validation is None or progress.best is None:
+        return {}
+    best = {"checkpoint": f"checkpoints/{checkpoint_name(progress.best.step)}", **progress.best.as_dict()}
+    return {"validation": progress.validation._asdict(), "best": best}
 
 
 def draw(name: str, folder: RunFolder) -> None:

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from types import TracebackType
-from typing import Any, Dict, Mapping, Optional, Sequence, Type
+from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Sequence, Type
 
 from tqdm import tqdm
 
@@ -14,7 +14,7 @@ from configs.atomic_file import partial_files, replace_file
 from experiment.checkpoint import remove_partial_files
 from experiment.metrics_log import MetricsLog, read_state, write_status, write_summary
 from experiment.run_folder import RunFolder
-from experiment.tracker import Tracker
+from experiment.tracker import Record, Trackers, power_numbers
 from training.metrics import StepSums
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class RunOutput:
     def __init__(self, folder: RunFolder, is_primary: bool, resume: bool) -> None:
         self.folder = folder
         self._is_primary = is_primary
-        self._tracker: Optional[Tracker] = None
+        self._tracker = Trackers()
         self._step = 0
         self._images_per_step = 0
         self._bar: Optional[tqdm] = None
@@ -55,27 +55,34 @@ class RunOutput:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
-        if self._tracker is not None:
-            self._tracker.close()
+        self._tracker.close()
         self.folder.release()
 
     def start(
-        self, config_text: str, tracker: Tracker, *, step: int, evaluated_step: int, steps: int, images_per_step: int
+        self,
+        config_text: str,
+        build_tracker: Callable[[Iterable[Record]], Trackers],
+        *,
+        step: int,
+        evaluated_step: int,
+        steps: int,
+        images_per_step: int,
     ) -> None:
         """Begins at `step` of `steps`. Records after it are of a future that this run left by resuming: they go.
 
         Args:
             config_text: the complete configuration, for config.yaml.
-            tracker: receives every record too.
+            build_tracker: makes, out of the records that stay, what receives every later one too.
             evaluated_step: the last step whose evaluation is done.
         """
-        self._tracker = tracker
         self._step, self._images_per_step = step, images_per_step
         if self._is_primary:
             replace_file(self.folder.config, config_text.encode("utf-8"))
             self._metrics.truncate_after(step, evaluated_step)
             # A run without a checkpoint starts anew, with the record of its initial weights.
             self._power.truncate_after(step, evaluated_step if step else -1)
+            past = [*self._metrics.records(), *map(power_numbers, self._power.records())]
+            self._tracker = build_tracker(past)
             write_status(self.folder.status, "running", f"from step {step}", None, step)
             # On a terminal only: in a log file the lines of `say` tell the same.
             self._bar = tqdm(
@@ -94,7 +101,14 @@ class RunOutput:
         self._step = step
 
     def record(
-        self, split: str, epoch: float, sums: StepSums, images_per_second: float, learning_rate: Optional[float] = None
+        self,
+        split: str,
+        epoch: float,
+        sums: StepSums,
+        images_per_second: float,
+        *,
+        learning_rate: Optional[float] = None,
+        gradient_norm: Optional[float] = None,
     ) -> None:
         """One record in metrics.jsonl and to the tracker; status.json tells the step.
 
@@ -109,8 +123,8 @@ class RunOutput:
                 means=sums.means(),
                 images_per_second=images_per_second,
                 learning_rate=learning_rate,
+                gradient_norm=gradient_norm,
             )
-            assert self._tracker is not None, "start comes first"
             self._tracker.log(record)
             write_status(self.folder.status, "running", f"at epoch {epoch:.2f}", None, self._step)
 
@@ -136,15 +150,10 @@ class RunOutput:
             layers: name, power [P1, P2, P3, P4] and more of each layer, in order.
         """
         if self._is_primary:
-            record = {"split": "power", "step": self._step, "epoch": epoch}
-            self._power.append_record({**record, "images": images, "layers": list(layers)})
-            assert self._tracker is not None, "start comes first"
-            powers = {
-                f"{layer['name']}/P{number}": value
-                for layer in layers
-                for number, value in enumerate(layer["power"], start=1)
-            }
-            self._tracker.log({**record, **powers})
+            record: Dict[str, Any] = {"split": "power", "step": self._step, "epoch": epoch}
+            record.update(images=images, layers=list(layers))
+            self._power.append_record(record)
+            self._tracker.log(power_numbers(record))
 
     def say(self, line: str) -> None:
         """One line to the console, above the progress bar."""

@@ -1,20 +1,20 @@
-"""Recognize norms and activations of networks made elsewhere, by their very classes.
+"""Recognize norms of networks made elsewhere, by their very classes.
 
 Model libraries are not imported: a norm is known by its class's full name, since a class that extends a norm may do
-more than that norm. An activation module is known by its class's name.
+more than that norm.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, Callable, Dict, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 import torch
 import torch.fx
-import torch.nn.functional as F
 import torch.nn.utils.parametrize
 from torch import nn
 
+from normact.known_activations import activation_of_module, hooks_of
 from normact.norm_act import NormAct
 
 _TORCH = "torch.nn.modules."
@@ -46,63 +46,6 @@ _EXTENDED = (
     nn.LayerNorm,
 )
 _CALLED_A_NORM = re.compile("Norm(?!al|er|Free)")
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
-
-# Class name -> activation; "identity" is no activation at all.
-_MODULES: Dict[str, str] = {
-    "Identity": "identity",
-    "ReLU": "relu",
-    "ReLU6": "relu6",
-    "LeakyReLU": "leaky_relu",
-    "SiLU": "silu",
-    "Swish": "silu",
-    "Hardswish": "hard_swish",
-    "HardSwish": "hard_swish",
-    "GELU": "gelu",
-    "GELUTanh": "gelu_tanh",
-    "Mish": "mish",
-    "ELU": "elu",
-    "CELU": "elu",
-    "SELU": "selu",
-    "Softplus": "softplus",
-    "Sigmoid": "sigmoid",
-    "Tanh": "tanh",
-}
-_FUNCTIONS: Dict[Callable[..., Any], str] = {
-    F.relu: "relu",
-    torch.relu: "relu",
-    torch.relu_: "relu",
-    F.relu6: "relu6",
-    F.leaky_relu: "leaky_relu",
-    F.silu: "silu",
-    F.hardswish: "hard_swish",
-    F.gelu: "gelu",
-    F.mish: "mish",
-    F.elu: "elu",
-    F.celu: "elu",
-    F.selu: "selu",
-    F.softplus: "softplus",
-    torch.sigmoid: "sigmoid",
-    F.sigmoid: "sigmoid",
-    torch.tanh: "tanh",
-    F.tanh: "tanh",
-}
-_METHODS = {
-    "relu": "relu",
-    "relu_": "relu",
-    "sigmoid": "sigmoid",
-    "sigmoid_": "sigmoid",
-    "tanh": "tanh",
-    "tanh_": "tanh",
-}
-# Attributes whose value changes the function: the only value that the name stands for.
-# CELU is ELU at alpha = 1.
-_MODULE_ATTRIBUTES = {"elu": {"alpha": 1.0}, "softplus": {"beta": 1.0, "threshold": 20.0}}
 
 
 class NormDescription(NamedTuple):
@@ -145,11 +88,6 @@ def describe_norm(module: nn.Module) -> Optional[NormDescription]:
 def full_name(kind: type) -> str:
     """A class's module and name."""
     return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def hooks_of(module: nn.Module) -> bool:
-    """Whether more than its forward runs when the module is called."""
-    return any(getattr(module, name, None) for name in _HOOKS)
 
 
 def _kept(reason: str) -> NormDescription:
@@ -219,32 +157,3 @@ def is_pass_through(module: nn.Module) -> bool:
     if isinstance(module, nn.modules.dropout._DropoutNd):
         return module.p == 0
     return type(module).__name__ == "Identity"
-
-
-def activation_of_module(module: nn.Module) -> Optional[str]:
-    """Name of the activation that a module is, "identity" for none; None where it is unknown."""
-    name = None if isinstance(module, torch.jit.ScriptModule) else _MODULES.get(type(module).__name__)
-    if name == "leaky_relu":
-        return f"leaky_relu({module.negative_slope})"
-    if name == "gelu":
-        return {"none": "gelu", "tanh": "gelu_tanh"}.get(getattr(module, "approximate", "none"))
-    expected = _MODULE_ATTRIBUTES.get(name or "", {})
-    return name if all(getattr(module, key) == value for key, value in expected.items()) else None
-
-
-def activation_of_call(node: torch.fx.Node) -> Optional[str]:
-    """Name of the activation that a function or method call is; None where it is none or unknown."""
-    options = {key: value for key, value in node.kwargs.items() if key not in ("inplace", "input")}
-    positional = list(node.args[1:])
-    if node.op == "call_method":
-        return None if options or positional else _METHODS.get(str(node.target))
-    name = _FUNCTIONS.get(node.target) if callable(node.target) else None
-    if name == "leaky_relu":
-        slope = options.get("negative_slope", positional[0] if positional else 0.01)
-        return f"leaky_relu({slope})"
-    if name == "gelu":
-        return {"none": "gelu", "tanh": "gelu_tanh"}.get(str(options.get("approximate", "none")))
-    positional = [value for value in positional if not isinstance(value, bool)]  # a positional `inplace`
-    expected = _MODULE_ATTRIBUTES.get(name or "", {})
-    differs = any(expected.get(key) != value for key, value in options.items())
-    return None if differs or (positional and expected and positional != list(expected.values())) else name

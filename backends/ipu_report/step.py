@@ -9,7 +9,7 @@ import json
 import sys
 from typing import Any, Dict, List
 
-from backends import choose_backend
+from backends import choose_device
 from backends.ipu_report.series import MARK, SPEED_EXPERIMENTS
 from configs.schema.device import DeviceConfig, IpuConfig
 
@@ -32,8 +32,8 @@ def run_step(name: str, device: str, system: str, ipus: int) -> Dict[str, Any]:
         from backends.ipu_report.runs import compare_updates
 
         return compare_updates(device, system)
-    # Choosing the backend finds PopTorch, the IPUs and their kind, or says what is missing.
-    choose_backend(DeviceConfig(name=device), IpuConfig(system=system, ipus=ipus)).close()  # type: ignore[arg-type]
+    # Choosing the device finds PopTorch, the IPUs and their kind, or says what is missing.
+    choose_device(DeviceConfig(name=device), IpuConfig(system=system, ipus=ipus)).close()  # type: ignore[arg-type]
     from backends.ipu_report.probes import probe_attach, probe_compile, probe_layer
 
     if name == "attach":

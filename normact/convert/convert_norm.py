@@ -6,8 +6,9 @@ import logging
 from typing import Dict, List, NamedTuple, Optional, Set, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from normact.convert.calibrate import CalibratedLayer, calibrate_layers, check_calibration, has_running_moments
 from normact.convert.carry import carry_over, new_parameters, why_statistics_do_not_carry
 from normact.convert.report import ConversionReport, ConvertedNorm
 from normact.convert.rewrite import Rewriting, has_in_place_operations, rewrite_forward, why_not_rewritten
@@ -40,7 +41,7 @@ class _Rewrite(NamedTuple):
 
 
 def convert_norm(
-    model: nn.Module, factory: NormActFactory, *, out_of_place: bool = False
+    model: nn.Module, factory: NormActFactory, *, out_of_place: bool = False, calibrate: Optional[Tensor] = None
 ) -> Tuple[nn.Module, ConversionReport]:
     """Replace every norm of a network, together with the activation that follows it, by factory(...) layers.
 
@@ -68,19 +69,24 @@ def convert_norm(
         factory: makes the layers.
         out_of_place: also make the network's in-place operations ordinary ones, since a layer's output may not be
             changed in place where others watch it (per-sample gradients); the report names those that stay.
+        calibrate: a few hundred training images as the network takes them, one batch: where a batch norm becomes
+            another norm, the network keeps its function as nearly as constants can (see
+            normact.convert.calibrate.calibrate_layers). Layers and the weights behind them are set; hooks run.
 
     Returns:
         The network, and a report with one row for each norm of the original.
 
     Raises:
         ValueError: a layer cannot be built (the message names the norm); norm "+ws", since convolutions are not
-            replaced.
+            replaced; calibrate with a norm that batch norm's moments say nothing of.
     """
     if factory.norm.endswith("+ws"):
         raise ValueError(
             f"norm {factory.norm!r}: convert_norm replaces norms and no convolutions; use {factory.norm[:-3]!r}, or "
             "build the network with factory.conv2d"
         )
+    if calibrate is not None:
+        check_calibration(factory)
     found = [(path, module, describe_norm(module)) for path, module in model.named_modules()]
     norms = [(path, module, description) for path, module, description in found if description is not None]
     consumers: Dict[nn.Module, Consumer] = {}
@@ -96,6 +102,10 @@ def convert_norm(
     if out_of_place:
         more, in_place = _remove_in_place_operations(model)
         rewritten = rewritten | more
+    calibrated: Tuple[CalibratedLayer, ...] = ()
+    if calibrate is not None:
+        layers = {plan.layer: plan.path for plan in plans if plan.layer is not None and has_running_moments(plan.old)}
+        calibrated = calibrate_layers(model, layers, calibrate)
     for path, error in failures:
         logger.warning("convert_norm: data flow of %s could not be traced: %s", path or "the network", error)
     return model, ConversionReport(
@@ -104,6 +114,7 @@ def convert_norm(
         trace_failures=tuple(failures),
         new_parameters=new_parameters(model, before),
         in_place=in_place,
+        calibrated=calibrated,
     )
 
 

@@ -11,7 +11,8 @@ import torch.fx
 from torch import nn
 
 from normact.data_flow import FlowTracer, kept_attributes, optional_arguments, training_mode
-from normact.recognize import hooks_of, is_pass_through
+from normact.known_activations import hooks_of
+from normact.recognize import is_pass_through
 
 _OUT_OF_PLACE: Dict[Any, Any] = {
     operator.iadd: operator.add,
