@@ -18,7 +18,7 @@ from typing import Callable, Dict, List, Optional
 
 from backends import LostProcessError, choose_device
 from backends.process_group import explained_loss
-from configs import Config, config_name, dump_config, load_config, own_seed
+from configs import Config, ConfigError, config_name, dump_config, load_config, own_seed
 from configs.exit_codes import EXPLAINED, exit_code_of, exit_code_of_signal, explain
 from configs.passwords import hide_passwords
 from experiment.checkpoint import has_checkpoint
