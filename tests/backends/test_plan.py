@@ -344,7 +344,7 @@ def test_more_accumulation_uses_the_pipeline_better_and_replicas_never_cost_memo
 def test_proposed_splits_are_the_best_of_all(stages: int, micro_batch_size: int) -> None:
     trace = small_trace("resnet20")
     # On this system 512 images fit with no splits, so that the fullest stage has to decide; one leaves a margin.
-    system = replace(MK2, tile_bytes=40 * 1024)
+    system = replace(MK2, tile_bytes=56 * 1024)
     execution = Execution(micro_batch_size, 2 * stages - 1)
 
     def cost(splits: Tuple[str, ...]) -> Tuple[float, float]:
