@@ -26,7 +26,7 @@ def test_a_shipped_config_fits_every_pod_as_the_documented_table_and_its_first_l
     documented = (ROOT / "docs" / "ipu.md").read_text().splitlines()
     assert printed == [line for line in documented if line.startswith(f"| {name} ")]
     assert len(printed) == len(SYSTEM_SIZES) == 8
-    command = (ROOT / "configs" / f"{name}.yaml").read_text()
+    command = (ROOT / "configs" / "ipu" / f"{name}.yaml").read_text()
     started = re.search(r"--num-replicas (\d+) --ipus-per-replica (\d+) ", command)
     assert started is not None
     assert f"| {name} | mk2, 16 | {started[1]} | {started[2]} |" in "\n".join(printed)
