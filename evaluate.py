@@ -38,8 +38,8 @@ from experiment.exported_program import load_program
 from experiment.foreign_config import config_of_file
 from experiment.guarded_loading import explained_loading, guarded
 from experiment.measurement import reestimate
+from experiment.network import build_network
 from experiment.onnx_file import load_session
-from experiment.prepare import build_network
 from experiment.starting_weights import place_weights
 from experiment.weights_file import AVERAGE, BEST, LAST, NEWEST, SavedWeights, read_weights
 from training.evaluation import Evaluation

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import logging
 import math
 import shlex
@@ -28,7 +27,8 @@ from experiment.ending import end_with
 from experiment.guarded_loading import explained_loading
 from experiment.lockstep import Lockstep
 from experiment.measurement import evaluate, measure_end
-from experiment.power_log import measure_power_of_run
+from experiment.observers import Curves, Observers
+from experiment.power_log import PowerLog
 from experiment.prepare import prepare
 from experiment.progress import Progress, Stopwatch, is_due
 from experiment.provenance import as_comment, provenance
@@ -134,15 +134,17 @@ def train(run: Run, output: RunOutput, lockstep: Lockstep, options: argparse.Nam
         output.say(f"nothing to do: {output.folder.path} holds the finished run of {run.steps:,} steps")
         return 0
     origin = provenance(options.command)
+    observers = Observers([Curves(output), PowerLog(run, output)], run.name, output, run.device.is_primary)
+    observed = observers.resume(progress.step, progress.evaluated_step)
     output.start(
         as_comment(origin) + dump_config(run.config),
-        functools.partial(build_trackers, run.config, output.folder, run.name),
+        lambda records: build_trackers(run.config, output.folder, run.name, [*records, *observed]),
         step=progress.step,
         evaluated_step=progress.evaluated_step,
         steps=run.steps,
         images_per_step=run.plan.global_batch_size,
     )
-    train_epochs(run, output, lockstep, progress)
+    train_epochs(run, output, lockstep, progress, observers)
     measured = {} if lockstep.is_stopped else measure_end(run, lockstep, progress.average)
     if lockstep.is_stopped:
         if not progress.is_saved:
@@ -157,17 +159,18 @@ def train(run: Run, output: RunOutput, lockstep: Lockstep, options: argparse.Nam
         output.ended("preempted", f"{reason}, {saved}", exit_code)
         return exit_code
     report(run, output, progress, {**measured, **origin})
+    observers.at_end()
     return 0
 
 
-def train_epochs(run: Run, output: RunOutput, lockstep: Lockstep, progress: Progress) -> None:
+def train_epochs(run: Run, output: RunOutput, lockstep: Lockstep, progress: Progress, observers: Observers) -> None:
     """The loop: epochs of weight updates, each followed by its evaluation; to the end, or until it is stopped."""
     learning_rate = build_schedule(run.config.schedule, run.config.optimizer.learning_rate, run.steps_per_epoch)
     if progress.step == 0:
-        log_power(run, output, epoch=0)
+        observers.after_epoch(0)
     while progress.evaluated_step < run.steps and not lockstep.is_stopped:
         if progress.step % run.steps_per_epoch == 0 and progress.evaluated_step < progress.step:
-            finish_epoch(run, output, lockstep, progress)
+            finish_epoch(run, output, lockstep, progress, observers)
         else:
             train_epoch(run, output, lockstep, progress, learning_rate)
 
@@ -228,7 +231,7 @@ def mean_gradient_norm(run: Run, sums: StepSums) -> Optional[float]:
     return float(sums.gradient_norm) * run.plan.global_batch_size / int(sums.images)
 
 
-def finish_epoch(run: Run, output: RunOutput, lockstep: Lockstep, progress: Progress) -> None:
+def finish_epoch(run: Run, output: RunOutput, lockstep: Lockstep, progress: Progress, observers: Observers) -> None:
     """Evaluation if it is due, the epoch's line, and its checkpoint. Stopped in its evaluation, it is still to do."""
     config, epoch = run.config, progress.step // run.steps_per_epoch
     clock = Stopwatch()
@@ -252,7 +255,7 @@ def finish_epoch(run: Run, output: RunOutput, lockstep: Lockstep, progress: Prog
         output.record(split, epoch, sums, int(sums.images) / seconds)
         line += f" | {split} loss {found[split].loss:.4f} top1 {found[split].top1:.4f}"
     progress.add_evaluations(epoch, found.get("validation"), found.get("eval"))
-    log_power(run, output, epoch)
+    observers.after_epoch(epoch)
     progress.seconds += clock.lap()
     speed = progress.speed(run.plan.global_batch_size)
     output.say(f"{line} | {speed_text(speed)} | {time_left(progress.seconds_left(run.steps))}")
@@ -264,13 +267,6 @@ def update_average(run: Run, progress: Progress, moment: str) -> None:
     """Takes the weights into their average, where that is made at this moment, "step" or "epoch"."""
     if progress.average is not None and run.config.averaging.every == moment:
         progress.average.update(run.session.weights())
-
-
-def log_power(run: Run, output: RunOutput, epoch: int) -> None:
-    """A record of the power decomposition, where one is due after `epoch`."""
-    every = run.config.run.power_every_epochs
-    if every is not None and (epoch % every == 0 or epoch == run.config.schedule.epochs):
-        output.record_power(epoch, run.power_images, measure_power_of_run(run).records())
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from types import TracebackType
-from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Sequence, Type
+from typing import Any, Callable, Dict, Iterable, Optional, Type
 
 from tqdm import tqdm
 
@@ -14,7 +14,7 @@ from configs.atomic_file import partial_files, replace_file
 from experiment.checkpoint import remove_partial_files
 from experiment.metrics_log import MetricsLog, read_state, write_status, write_summary
 from experiment.run_folder import RunFolder
-from experiment.tracker import Record, Trackers, power_numbers
+from experiment.tracker import Record, Trackers
 from training.metrics import StepSums
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,6 @@ class RunOutput:
         self._images_per_step = 0
         self._bar: Optional[tqdm] = None
         self._metrics = MetricsLog(folder.metrics)
-        self._power = MetricsLog(folder.power)
         if is_primary:
             folder.acquire(resume)
             remove_partial_files(folder.checkpoints)
@@ -79,10 +78,7 @@ class RunOutput:
         if self._is_primary:
             replace_file(self.folder.config, config_text.encode("utf-8"))
             self._metrics.truncate_after(step, evaluated_step)
-            # A run without a checkpoint starts anew, with the record of its initial weights.
-            self._power.truncate_after(step, evaluated_step if step else -1)
-            past = [*self._metrics.records(), *map(power_numbers, self._power.records())]
-            self._tracker = build_tracker(past)
+            self._tracker = build_tracker(self._metrics.records())
             write_status(self.folder.status, "running", f"from step {step}", None, step)
             # On a terminal only: in a log file the lines of `say` tell the same.
             self._bar = tqdm(
@@ -142,18 +138,10 @@ class RunOutput:
         elif is_line:
             self.say(f"{position}  {results} | {speed}")
 
-    def record_power(self, epoch: int, images: int, layers: Sequence[Mapping[str, Any]]) -> None:
-        """One record in power.jsonl; P1 to P4 of each layer to the tracker.
-
-        Args:
-            images: measured.
-            layers: name, power [P1, P2, P3, P4] and more of each layer, in order.
-        """
+    def track(self, record: Record) -> None:
+        """One record of an observer, to the trackers."""
         if self._is_primary:
-            record: Dict[str, Any] = {"split": "power", "step": self._step, "epoch": epoch}
-            record.update(images=images, layers=list(layers))
-            self._power.append_record(record)
-            self._tracker.log(power_numbers(record))
+            self._tracker.log(record)
 
     def say(self, line: str) -> None:
         """One line to the console, above the progress bar."""

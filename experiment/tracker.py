@@ -7,7 +7,7 @@ they hold what metrics.jsonl holds: a run that is resumed continues them, withou
 from __future__ import annotations
 
 import logging
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Iterable, List, Mapping, Optional, Sequence
 
 from typing_extensions import Protocol
 
@@ -108,13 +108,3 @@ def build_trackers(config: Config, folder: RunFolder, name: str, past: Iterable[
     if config.run.wandb != "off":
         trackers.append(DispensableTracker("wandb", lambda: WandbTracker(config, folder.path, name)))
     return Trackers(trackers)
-
-
-def power_numbers(record: Record) -> Dict[str, Any]:
-    """A record of power.jsonl as trackers are given it: P1 to P4 of each layer by name."""
-    powers = {
-        f"{layer['name']}/P{number}": value
-        for layer in record["layers"]
-        for number, value in enumerate(layer["power"], start=1)
-    }
-    return {**{key: record[key] for key in ("split", "step", "epoch")}, **powers}

@@ -12,9 +12,10 @@ import torch
 import torch.fx
 from torch import nn
 
+from normact.activations import Activation, activation_name, parse_activation
+from normact.known_activations import activation_of_call, activation_of_module, hooks_of, is_activation
 from normact.norm_act import NormAct
-from normact.known_activations import activation_of_call, activation_of_module, hooks_of
-from normact.recognize import describe_norm, is_pass_through
+from normact.recognize import describe_norm, is_dropout, is_pass_through
 
 _DECORATORS = ("torch.utils._contextlib", "torch.amp.autocast_mode", "torch.autograd.grad_mode")
 _REGISTERED = ("_parameters", "_buffers", "_modules")
@@ -24,15 +25,15 @@ class Consumer(NamedTuple):
     """What takes a norm's output.
 
     Args:
-        activation: name of the activation that follows; None where none does.
-        reason: why there is none; empty where there is one.
+        activation: the activation that follows, a name or a module; None where none does.
+        reason: why there is none; where there is one, what else is to be said, else empty.
         module: the activation's module; None for a function.
         module_calls: how often that module is called in the traced part.
         caller: path of the module whose forward applies the activation.
         traced: path of the traced part.
     """
 
-    activation: Optional[str]
+    activation: Optional[Activation]
     reason: str = ""
     module: Optional[nn.Module] = None
     module_calls: int = 0
@@ -89,7 +90,7 @@ class FlowTracer(torch.fx.Tracer):
             return True
         if self._extra_leaf is not None:
             return self._extra_leaf(m, module_qualified_name)
-        if describe_norm(m) is not None or isinstance(m, NormAct) or activation_of_module(m) is not None:
+        if describe_norm(m) is not None or isinstance(m, NormAct) or is_activation(m):
             return True
         return super().is_leaf_module(m, module_qualified_name)
 
@@ -296,21 +297,36 @@ def _defaults(part: nn.Module, path: str) -> Dict[str, Any]:
 
 
 def _consumer(node: torch.fx.Node, part: TracedPart, calls: Dict[nn.Module, int]) -> Consumer:
+    dropout = ""
     while True:
         users = list(node.users)
         if len(users) != 1:
             return Consumer(None, f"its output is used in {len(users)} places")
         node = users[0]
         module = part.modules[str(node.target)] if node.op == "call_module" else None
-        if module is None or not is_pass_through(module):
+        if module is not None and is_dropout(module) and not is_pass_through(module):
+            dropout = type(module).__name__
+        elif module is None or not is_pass_through(module):
             break
     if node.op == "output":
         return Consumer(None, f"its output leaves {part.path or 'the network'}")
     if module is not None and hooks_of(module):
         return Consumer(None, f"followed by {type(module).__name__}, which has hooks")
-    activation = activation_of_call(node) if module is None else activation_of_module(module)
-    if activation is None:
+    activation: Optional[Activation] = activation_of_call(node) if module is None else activation_of_module(module)
+    if activation is None and module is not None and is_activation(module):
+        activation = module
+    if activation is None or activation == "identity":
         target = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
         return Consumer(None, f"followed by {target}, not by a known activation")
+    if dropout and not _is_positively_homogeneous(activation):
+        return Consumer(
+            None, f"active {dropout} before its {activation_name(activation)}, with which it does not commute"
+        )
+    note = f"{dropout} now follows Proxy Normalization" if dropout else ""
     caller = ".".join(name for name in (part.path, part.callers[node]) if name)
-    return Consumer(activation, "", module, calls[module] if module is not None else 0, caller, part.path)
+    return Consumer(activation, note, module, calls[module] if module is not None else 0, caller, part.path)
+
+
+def _is_positively_homogeneous(activation: Activation) -> bool:
+    """Whether phi(a x) = a phi(x) for a >= 0, so that a random factor may as well follow."""
+    return activation == "relu" or isinstance(activation, nn.PReLU) or parse_activation(activation)[0] == "leaky_relu"

@@ -118,7 +118,7 @@ class NormActFactory:
         learn_proxy: with proxy; True. False fixes proxy_beta and proxy_gamma at zero.
         norm_batch_size: batch; images that share statistics. None: the whole micro-batch (of the process group).
         kernel: "auto", "fused" (group, layer and instance) or "reference".
-        recompute: group, layer and instance with the fused kernels; see normact.kernels.rebuilt_activations.
+        recompute: group, layer and instance with the fused kernels; see normact.kernels.recomputed_activations.
         num_samples: with proxy_method "sampled"; 200.
 
     Raises:

@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict, Optional
 import torch
 import torch.fx
 import torch.nn.functional as F
+import torch.nn.utils.parametrize
 from torch import nn
 
 from normact.activations import activation_function
@@ -88,6 +89,7 @@ _ARGUMENTS: Dict[str, Dict[str, Any]] = {
     "gelu": {"approximate": "none"},
 }
 _WITH_NUMBER = ("leaky_relu", "elu", "celu", "softplus")
+_HOMES = ("torch.nn.modules.activation", "timm.layers.activations", "monai.networks.blocks.activation")
 _POINTS = (-7.0, -2.5, -0.75, 0.0, 0.5, 3.5, 7.0)
 
 
@@ -105,6 +107,19 @@ def activation_of_module(module: nn.Module) -> Optional[str]:
     full = _name_with(name, arguments)
     is_of_torch = type(module).__module__ == "torch.nn.modules.activation" or name == "identity"
     return full if full is None or is_of_torch or _has_values_of(module, full) else None
+
+
+def is_activation(module: nn.Module) -> bool:
+    """Whether a module is of a class that libraries keep among their activations, with or without a name here.
+
+    Those with parameters do more than one function, but for PReLU.
+    """
+    kind = type(module)
+    if isinstance(module, torch.jit.ScriptModule) or torch.nn.utils.parametrize.is_parametrized(module):
+        return False
+    if kind.__module__ not in _HOMES:
+        return activation_of_module(module) is not None
+    return (isinstance(module, nn.PReLU) or not any(True for _ in module.parameters())) and not list(module.children())
 
 
 def _has_values_of(module: nn.Module, name: str) -> bool:

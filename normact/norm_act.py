@@ -85,7 +85,7 @@ class NormAct(nn.Module):
         proxy: settings of Proxy Normalization, or None for a layer without it.
         learn_proxy: whether proxy_beta and proxy_gamma are parameters; else they are fixed at zero.
         kernel: "auto" (fused where it applies, else reference), "fused" or "reference".
-        recompute: inside normact.kernels.rebuilt_activations(), later layers do not keep this layer's output for
+        recompute: inside normact.kernels.recomputed_activations(), later layers do not keep this layer's output for
             backward. The reference cannot, and says so once.
 
     Shape:

@@ -14,7 +14,8 @@ import torch.fx
 import torch.nn.utils.parametrize
 from torch import nn
 
-from normact.known_activations import activation_of_module, hooks_of
+from normact.activations import Activation
+from normact.known_activations import activation_of_module, hooks_of, is_activation
 from normact.norm_act import NormAct
 
 _TORCH = "torch.nn.modules."
@@ -53,13 +54,13 @@ class NormDescription(NamedTuple):
 
     Args:
         channels: of the norm; 0 where it cannot be replaced.
-        activation: the activation that the module itself holds, "identity" where it holds none.
+        activation: the activation that the module itself holds, a name or a module; "identity" where it holds none.
         kept_because: why the norm cannot be replaced; empty where it can.
         no_pair_because: why its own activation cannot become part of the layer; empty where it can.
     """
 
     channels: int
-    activation: str = "identity"
+    activation: Activation = "identity"
     kept_because: str = ""
     no_pair_because: str = ""
 
@@ -142,12 +143,22 @@ def _with_own_activation(module: nn.Module, channels: int) -> NormDescription:
     hooked = [name for name, child in children.items() if hooks_of(child)]
     if hooked:
         return _kept(f"its {hooked[0]} has hooks, which another layer would not run as they are; remove them before")
-    activation = activation_of_module(children["act"]) if "act" in children else "identity"
+    activation: Optional[Activation] = "identity"
+    if "act" in children:
+        activation = activation_of_module(children["act"])
+        if activation is None and is_activation(children["act"]):
+            activation = children["act"]
     if activation is None:
-        return NormDescription(channels, no_pair_because=f"activation {type(children['act']).__name__} is unknown")
+        reason = f"activation {type(children['act']).__name__} is unknown"
+        return NormDescription(channels, "unknown", no_pair_because=reason)
     if "drop" in children and not is_pass_through(children["drop"]):
         return NormDescription(channels, activation, no_pair_because="active dropout between norm and activation")
     return NormDescription(channels, activation)
+
+
+def is_dropout(module: nn.Module) -> bool:
+    """Whether a module multiplies its input by random values that are not negative, or by 1."""
+    return type(module) in (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d) and not hooks_of(module)
 
 
 def is_pass_through(module: nn.Module) -> bool:

@@ -154,10 +154,10 @@ def test_resuming_with_another_execution_says_that_it_is_not_exact(
     assert f"exactness not guaranteed because {name} was" in capsys.readouterr().out
 
 
-def test_rebuilding_activations_changes_no_bit_so_that_a_run_may_continue_with_it(
+def test_recomputing_activations_changes_no_bit_so_that_a_run_may_continue_with_it(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = copy_up_to(whole, tmp_path / "rebuilt", 3)
+    folder = copy_up_to(whole, tmp_path / "recomputed", 3)
     assert run(folder, "--resume", "--set", "norm.recompute=true") == 0
     assert_same_result(whole, folder)
     assert "exactness not guaranteed" not in capsys.readouterr().out

@@ -90,10 +90,8 @@ class Classifier(nn.Module):
                 f"a training step of this classifier takes {self.draws.columns} drawn numbers for each image, got "
                 f"{'none' if drawn is None else tuple(drawn.shape)}; pass classifier.draws.rows(...), or nothing for 0"
             )
-        self.draws.place(drawn)
-        outputs = self._mixed_sums(x, labels, drawn)
-        self.draws.place(None)  # so that a later forward pass cannot use them again
-        return outputs
+        with self.draws.handed_over(drawn):
+            return self._mixed_sums(x, labels, drawn)
 
     def scaled(self, images: Tensor) -> Tensor:
         """What the network is given: (pixels / 255 - mean) / std.

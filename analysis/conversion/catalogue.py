@@ -13,31 +13,32 @@ ImportModule = Callable[[str], Any]
 
 
 def timm_networks(import_module: ImportModule, *, every: bool) -> Iterator[Candidate]:
-    """timm's networks: of each family the one with the shortest name and the last of the others, or all."""
+    """timm's; a family is the file that builds a network."""
     timm = import_module("timm")
     families: Dict[str, List[str]] = {}
     for name in timm.list_models():
         family = str(timm.models.model_entrypoint(name).__module__).rpartition(".")[2]
         families.setdefault(family, []).append(name)
     for family, names in sorted(families.items()):
-        chosen = names if every else names_of_family(names)
-        for name in chosen:
+        for name in names if every else [_first(names)]:
             shape = timm.models.get_pretrained_cfg(name).input_size
             yield Candidate("timm", family, name, functools.partial(timm.create_model, name), tuple(shape))
 
 
-def names_of_family(names: List[str]) -> List[str]:
+def _first(names: List[str]) -> str:
     """The shortest name, which tends to be that of a small network."""
-    return [min(names, key=lambda name: (len(name), name))]
+    return min(names, key=lambda name: (len(name), name))
 
 
-def torchvision_networks(import_module: ImportModule) -> Iterator[Candidate]:
+def torchvision_networks(import_module: ImportModule, *, every: bool) -> Iterator[Candidate]:
     """torchvision's, but for quantized copies; of detectors the backbone."""
     models = import_module("torchvision.models")
+    families: Dict[str, List[str]] = {}
     for name in models.list_models():
-        if name.startswith("quantized_"):
-            continue
-        module = str(models.get_model_builder(name).__module__)
+        if not name.startswith("quantized_"):
+            families.setdefault(str(models.get_model_builder(name).__module__), []).append(name)
+    chosen = [(file, name) for file, names in families.items() for name in (names if every else [_first(names)])]
+    for module, name in chosen:
         family, is_detector = module.rpartition(".")[2], ".detection." in module
         shape: Tuple[int, ...] = (3, 224, 224)
         if ".video." in module:
@@ -129,10 +130,22 @@ def nnunet_networks(import_module: ImportModule) -> Iterator[Candidate]:
         yield Candidate("nnU-Net", "dynamic_network_architectures", name, build, (1, 32, 32, 32))
 
 
-LIBRARIES: Dict[str, Callable[[ImportModule], Iterator[Candidate]]] = {
-    "timm": functools.partial(timm_networks, every=False),
-    "torchvision": torchvision_networks,
+LIBRARIES: Dict[str, Callable[..., Iterator[Candidate]]] = {
+    "nnU-Net": nnunet_networks,
     "monai": monai_networks,
     "segmentation-models-pytorch": segmentation_networks,
-    "nnU-Net": nnunet_networks,
+    "torchvision": torchvision_networks,
+    "timm": timm_networks,
 }
+
+
+def candidates(library: str, import_module: ImportModule, *, every: bool) -> Iterator[Candidate]:
+    """A library's networks: one of each family, or every one. MONAI's, segmentation models' and nnU-Net's are few.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    list_networks = LIBRARIES[library]
+    if library in ("timm", "torchvision"):
+        return list_networks(import_module, every=every)
+    return list_networks(import_module)

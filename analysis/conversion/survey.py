@@ -92,8 +92,13 @@ def survey(candidate: Candidate) -> Surveyed:
     device = "cpu" if is_real else "meta"
     x = [torch.randn(2, *candidate.shape, device=device) for _ in range(candidate.inputs)]
     watch = PairWatch(model)
-    with torch.no_grad(), watch:
-        model.eval()(*x)
+    try:
+        with torch.no_grad(), watch:
+            model.eval()(*x)
+    # Whatever the network's own code raises.
+    except Exception as error:
+        found = {**row.as_dict(), "parameters": parameters, "refused": f"does not run before it: {_in_words(error)}"}
+        return Surveyed(**found)
     try:
         model, report = convert_norm(model, NormActFactory())
     except ValueError as error:
@@ -105,8 +110,12 @@ def survey(candidate: Candidate) -> Surveyed:
             model.eval()(*x)
     # Whatever the network's own code raises.
     except Exception as error:
-        found["runs"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        found["runs"] = _in_words(error)
     return Surveyed(**found)
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 def _of_report(report: ConversionReport, watch: PairWatch) -> Dict[str, Any]:

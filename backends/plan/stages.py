@@ -72,7 +72,7 @@ class Stage:
 
 
 def stage_recomputes(stage: Stage, execution: Execution) -> bool:
-    """Whether this stage rebuilds activations: never the last of a pipeline."""
+    """Whether this stage recomputes activations: never the last of a pipeline."""
     return execution.recomputes and (stage.count == 1 or not stage.is_last)
 
 

@@ -61,7 +61,7 @@ class NormConfig(Section):
     kernel: Literal["auto", "fused", "reference"] = Field(
         "auto", description="fused kernels, or plain torch operations"
     )
-    recompute: bool = Field(False, description="rebuild normalized activations in backward instead of saving them")
+    recompute: bool = Field(False, description="recompute normalized activations in backward instead of saving them")
 
 
 class DataConfig(Section):

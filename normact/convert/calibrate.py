@@ -134,7 +134,7 @@ def _match_moments(layer: NormAct, x: Tensor) -> None:
 
 def _undo_proxy(layer: NormAct, takers: TakersFound) -> Tuple[str, str]:
     """Let what follows see the activation as it is without Proxy Normalization; how, and why not otherwise."""
-    if layer.proxy is None or layer._activation is None:
+    if layer.proxy is None or layer.phi is None:
         return "", ""
     eps, method, num_samples = layer.proxy
     gamma, beta = layer.weight.double(), None if layer.bias is None else layer.bias.double()
@@ -143,14 +143,14 @@ def _undo_proxy(layer: NormAct, takers: TakersFound) -> Tuple[str, str]:
             None if value is None else value.double() for value in (layer.proxy_beta, layer.proxy_gamma)
         )
         mean, inverse_std = proxy_statistics(
-            layer._activation, gamma, beta, proxy_beta, proxy_gamma, eps=eps, method=method, num_samples=num_samples
+            layer.phi, gamma, beta, proxy_beta, proxy_gamma, eps=eps, method=method, num_samples=num_samples
         )
         for module in takers.modules:
             take_back(module, 1.0 / inverse_std, mean)
         return "taken back", ""
     if layer.proxy_beta is None or layer.proxy_gamma is None:
         return "changed", takers.reason
-    m, s, distance = neutral_proxy(layer._activation, eps)
+    m, s, distance = neutral_proxy(layer.phi, eps)
     if distance > _NEUTRAL:
         return "changed", f"{takers.reason}; no proxy of {layer.activation} has mean 0 and variance 1"
     layer.proxy_beta.copy_((m if beta is None else m - beta) / gamma)

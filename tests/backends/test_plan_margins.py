@@ -86,7 +86,7 @@ def test_the_proxies_of_a_stage_cost_little_more_than_one_where_they_are_compute
     apart, together = (
         small_operations(stage, Execution(1, 1, recompute=recompute, joint_proxies=joint)) for joint in (False, True)
     )
-    # Forward, 2.2 times as many backward, and those rebuilt.
+    # Forward, 2.2 times as many backward, and those recomputed.
     assert apart.run == pytest.approx(2 * each * (3.2 + recompute))
     # Layers of one size share their code.
     assert apart.compiled == pytest.approx(len({(op.name, op.moved) for op in stage.proxies}) * (3.2 + recompute))
