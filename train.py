@@ -17,7 +17,7 @@ from typing import Callable, Dict, List, Optional
 
 from backends import LostProcessError, choose_device
 from backends.process_group import explained_loss
-from configs import Config, config_name, dump_config, load_config, own_seed
+from configs import Config, ConfigError, config_name, dump_config, load_config, own_seed
 from configs.exit_codes import EXPLAINED, exit_code_of, exit_code_of_signal, explain
 from configs.passwords import hide_passwords
 from experiment.checkpoint import has_checkpoint
@@ -101,6 +101,8 @@ def run_experiment(name: str, config: Config, options: argparse.Namespace) -> in
             if device.is_primary:
                 print(describe(planned))
                 print(describe_norms(planned))
+            if planned.placement.refusals:
+                raise ConfigError(f"this is estimated not to run: {'; '.join(planned.placement.refusals)}")
             return 0
         folder = RunFolder(Path(config.run.output_dir or default_folder(options.config, config)))
         with StopSignals(config.run.stop_signals) as signals, RunOutput(
