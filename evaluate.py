@@ -92,6 +92,7 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
         metavar="SECTION.KEY=VALUE",
         help="override one value; null leaves it out; repeatable",
     )
+    add("--weights", choices=("average", "last"), help="which, of a file with both; default: the average over time")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of a network; auto: a GPU if there is one")
     add("--split", choices=("eval", "train"), default="eval", help="images to evaluate; training images unaugmented")
     add(
@@ -116,7 +117,9 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
     check_execution(options, is_exported)
     if options.reestimate_statistics and is_exported:
         raise ConfigError(f"--reestimate-statistics: those of {options.model.suffix} files are fixed; leave it out")
-    saved = None if is_exported else read_weights(options.model)
+    if options.weights is not None and is_exported:
+        raise ConfigError(f"--weights {options.weights}: {options.model.suffix} files have one set; leave it out")
+    saved = None if is_exported else read_weights(options.model, options.weights)
     config = choose_config(options, saved)
     data = build_datasets(config.data, config.run.seed)
     if saved is not None:
@@ -137,7 +140,7 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
             raise CheckpointError(f"{options.model} on {config.data.name}: {error}") from error
     described = {
         "model": str(options.model),
-        "weights": "average" if saved is not None and saved.is_average else "last" if saved is not None else "exported",
+        **({"weights": "exported"} if saved is None else describe_weights(saved)),
         "statistics": "re-estimated" if options.reestimate_statistics else "as saved",
         "data": config.data.name,
         "split": options.split,
@@ -145,6 +148,12 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
         "precision": "as exported" if is_exported else "float32",
     }
     return {**described, **evaluation.report(data.class_names)}, data.class_names
+
+
+def describe_weights(saved: SavedWeights) -> Dict[str, Any]:
+    """Which weights of which file they are, and what showed that they are whole."""
+    known = {"file": str(saved.path), "entry": saved.entry, "step": saved.step, "checked_by": saved.checked_by}
+    return {"weights": saved.which, **{key: value for key, value in known.items() if value is not None}}
 
 
 def choose_config(options: argparse.Namespace, saved: Optional[SavedWeights]) -> Config:

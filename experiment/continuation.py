@@ -56,15 +56,30 @@ def restore(run: Run, output: RunOutput) -> Progress:
     reasons = why_inexact(saved["execution"], run.execution)
     if reasons:
         output.say(f"exactness not guaranteed because {'; '.join(reasons)}")
-    run.backend.load_state({"model": saved["model"], "optimizer": saved["optimizer"]})
+    try:
+        run.backend.load_state({"model": saved["model"], "optimizer": saved["optimizer"]})
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     progress = Progress.from_state(saved["progress"])
     if saved["average"] is not None:
-        assert run.config.averaging.decay is not None  # as check_same_run found
+        assert run.config.averaging.decay is not None  # as check_same_run and the checkpoint's schema found
         progress.average = WeightAverage.from_state(saved["average"], run.config.averaging.decay, run.backend.weights())
+    check_position(progress, run, path)
     if not run.backend.is_primary:
         progress.interval, progress.epoch = StepSums(), StepSums()  # the primary process has those of all
     output.say(f"resuming from {path}")
     return progress
+
+
+def check_position(progress: Progress, run: Run, path: Path) -> None:
+    """Raises CheckpointError for a step that this run does not come to, or an evaluation that it has not made."""
+    step, epoch = progress.step, run.steps_per_epoch
+    finished = {step // epoch * epoch, (step - 1) // epoch * epoch}  # its own evaluation may not be done yet
+    if not 0 < step <= run.steps or progress.evaluated_step not in finished:
+        raise CheckpointError(
+            f"{path} is of step {step}, with epochs finished to step {progress.evaluated_step}, which does not fit "
+            f"{run.config.schedule.epochs} epochs of {epoch} steps; it is damaged, or of another run"
+        )
 
 
 def least_and_largest(backend: Backend, number: int) -> Tuple[int, int]:

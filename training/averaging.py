@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from configs.schema.learning import AveragingConfig
+from training.weights import fitting
 
 
 class WeightAverage:
@@ -61,12 +62,18 @@ class WeightAverage:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], decay: float, like: Mapping[str, Tensor]) -> WeightAverage:
-        """Continue from `state()`, on the devices and in the memory layouts of `like`, the network's state."""
+        """Continue from `state()`, on the devices and in the memory layouts of `like`, the network's state.
+
+        Raises:
+            CheckpointError: they are the weights of another network.
+        """
         average = cls(decay)
         average.updates = state["updates"]
-        average.weights = {
-            name: torch.empty_like(like[name]).copy_(tensor) for name, tensor in state["weights"].items()
-        }
+        if average.updates:
+            average.weights = {
+                name: torch.empty_like(like[name]).copy_(tensor)
+                for name, tensor in fitting(state["weights"], like).items()
+            }
         return average
 
 
