@@ -7,6 +7,7 @@ The same command runs under torchrun, one process per replica.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import math
 import shlex
@@ -15,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Type
 
-from backends import DeviceError, LostProcessError, choose_backend
+from backends import DeviceError, LostProcessError, choose_device
 from backends.process_group import explained_loss
 from configs import Config, ConfigError, config_name, dump_config, load_config, own_seed
 from configs.passwords import hide_passwords
@@ -106,48 +107,48 @@ def default_folder(name_or_path: str, config: Config) -> str:
 
 def run_experiment(name: str, config: Config, options: argparse.Namespace) -> int:
     """One run, from a checked configuration to its summary. Returns the exit code."""
-    backend = choose_backend(config.device, config.ipu, options.dry_run)
-    try:
+    with contextlib.ExitStack() as at_end:
+        device = choose_device(config.device, config.ipu, options.dry_run)
+        at_end.callback(device.close)
         if options.dry_run:
-            run = prepare(name, config, backend, dry_run=True)
-            if backend.is_primary:
-                print(describe(run))
-                print(describe_norms(run))
+            planned = prepare(name, config, device, dry_run=True)
+            if device.is_primary:
+                print(describe(planned))
+                print(describe_norms(planned))
             return 0
         folder = RunFolder(Path(config.run.output_dir or default_folder(options.config, config)))
         with StopSignals(config.run.stop_signals) as signals, RunOutput(
-            folder, backend.is_primary, options.resume
+            folder, device.is_primary, options.resume
         ) as output:
             try:
                 # A checkpoint holds all weights: what the run started from need not be there any more.
                 goes_on = options.resume and has_checkpoint(folder.checkpoints)
                 with explained_loss():
-                    run = prepare(name, config, backend, weights_follow=goes_on)
+                    run = prepare(name, config, device, weights_follow=goes_on).start()
+                    at_end.callback(run.session.close)
                     output.say(describe(run))
                     with explained_loading():
-                        return train(run, output, Lockstep(backend, signals), options)
+                        return train(run, output, Lockstep(run.session, signals), options)
             except LostProcessError as error:
                 output.lost(str(error), exit_code_of(error))
                 raise
             except Exception as error:
                 output.ended("failed", f"{type(error).__name__}: {hide_passwords(str(error))}", exit_code_of(error))
                 raise
-    finally:
-        backend.close()
 
 
 def train(run: Run, output: RunOutput, lockstep: Lockstep, options: argparse.Namespace) -> int:
     """From the first or the restored step to the report. Returns the exit code."""
     progress = restore(run, output) if options.resume else Progress(average=build_average(run.config.averaging))
-    check_same_step(run.backend, progress.step, output.folder.path)
-    check_same_images(run.backend, run.data.fingerprint)
+    check_same_step(run.session, progress.step, output.folder.path)
+    check_same_images(run.session, run.data.fingerprint)
     if progress.evaluated_step == run.steps and output.folder.summary.exists():
         output.say(f"nothing to do: {output.folder.path} holds the finished run of {run.steps:,} steps")
         return 0
     origin = provenance(options.command)
     output.start(
         as_comment(origin) + dump_config(run.config),
-        Tracker(run.config, output.folder.path, run.name, run.backend.is_primary),
+        Tracker(run.config, output.folder.path, run.name, run.device.is_primary),
         step=progress.step,
         evaluated_step=progress.evaluated_step,
         steps=run.steps,
@@ -187,15 +188,15 @@ def train_epoch(
     run: Run, output: RunOutput, lockstep: Lockstep, progress: Progress, learning_rate: Callable[[int], float]
 ) -> None:
     """Weight updates to the end of the epoch, or until the loop is stopped."""
-    config, backend, updates = run.config, run.backend, run.plan.device_iterations
+    config, session, updates = run.config, run.session, run.plan.device_iterations
     epoch, first_step = divmod(progress.step, run.steps_per_epoch)
     clock = Stopwatch()
-    for batch in lockstep.batches(backend.training_batches(run.data.train, epoch, first_step, config.data.workers)):
-        rate, compiles = learning_rate(progress.step), backend.will_compile
+    for batch in lockstep.batches(session.training_batches(run.data.train, epoch, first_step, config.data.workers)):
+        rate, compiles = learning_rate(progress.step), session.will_compile
         if compiles:
             progress.add_training_seconds(clock.lap())
             output.say("the first step compiles, once a process; images/s leave it out")
-        progress.count(backend.train_step(batch, progress.step, rate), updates)
+        progress.count(session.train_step(batch, progress.step, rate), updates)
         if compiles:
             seconds = clock.lap()
             progress.add_compilation(seconds, updates)
@@ -207,7 +208,7 @@ def train_epoch(
             update_average(run, progress, "epoch")
         if at_end or is_due(config.run.log_every_steps, progress.step, updates):
             progress.add_training_seconds(clock.lap())
-            sums, position = backend.total(progress.interval), progress.step / run.steps_per_epoch
+            sums, position = session.total(progress.interval), progress.step / run.steps_per_epoch
             speed = progress.interval_speed(int(sums.images), run.plan.global_batch_size)
             output.record("train", position, sums, math.nan if speed is None else speed, rate)
             output.show(
@@ -229,7 +230,7 @@ def finish_epoch(run: Run, output: RunOutput, lockstep: Lockstep, progress: Prog
     """Evaluation if it is due, the epoch's line, and its checkpoint. Stopped in its evaluation, it is still to do."""
     config, epoch = run.config, progress.step // run.steps_per_epoch
     clock = Stopwatch()
-    trained = run.backend.total(progress.epoch)
+    trained = run.session.total(progress.epoch)
     line = (
         f"epoch {epoch}/{config.schedule.epochs}  train loss {trained.means().loss:.4f} top1 {trained.means().top1:.4f}"
     )
@@ -255,7 +256,7 @@ def finish_epoch(run: Run, output: RunOutput, lockstep: Lockstep, progress: Prog
 def update_average(run: Run, progress: Progress, moment: str) -> None:
     """Takes the weights into their average, where that is made at this moment, "step" or "epoch"."""
     if progress.average is not None and run.config.averaging.every == moment:
-        progress.average.update(run.backend.weights())
+        progress.average.update(run.session.weights())
 
 
 def log_power(run: Run, output: RunOutput, epoch: int) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List, Mapping, Optional, Sequence, TypeVar, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, TypeVar, Union
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
@@ -27,6 +28,7 @@ MEANINGS = (
     "P3: variation within an image",
     "P4: image deviations differ",
 )
+BOUND_LINE: Dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1.2}
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,13 @@ def draw_power(figure: Figure, panels: Sequence[PowerPanel], *, columns: int = 0
             axes.set_ylabel("share of power", fontsize=8)
         if index + columns >= len(panels):
             axes.set_xlabel("norm number (depth)", fontsize=8)
-    handles = [Patch(color=colour, label=meaning) for colour, meaning in zip(COLOURS, MEANINGS)]
-    legend_columns = 4 if columns >= 4 else 2
-    figure.legend(handles=handles, loc="outside upper center", ncols=legend_columns, fontsize=8, frameon=False)
+    figure.legend(
+        handles=_legend(panels),
+        loc="outside upper center",
+        ncols=4 if columns >= 4 else 2,
+        fontsize=8,
+        frameon=False,
+    )
     if note:
         width = int(17 * figure.get_size_inches()[0])  # characters of this size in the figure's width
         figure.supxlabel("\n".join(textwrap.wrap(note, width)), fontsize=7.5, parse_math=False)
@@ -108,6 +114,16 @@ def evenly(items: Sequence[Item], most: int) -> List[Item]:
     return [items[round(index * (len(items) - 1) / (most - 1))] for index in range(most)]
 
 
+def _legend(panels: Sequence[PowerPanel]) -> List[Any]:
+    """What the colours are, and the bands and the dashed line where a panel has them."""
+    handles: List[Any] = [Patch(color=colour, label=meaning) for colour, meaning in zip(COLOURS, MEANINGS)]
+    if any(len(panel.powers) > 1 for panel in panels):
+        handles.append(Patch(color="black", alpha=0.3, linewidth=0, label="bands: standard deviation"))
+    if any(panel.bound is not None for panel in panels):
+        handles.append(Line2D([], [], **BOUND_LINE, label="Theorem 1: P1 stays above it"))
+    return handles
+
+
 def _draw(axes: Axes, panel: PowerPanel) -> None:
     totals = panel.powers.sum(axis=2, keepdims=True)
     shares = panel.powers / np.where(totals > 0, totals, 1.0)
@@ -120,7 +136,7 @@ def _draw(axes: Axes, panel: PowerPanel) -> None:
         low, high = mean[:, boundary] - spread[:, boundary], mean[:, boundary] + spread[:, boundary]
         axes.fill_between(depth, low, high, color="black", alpha=0.3, linewidth=0)
     if panel.bound is not None:
-        axes.plot(depth, panel.bound, color="black", linestyle="--", linewidth=1.2)
+        axes.plot(depth, panel.bound, **BOUND_LINE)
     axes.set_title(panel.title, fontsize=9, parse_math=False)
     axes.set_xlim(1, max(2, len(depth)))
     axes.set_ylim(0, 1)

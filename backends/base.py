@@ -1,4 +1,7 @@
-"""What every device offers to the training loop. The loop in train.py uses this and knows no device."""
+"""What every kind of device offers: a `Device` settles a `Workload`, and the `Placement` starts a `Session`.
+
+The loop in train.py uses these and knows no device.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,11 @@ Batch = Tuple[torch.Tensor, torch.Tensor]  # uint8 images (B, C, H, W), integer 
 
 @dataclass(frozen=True)
 class Workload:
-    """What a device is to execute, before its batch plan is made.
+    """What a device is to execute.
 
     Attributes:
-        network: on the CPU.
+        network: on the CPU, computing with the operations that the device chose for it.
+        uses_batch_norm: whether its statistics depend on batch.norm_batch_size.
         image_size: side of the square images.
         in_channels: of the images.
         training_images: in an epoch.
@@ -32,6 +36,7 @@ class Workload:
     """
 
     network: nn.Module
+    uses_batch_norm: bool
     image_size: int
     in_channels: int
     training_images: int
@@ -40,55 +45,68 @@ class Workload:
     optimizer: OptimizerConfig
 
 
-class Backend(Protocol):
-    """One process's view of the devices.
+class Device(Protocol):
+    """One process's view of the devices, before there is anything to execute.
 
     Attributes:
         name: "cpu", "cuda:0", "ipu", ...
         reason: why this device was chosen, in words.
         precision: of the computation, in words.
-        replicas: copies of the model over all processes; known once max_micro_batch_size has been asked.
-        local_replicas: those of this process.
-        device_iterations: weight updates in one call of the device.
         is_primary: whether this process writes files and prints.
-        can_share_statistics: whether replicas can share batch-norm statistics.
-        will_compile: whether the next train_step compiles first, which takes as long as it does once.
-        runs_hooks: whether the network runs as Python code, so that hooks on its modules see what passes.
+        runs_hooks: whether a network runs as Python code, so that hooks on its modules see what passes.
     """
 
     name: str
     reason: str
     precision: str
-    replicas: int
-    local_replicas: int
-    device_iterations: int
     is_primary: bool
-    can_share_statistics: bool
     runs_hooks: bool
-    will_compile: bool
 
     def choose_operations(self, network: nn.Module) -> None:
         """Makes the network compute with operations of this device, before anything of it is measured."""
 
-    def max_micro_batch_size(self, workload: Workload) -> int:
-        """Images whose forward and backward fit the memory. Asked once, before `setup`: on devices with pipelines it
-        settles the stages, and with them the number of replicas."""
+    def settle(self, workload: Workload) -> Placement:
+        """Decides all that can be decided before anything is executed: replicas, the batch plan, stages of a pipeline.
+        Every process must call it.
 
-    def details(self) -> Dict[str, str]:
-        """What else a user should know before the first step, by aspect; after `setup`."""
+        Raises:
+            ConfigError, DeviceError: what cannot be honoured, with the rule and a way out.
+        """
 
-    def norm_group(self, plan: BatchPlan) -> Any:
-        """The process group over which batch norm shares its statistics; None for none."""
+    def close(self) -> None:
+        """Leaves the processes that the device connects; after its session is closed."""
 
-    def setup(
-        self, classifier: Classifier, plan: BatchPlan, optimizer: OptimizerConfig, undecayed: Set[str], seed: int
-    ) -> None:
-        """Places the classifier on the device and builds its optimizer.
+
+class Placement(Protocol):
+    """A workload settled on a device. Nothing is executed yet: here a dry run stops.
+
+    Attributes:
+        plan: the batch arithmetic.
+        details: what else a user should know before the first step, by aspect.
+    """
+
+    @property
+    def plan(self) -> BatchPlan: ...
+
+    @property
+    def details(self) -> Dict[str, str]: ...
+
+    def start(self, classifier: Classifier, undecayed: Set[str], seed: int) -> Session:
+        """Places the classifier on the device and builds its optimizer. Every process must call it.
 
         Args:
+            classifier: around the workload's network.
             undecayed: names of the network's parameters that take no weight decay.
             seed: keys the order of images and every draw during training.
         """
+
+
+class Session(Protocol):
+    """A classifier at work on its device, together with those of all other processes."""
+
+    @property
+    def will_compile(self) -> bool:
+        """Whether the next train_step compiles first, which takes as long as it does once."""
 
     def training_batches(self, dataset: Any, epoch: int, first_step: int, workers: int) -> Iterable[Batch]:
         """One batch per call of the device: this process's images from weight update `first_step` of the epoch on."""
@@ -132,4 +150,4 @@ class Backend(Protocol):
         """Continues from `state()` of any device."""
 
     def close(self) -> None:
-        """Leaves the process group."""
+        """Lets go of the device."""

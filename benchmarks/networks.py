@@ -8,8 +8,8 @@ from typing import Any, Callable, ContextManager, Dict, NamedTuple, Union
 import torch
 from torch import Tensor, nn
 
-from backends.torch_native import TorchBackend
-from configs import plan_batch
+import backends
+from backends.torch_native.device import TorchDevice
 from configs.schema import BatchConfig, DeviceConfig, OptimizerConfig
 from models import build_model
 from normact import NormActFactory, affine_parameter_names, rebuild_activations
@@ -103,23 +103,27 @@ def training_step(workload: Workload, norm_act: NormAct) -> Callable[[], None]:
     if norm_act.recompute:
         rebuild_activations(model)
     precision: Any = "bfloat16" if workload.is_bfloat16 else "float32"
-    backend = TorchBackend(DeviceConfig(name="cpu", precision=precision, channels_last=workload.is_bfloat16))
-    batch = BatchConfig(global_batch_size=workload.images, norm_batch_size=workload.images)
-    plan = plan_batch(
-        batch,
-        uses_batch_norm=True,  # of the whole batch; the other norms do not ask
-        replicas=1,
-        local_replicas=1,
-        max_micro_batch_size=workload.images,
-        can_share_statistics=True,
+    device = TorchDevice(DeviceConfig(name="cpu", precision=precision, channels_last=workload.is_bfloat16))
+    images = workload.images
+    settled = device.settle(
+        backends.Workload(
+            network=model,
+            uses_batch_norm=True,  # of the whole batch; the other norms do not ask
+            image_size=workload.image_size,
+            in_channels=3,
+            training_images=images,
+            saved_bytes_per_image=1,  # the micro-batch is given
+            batch=BatchConfig(global_batch_size=images, norm_batch_size=images, micro_batch_size=images),
+            optimizer=OPTIMIZER,
+        )
     )
     classifier = Classifier(model, mean=(0.5,) * 3, std=(0.25,) * 3)
-    backend.setup(classifier, plan, OPTIMIZER, affine_parameter_names(model), seed=0)
+    session = settled.start(classifier, affine_parameter_names(model), seed=0)
     pixels = torch.randint(0, 256, (workload.images, 3, workload.image_size, workload.image_size), dtype=torch.uint8)
     labels = torch.randint(0, workload.num_classes, (workload.images,))
 
     def step() -> None:
         # A rate of 0 keeps the weights, and so every step's numbers, the same.
-        backend.train_step((pixels, labels), step=0, learning_rate=0.0)
+        session.train_step((pixels, labels), step=0, learning_rate=0.0)
 
     return step

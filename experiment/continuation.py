@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Tuple
 
-from backends import Backend
+from backends import Session
 from datasets import DataError
 from experiment.checkpoint import check_norm, load_checkpoint, newest_checkpoint, save_checkpoint
 from experiment.progress import Progress
@@ -19,13 +19,13 @@ from training.weights import CheckpointError
 
 def save(run: Run, output: RunOutput, progress: Progress) -> None:
     """A checkpoint of everything that an exact continuation needs. Every process takes part."""
-    backend = run.backend
-    state = backend.state()
+    session, is_primary = run.session, run.device.is_primary
+    state = session.state()
     progress.is_saved = True
     for name in ("interval", "epoch"):  # the primary process takes over what the others have summed
-        total = backend.total(getattr(progress, name))
-        setattr(progress, name, total if backend.is_primary else StepSums())
-    if backend.is_primary:
+        total = session.total(getattr(progress, name))
+        setattr(progress, name, total if is_primary else StepSums())
+    if is_primary:
         output.folder.check_there()
         record = {
             **state,
@@ -57,15 +57,15 @@ def restore(run: Run, output: RunOutput) -> Progress:
     if reasons:
         output.say(f"exactness not guaranteed because {'; '.join(reasons)}")
     try:
-        run.backend.load_state({"model": saved["model"], "optimizer": saved["optimizer"]})
+        run.session.load_state({"model": saved["model"], "optimizer": saved["optimizer"]})
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
     progress = Progress.from_state(saved["progress"])
     if saved["average"] is not None:
         assert run.config.averaging.decay is not None  # as check_same_run and the checkpoint's schema found
-        progress.average = WeightAverage.from_state(saved["average"], run.config.averaging.decay, run.backend.weights())
+        progress.average = WeightAverage.from_state(saved["average"], run.config.averaging.decay, run.session.weights())
     check_position(progress, run, path)
-    if not run.backend.is_primary:
+    if not run.device.is_primary:
         progress.interval, progress.epoch = StepSums(), StepSums()  # the primary process has those of all
     output.say(f"resuming from {path}")
     return progress
@@ -82,14 +82,14 @@ def check_position(progress: Progress, run: Run, path: Path) -> None:
         )
 
 
-def least_and_largest(backend: Backend, number: int) -> Tuple[int, int]:
+def least_and_largest(session: Session, number: int) -> Tuple[int, int]:
     """Of the numbers that all processes give. Every process must call it."""
-    return -backend.agree(-number), backend.agree(number)
+    return -session.agree(-number), session.agree(number)
 
 
-def check_same_step(backend: Backend, step: int, folder: Path) -> None:
+def check_same_step(session: Session, step: int, folder: Path) -> None:
     """Raises CheckpointError where processes would continue from different checkpoints."""
-    oldest, newest = least_and_largest(backend, step)
+    oldest, newest = least_and_largest(session, step)
     if newest != oldest:
         raise CheckpointError(
             f"the processes found different checkpoints in {folder}, from step {oldest} to step {newest}; all of "
@@ -97,10 +97,10 @@ def check_same_step(backend: Backend, step: int, folder: Path) -> None:
         )
 
 
-def check_same_images(backend: Backend, fingerprint: str) -> None:
+def check_same_images(session: Session, fingerprint: str) -> None:
     """Raises DataError where processes read different images: their shares would overlap and leave others out."""
     first_digits = int(fingerprint[:15], 16)  # 60 bits: as much as one number between processes holds
-    least, largest = least_and_largest(backend, first_digits)
+    least, largest = least_and_largest(session, first_digits)
     if least != largest:
         raise DataError(
             "the processes read different images (numbers, names, labels or sizes); every machine needs the same "

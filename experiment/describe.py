@@ -5,25 +5,25 @@ from __future__ import annotations
 import torch
 
 from configs import expected_of_run
-from experiment.run import Run
+from experiment.run import PlannedRun
 from experiment.words import counted
 from models.norm_costs import measure_norm_costs, norm_costs_table
 
 
-def describe_norms(run: Run) -> str:
+def describe_norms(run: PlannedRun) -> str:
     """What this network and image size cost with batch norm, GN+PN, and GN+PN that recomputes."""
     model, data = run.config.model, run.data
     sizes = {"image_size": data.image_size, "num_classes": data.num_classes, "in_channels": data.channels}
     return norm_costs_table(measure_norm_costs(model.name, width=model.width, activation=model.activation, **sizes))
 
 
-def describe(run: Run) -> str:
+def describe(run: PlannedRun) -> str:
     """What is about to run, one aspect a line."""
     config, data, cost = run.config, run.data, run.cost
     expected = expected_of_run(run.name, config)
     saved = cost.saved_bytes(run.plan.micro_batch_size) / 2**20
     lines = {
-        "device": f"{run.backend.name} ({run.backend.reason}), {run.backend.precision}, "
+        "device": f"{run.device.name} ({run.device.reason}), {run.device.precision}, "
         f"{counted(torch.get_num_threads(), 'thread')}",
         "data": f"{config.data.name}: {len(data.train):,} training images, {len(data.evaluation):,} to evaluate, "
         f"{data.num_classes} classes, {data.channels}x{data.image_size}x{data.image_size}",
@@ -33,6 +33,6 @@ def describe(run: Run) -> str:
         "memory": f"{saved:,.0f} MiB of activations saved for backward in a micro-batch",
         **({} if expected is None else {"expected": f"{expected}"}),
         "steps": f"{run.steps:,} = {config.schedule.epochs} epochs x {run.steps_per_epoch:,}",
-        **run.backend.details(),
+        **run.placement.details,
     }
     return "\n".join(f"{name:<8} {text}" for name, text in lines.items())

@@ -6,7 +6,7 @@ from typing import Any, Iterable, Iterator, Optional
 
 import torch
 
-from backends import Backend
+from backends import Session
 from datasets import DataError
 from experiment.guarded_loading import GuardedLoading
 from experiment.stop_signals import Stopped, StopSignals
@@ -24,7 +24,7 @@ class Lockstep:
     that load images too.
 
     Args:
-        backend: whose processes agree.
+        session: whose processes agree.
         signals: of this process.
 
     Attributes:
@@ -33,8 +33,8 @@ class Lockstep:
             no DataError is a fault of the program in this process.
     """
 
-    def __init__(self, backend: Backend, signals: StopSignals) -> None:
-        self._backend, self._signals = backend, signals
+    def __init__(self, session: Session, signals: StopSignals) -> None:
+        self._session, self._signals = session, signals
         self.signal_number = 0
         self.failure: Optional[Exception] = None
 
@@ -73,7 +73,7 @@ class Lockstep:
             text = str(failure) if isinstance(failure, DataError) else f"{type(failure).__name__}: {failure}"
             encoded = text.encode(errors="backslashreplace")[:_MESSAGE_BYTES]
             message[: len(encoded)] = torch.tensor(list(encoded), dtype=torch.uint8)
-        texts = [bytes(each.tolist()).rstrip(b"\0").decode(errors="replace") for each in self._backend.gather(message)]
+        texts = [bytes(each.tolist()).rstrip(b"\0").decode(errors="replace") for each in self._session.gather(message)]
         if failure is not None:
             return failure
         process, text = next((process, text) for process, text in enumerate(texts) if text)
@@ -81,4 +81,4 @@ class Lockstep:
 
     def _agree(self, word: int) -> int:
         received = self._signals.received
-        return self._backend.agree(_SIGNALLED + received if received else word)
+        return self._session.agree(_SIGNALLED + received if received else word)

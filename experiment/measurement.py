@@ -32,10 +32,10 @@ def evaluate(run: Run, lockstep: Lockstep, images: Any, weights: Optional[Mappin
         weights: a state of the network to evaluate instead of the trained one.
     """
     sums = StepSums()
-    with contextlib.nullcontext() if weights is None else run.backend.evaluating_with(weights):
-        for batch in lockstep.batches(run.backend.evaluation_batches(images, run.config.data.workers)):
-            sums = sums + run.backend.eval_step(batch)
-    return run.backend.total(sums)
+    with contextlib.nullcontext() if weights is None else run.session.evaluating_with(weights):
+        for batch in lockstep.batches(run.session.evaluation_batches(images, run.config.data.workers)):
+            sums = sums + run.session.eval_step(batch)
+    return run.session.total(sums)
 
 
 def measure_end(run: Run, lockstep: Lockstep, average: Optional[WeightAverage]) -> Dict[str, Any]:
@@ -56,7 +56,7 @@ def measure_end(run: Run, lockstep: Lockstep, average: Optional[WeightAverage]) 
             found["train"] = {**sums.means()._asdict(), "images": int(sums.images)}
     if run.factory.uses_batch_norm and is_reestimated(run.config) and not lockstep.is_stopped:
         _, network = build_network(run.config, run.data)  # plain and eager, whatever the device makes of the other
-        load_model_state(network, run.backend.weights() if weights is None else weights)
+        load_model_state(network, run.session.weights() if weights is None else weights)
         network.to(next(run.network.parameters()).device)
         if reestimate(network, run.config, run.data, lockstep.batches) and not lockstep.is_stopped:
             sums = evaluate(run, lockstep, run.data.evaluation, network.state_dict())

@@ -13,22 +13,17 @@ from typing import List, Tuple
 import torch
 from torch import nn
 
-from backends import Backend, Workload
-from configs import BatchPlan, Config, ConfigError, plan_batch
+from backends import Device, Workload
+from configs import BatchPlan, Config, ConfigError
 from configs.schema import DataConfig, ModelConfig
 from datasets import DataError, DataSets, build_datasets
 from experiment.power_log import check_power_is_measurable
-from experiment.run import Run
+from experiment.run import PlannedRun
 from experiment.starting_weights import place_weights
 from experiment.weights_file import read_weights
 from models import ImageClassifier, build_model
-from models.cost import measure_cost
-from normact import (
-    NormActFactory,
-    affine_parameter_names,
-    rebuild_activations,
-    share_statistics,
-)
+from models.cost import Cost, measure_cost
+from normact import NormActFactory, rebuild_activations
 from training.classifier import Classifier
 from training.draws import StepDraws
 from training.freezing import freeze_all_but
@@ -39,73 +34,59 @@ IMAGENET_FORMATS = ("image_folder", "image_shards")
 LOGGER = logging.getLogger(__name__)
 
 
-def prepare(name: str, config: Config, backend: Backend, *, dry_run: bool = False, weights_follow: bool = False) -> Run:
-    """Data, network and batch plan, placed on the device.
+def prepare(
+    name: str, config: Config, device: Device, *, dry_run: bool = False, weights_follow: bool = False
+) -> PlannedRun:
+    """Data, network and batch plan, settled on the device. `start()` of the result places the network there.
 
     Args:
         dry_run: ImageNet (see `stand_in`) and model.pretrained need not be there.
         weights_follow: those of a checkpoint will be loaded, so model.pretrained is not read.
+
+    Raises:
+        ConfigError, DataError, DeviceError, CheckpointError: what does not fit, with the rule and a way out.
     """
-    try:
-        data = build_datasets(config.data, config.run.seed)
-    except DataError as error:
-        if not dry_run or config.data.name not in IMAGENET_FORMATS:
-            raise
-        config = config.model_copy(update={"data": stand_in(config.data)})
-        LOGGER.info("%s. Planned with synthetic images instead, with ImageNet's numbers of images and classes", error)
-        data = build_datasets(config.data, config.run.seed)
+    config, data = load_data(config, dry_run)
     factory, network = build_network(config, data)
-    backend.choose_operations(network)
-    uses_batch_norm = factory.uses_batch_norm
-    # Batch norm has no fused kernel, so what it saves can be counted without computing it on many images.
-    measured = copy.deepcopy(network).to("meta") if uses_batch_norm else network
-    try:
-        cost = measure_cost(measured, data.image_size, in_channels=data.channels, images=config.batch.norm_batch_size)
-    except ValueError as error:  # images too small for the network
-        raise ConfigError(str(error)) from error
-    workload = Workload(
-        network=network,
-        image_size=data.image_size,
-        in_channels=data.channels,
-        training_images=len(data.train),
-        saved_bytes_per_image=cost.saved_bytes_per_image,
-        batch=config.batch,
-        optimizer=config.optimizer,
-    )
-    largest = backend.max_micro_batch_size(workload)
-    plan = plan_batch(
-        config.batch,
-        uses_batch_norm=uses_batch_norm,
-        replicas=backend.replicas,
-        local_replicas=backend.local_replicas,
-        max_micro_batch_size=largest,
-        can_share_statistics=backend.can_share_statistics,
-        device_iterations=backend.device_iterations,
-    )
-    run = Run(name, config, backend, data, factory, network, plan, cost)
-    if run.steps_per_epoch == 0:
-        raise ConfigError(
-            f"batch.global_batch_size {plan.global_batch_size} is more than the {len(data.train)} training images of "
-            f"{config.data.name}; lower it to {len(data.train)} or less"
+    device.choose_operations(network)
+    cost = cost_of(network, factory, config, data)
+    placement = device.settle(
+        Workload(
+            network=network,
+            uses_batch_norm=factory.uses_batch_norm,
+            image_size=data.image_size,
+            in_channels=data.channels,
+            training_images=len(data.train),
+            saved_bytes_per_image=cost.saved_bytes_per_image,
+            batch=config.batch,
+            optimizer=config.optimizer,
         )
-    if config.run.power_every_epochs is not None:
-        check_power_is_measurable(run)
-    share_statistics(network, backend.norm_group(plan), plan.gradient_accumulation)
-    if config.norm.recompute:
-        rebuild_activations(network)
-    draws = StepDraws(Mixing.of(config.regularization, data.image_size), network.drops())
-    check_learning(config, plan)
+    )
+    check_images(config, data, placement.plan)
+    check_learning(config, placement.plan)
     pretrained = config.model.pretrained
     if pretrained is not None and dry_run and not Path(pretrained).exists():
         LOGGER.info("model.pretrained %s does not exist. Planned with random weights instead", pretrained)
     elif pretrained is not None and not weights_follow:
         saved, is_reset = read_weights(pretrained), config.model.reset_classifier
         place_weights(network, factory, saved, data.class_names, reset_classifier=is_reset)
-    frozen = freeze(config.model, network)
-    smoothing = config.regularization.label_smoothing
-    classifier = Classifier(network, data.mean, data.std, smoothing, draws, frozen)
-    backend.setup(classifier, plan, config.optimizer, affine_parameter_names(network), config.run.seed)
+    classifier = build_classifier(config, data, network)
+    run = PlannedRun(name, config, device, placement, data, factory, classifier, cost)
+    if config.run.power_every_epochs is not None:
+        check_power_is_measurable(run)
     return run
+
+
+def load_data(config: Config, dry_run: bool) -> Tuple[Config, DataSets]:
+    """The images, and the configuration that they are of: another in a dry run without ImageNet (see `stand_in`)."""
+    try:
+        return config, build_datasets(config.data, config.run.seed)
+    except DataError as error:
+        if not dry_run or config.data.name not in IMAGENET_FORMATS:
+            raise
+        LOGGER.info("%s. Planned with synthetic images instead, with ImageNet's numbers of images and classes", error)
+    config = config.model_copy(update={"data": stand_in(config.data)})
+    return config, build_datasets(config.data, config.run.seed)
 
 
 def stand_in(config: DataConfig) -> DataConfig:
@@ -153,6 +134,29 @@ def build_network(config: Config, data: DataSets) -> Tuple[NormActFactory, Image
     return factory, network
 
 
+def cost_of(network: ImageClassifier, factory: NormActFactory, config: Config, data: DataSets) -> Cost:
+    """What the network computes and keeps for one image.
+
+    Raises:
+        ConfigError: images that are too small for the network.
+    """
+    # Batch norm has no fused kernel, so what it saves can be counted without computing it on many images.
+    measured = copy.deepcopy(network).to("meta") if factory.uses_batch_norm else network
+    try:
+        return measure_cost(measured, data.image_size, in_channels=data.channels, images=config.batch.norm_batch_size)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def build_classifier(config: Config, data: DataSets, network: ImageClassifier) -> Classifier:
+    """The network with all that section `regularization`, norm.recompute and model.train_only put around it."""
+    if config.norm.recompute:
+        rebuild_activations(network)
+    draws = StepDraws(Mixing.of(config.regularization, data.image_size), network.drops())
+    frozen = freeze(config.model, network)
+    return Classifier(network, data.mean, data.std, config.regularization.label_smoothing, draws, frozen)
+
+
 def freeze(config: ModelConfig, network: ImageClassifier) -> List[nn.Module]:
     """Freezes all but model.train_only, and returns the frozen modules.
 
@@ -169,6 +173,15 @@ def freeze(config: ModelConfig, network: ImageClassifier) -> List[nn.Module]:
     if idle:
         LOGGER.info("%d of %d layers that drop are frozen, and drop nothing", len(idle), len(network.drops()))
     return frozen
+
+
+def check_images(config: Config, data: DataSets, plan: BatchPlan) -> None:
+    """Raises ConfigError where a global batch is more than all training images."""
+    if plan.global_batch_size > len(data.train):
+        raise ConfigError(
+            f"batch.global_batch_size {plan.global_batch_size} is more than the {len(data.train)} training images of "
+            f"{config.data.name}; lower it to {len(data.train)} or less"
+        )
 
 
 def check_learning(config: Config, plan: BatchPlan) -> None:

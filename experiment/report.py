@@ -34,12 +34,12 @@ def report(run: Run, output: RunOutput, progress: Progress, details: Dict[str, A
         "steps": progress.step,
         "seconds": progress.seconds,
         "images_per_second": progress.speed(run.plan.global_batch_size),
-        "device": run.backend.name,
+        "device": run.device.name,
         "parameters": run.cost.parameters,
         **details,
     }
     output.finish(summary)
-    if run.backend.is_primary:
+    if run.device.is_primary:
         draw(run.name, output.folder)
     rows = {
         "test top-1": f"{means.top1:.4f}",

@@ -1,4 +1,4 @@
-"""Everything that is settled before the first step of a run."""
+"""A run: planned, and started."""
 
 from __future__ import annotations
 
@@ -6,30 +6,57 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Dict
 
-from backends import Backend
+from backends import Device, Placement, Session
 from configs import BatchPlan, Config
 from datasets import DataSets
 from experiment.resume import execution_facts
 from experiment.starting_weights import norm_record
 from models import ImageClassifier
 from models.cost import Cost
-from normact import NormActFactory, has_fused_kernels
+from normact import NormActFactory, affine_parameter_names, has_fused_kernels
+from training.classifier import Classifier
 
 DEFAULT_POWER_IMAGES = 1000
 
 
 @dataclass(frozen=True)
-class Run:
-    """Everything that is settled before the first step."""
+class PlannedRun:
+    """Everything that is settled before anything is executed: what a dry run describes.
+
+    Attributes:
+        name: of the experiment.
+        config: the complete configuration.
+        device: this process's.
+        placement: of the network on it.
+        data: the images.
+        factory: of the network's norms.
+        classifier: around the network.
+        cost: of the network.
+    """
 
     name: str
     config: Config
-    backend: Backend
+    device: Device
+    placement: Placement
     data: DataSets
     factory: NormActFactory
-    network: ImageClassifier
-    plan: BatchPlan
+    classifier: Classifier
     cost: Cost
+
+    def start(self) -> Run:
+        """Places the network on the device. Every process must call it."""
+        undecayed = affine_parameter_names(self.network)
+        session = self.placement.start(self.classifier, undecayed, self.config.run.seed)
+        return Run(**vars(self), session=session)
+
+    @property
+    def network(self) -> ImageClassifier:
+        network: ImageClassifier = self.classifier.network  # type: ignore[assignment]  # nn.Module says less
+        return network
+
+    @property
+    def plan(self) -> BatchPlan:
+        return self.placement.plan
 
     @property
     def steps_per_epoch(self) -> int:
@@ -63,7 +90,7 @@ class Run:
             "norm_batch_size": self.plan.norm_batch_size,
             "micro_batch_size": self.plan.micro_batch_size,
             "replicas": self.plan.replicas,
-            "precision": self.backend.precision,
+            "precision": self.device.precision,
         }
 
     @property
@@ -74,6 +101,17 @@ class Run:
     @property
     def execution(self) -> Dict[str, Any]:
         """What decides the result to the last bit, besides the configuration."""
-        backend = self.backend
-        facts = execution_facts(self.plan, backend.name, backend.precision, self.config, has_fused_kernels())
+        device = self.device
+        facts = execution_facts(self.plan, device.name, device.precision, self.config, has_fused_kernels())
         return {**facts, "decoder": self.data.decoder}
+
+
+@dataclass(frozen=True)
+class Run(PlannedRun):
+    """A run that executes.
+
+    Attributes:
+        session: the network at work on the device.
+    """
+
+    session: Session

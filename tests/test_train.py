@@ -648,7 +648,7 @@ def test_a_run_without_a_terminal_says_where_it_is_at_each_log_step(
 def test_precision_auto_is_recorded_as_what_the_device_made_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("backends.torch_native.has_bfloat16_instructions", lambda: False)
+    monkeypatch.setattr("backends.torch_native.device.has_bfloat16_instructions", lambda: False)
     assert run(tmp_path, "--set", "device.precision=auto", "--set", "schedule.epochs=1") == 0
     assert json.loads((tmp_path / "summary.json").read_text())["precision"] == "float32"
     assert final(tmp_path, 4)["execution"]["precision"] == "float32"

@@ -22,8 +22,8 @@ class WeightAverage:
     Everything that is floating point is averaged, batch norm's running statistics like the weights. (They are those of
     the weights of their time, not of the averaged weights; over the flat end of training the two agree.)
 
-    The loop owns one, updates it after an epoch or a weight update with `Backend.weights()`, evaluates inside
-    `Backend.evaluating_with(average.weights)`, and saves `state()` with each checkpoint. Processes hold equal weights,
+    The loop owns one, updates it after an epoch or a weight update with `Session.weights()`, evaluates inside
+    `Session.evaluating_with(average.weights)`, and saves `state()` with each checkpoint. Processes hold equal weights,
     so each keeps its own equal average and nothing is sent.
 
     Args:

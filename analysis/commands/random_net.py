@@ -67,11 +67,7 @@ def random_net(options: argparse.Namespace, image_loader: ImageLoader) -> None:
                 advance=bar.update,
             )
             panels.append(panel_of_random_net(norm, np.array(results["layers"]), shape))
-    note = (
-        f"random nets of width {shape.width}, {shape.activation}; bands: standard deviation over {options.seeds} nets"
-    )
-    if "layer" in paths:
-        note += "; dashed: Theorem 1, P1 stays above it"
+    note = f"random nets of width {shape.width}, {shape.activation}; means over {options.seeds} nets"
     plot_power(panels, options.out / "power.png", columns=min(len(panels), 6), note=note)
     for norm, panel in zip(paths, panels):
         p1, p2, p3, p4 = panel.powers.mean(axis=0)[-1]

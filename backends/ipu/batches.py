@@ -8,7 +8,7 @@ from typing import Iterable, Iterator, List, Optional, Tuple
 import torch
 
 from backends.base import Batch
-from configs import BatchPlan
+from configs import BatchPlan, ConfigError
 from training.draws import StepDraws
 from training.loss import IGNORED
 
@@ -39,6 +39,17 @@ def combined_batch(
         ]
         inputs.append(torch.cat(rows))
     return inputs
+
+
+def check_whole_calls(plan: BatchPlan, steps_per_epoch: int, first_step: int) -> None:
+    """Raises ConfigError where calls of the device do not end with the epoch that begins at `first_step`."""
+    updates, left = plan.device_iterations, steps_per_epoch - first_step
+    if left % updates:
+        divisors = [size for size in range(1, left + 1) if left % size == 0 and size <= updates]
+        raise ConfigError(
+            f"ipu.device_iterations {updates} does not divide the {left} weight updates that are left of this "
+            f"epoch's {steps_per_epoch}; use {divisors[-1]}, or another batch.global_batch_size"
+        )
 
 
 def _places_with_partners(plan: BatchPlan, partners: int) -> List[int]:

@@ -6,12 +6,11 @@ from typing import Any, Dict, List, NamedTuple
 import pytest
 import torch
 
-from backends import DeviceError, choose_backend
-from backends.base import Backend
+from backends import DeviceError, choose_device
 from backends.ipu.step import use_plain_operations
 from configs import ConfigError, load_config
 from experiment.prepare import build_network, prepare
-from experiment.run import Run
+from experiment.run import PlannedRun, Run
 from models.cost import measure_cost
 from normact import norm_act
 from normact.norms import GroupNorm
@@ -41,29 +40,29 @@ class Trained(NamedTuple):
 
 def prepared(device: str, *overrides: str) -> Run:
     config = load_config("generated_smoke", [*SMALL, *overrides], [("--device", "device.name", device)])
-    return prepare("test", config, choose_backend(config.device, config.ipu))
+    return prepare("test", config, choose_device(config.device, config.ipu)).start()
 
 
 def trained(device: str, *overrides: str, steps: int = 2) -> Trained:
     run = prepared(device, *overrides)
     losses = update(run, 0, steps)
-    return Trained(run, losses, run.backend.state())
+    return Trained(run, losses, run.session.state())
 
 
 def update(run: Run, first: int, stop: int) -> List[float]:
     losses: List[float] = []
     step = first
-    for batch in run.backend.training_batches(run.data.train, 0, first, 0):
+    for batch in run.session.training_batches(run.data.train, 0, first, 0):
         if step == stop:
             break
-        losses.append(float(run.backend.train_step(batch, step, 0.1).loss_sum))
+        losses.append(float(run.session.train_step(batch, step, 0.1).loss_sum))
         step += run.plan.device_iterations
     return losses
 
 
 def evaluated(run: Run) -> Any:
-    sums = [run.backend.eval_step(batch) for batch in run.backend.evaluation_batches(run.data.evaluation, 0)]
-    total = run.backend.total(sum(sums[1:], sums[0]))
+    sums = [run.session.eval_step(batch) for batch in run.session.evaluation_batches(run.data.evaluation, 0)]
+    total = run.session.total(sum(sums[1:], sums[0]))
     return total.means(), total.images
 
 
@@ -143,20 +142,20 @@ def test_evaluation_counts_every_image_once_and_follows_the_training() -> None:
         assert images == images_on_ipu == 37
         assert right.loss == pytest.approx(left.loss, rel=1e-4)
         assert right.top1 == left.top1
-    assert_same_weights(cpu.backend.state()["model"], ipu.backend.state()["model"])
+    assert_same_weights(cpu.session.state()["model"], ipu.session.state()["model"])
 
 
 def test_evaluating_with_other_weights_leaves_the_trained_ones() -> None:
     run = prepared("ipu_emulator", *PIPELINE)
-    start = run.backend.state()["model"]
+    start = run.session.state()["model"]
     fresh = evaluated(run)
     update(run, 0, 1)
-    after = run.backend.state()["model"]
+    after = run.session.state()["model"]
     changed = evaluated(run)
-    with run.backend.evaluating_with(start):
+    with run.session.evaluating_with(start):
         assert evaluated(run) == fresh != changed
     assert evaluated(run) == changed
-    assert all(torch.equal(tensor, after[name]) for name, tensor in run.backend.weights().items())
+    assert all(torch.equal(tensor, after[name]) for name, tensor in run.session.weights().items())
 
 
 @pytest.mark.parametrize("meaning", [[], ["regularization.mixup_alpha=0.2"]], ids=["plain", "mixup"])
@@ -165,9 +164,9 @@ def test_a_run_moves_from_cpu_to_ipu_and_back_without_changing_its_weights(meani
     state = trained("cpu", *meaning, steps=1).state
     for step, device in ((1, "ipu_emulator"), (2, "cpu")):
         run = prepared(device, *([*PIPELINE, "ipu.loss_scaling=64.0"] if device != "cpu" else []), *meaning)
-        run.backend.load_state(state)
+        run.session.load_state(state)
         update(run, step, step + 1)
-        state = run.backend.state()
+        state = run.session.state()
     assert_same_weights(unmoved.model, state["model"])
     for index, kept in unmoved.state["optimizer"]["state"].items():
         torch.testing.assert_close(
@@ -179,21 +178,21 @@ def test_continuing_on_the_emulator_is_bit_identical() -> None:
     straight = trained("ipu_emulator", *PIPELINE, steps=3)
     first = trained("ipu_emulator", *PIPELINE, steps=2)
     run = prepared("ipu_emulator", *PIPELINE)
-    run.backend.load_state(first.state)
-    assert run.backend.state()["optimizer"]["state"].keys() == first.state["optimizer"]["state"].keys()
+    run.session.load_state(first.state)
+    assert run.session.state()["optimizer"]["state"].keys() == first.state["optimizer"]["state"].keys()
     update(run, 2, 3)
-    state = run.backend.state()
+    state = run.session.state()
     assert all(torch.equal(tensor, state["model"][name]) for name, tensor in straight.model.items())
 
 
 def test_a_non_finite_loss_stops_the_run_and_no_checkpoint_is_made_of_it() -> None:
     run = prepared("ipu_emulator", *PIPELINE)
-    batches = iter(run.backend.training_batches(run.data.train, 0, 0, 0))
-    run.backend.train_step(next(batches), 0, 1e30)
+    batches = iter(run.session.training_batches(run.data.train, 0, 0, 0))
+    run.session.train_step(next(batches), 0, 1e30)
     with pytest.raises(NonFiniteLossError, match=r"step 1: .*No checkpoint was written"):
-        run.backend.train_step(next(batches), 1, 1e30)
+        run.session.train_step(next(batches), 1, 1e30)
     with pytest.raises(NonFiniteLossError):
-        run.backend.state()
+        run.session.state()
 
 
 @pytest.mark.parametrize(
@@ -225,7 +224,7 @@ def test_device_iterations_that_do_not_divide_an_epoch_are_refused_with_a_way_ou
         prepared("ipu_emulator", *options)
     run = prepared("ipu_emulator", *options, "data.num_train_images=128")
     with pytest.raises(ConfigError, match=r"does not divide the 1 weight updates that are left of this epoch's 4"):
-        run.backend.training_batches(run.data.train, 0, 3, 0)  # where a run on another device was stopped
+        run.session.training_batches(run.data.train, 0, 3, 0)  # where a run on another device was stopped
 
 
 def test_the_options_of_the_configuration_reach_poptorch(tmp_path: Any) -> None:
@@ -233,8 +232,8 @@ def test_the_options_of_the_configuration_reach_poptorch(tmp_path: Any) -> None:
     options += ['ipu.precision="16.32"', "ipu.partials=half", "ipu.stochastic_rounding=true", "ipu.loss_scaling=64.0"]
     options += [f"ipu.executable_cache={tmp_path}/cache", f"ipu.profile_dir={tmp_path}/profile"]
     run = trained("ipu_emulator", *PIPELINE, *options, "norm.grouping=strided", steps=1).run
-    backend: Any = run.backend
-    told, popart = backend._training.options, backend._training.options._Popart.options
+    session: Any = run.session
+    told, popart = session._training.options, session._training.options._Popart.options
     assert (told.replication_factor, told.device_iterations, told.Training.gradient_accumulation) == (2, 1, 4)
     assert told.output_mode.name == "Sum" if hasattr(told.output_mode, "name") else told.output_mode == 3
     assert told.Training.accumulation_and_replication_reduction_type.name == "Mean"
@@ -244,15 +243,15 @@ def test_the_options_of_the_configuration_reach_poptorch(tmp_path: Any) -> None:
     assert (popart["enableStochasticRounding"], popart["groupNormStridedChannelGrouping"]) == (True, True)
     assert popart["cachePath"] == f"{tmp_path}/cache"
     assert popart["engineOptions"]["autoReport.directory"] == f"{tmp_path}/profile"
-    assert backend._optimizer.device.loss_scaling == 64.0
+    assert session._optimizer.device.loss_scaling == 64.0
     evaluated(run)
-    assert (backend._inference.options.device_iterations, backend._inference.options.replication_factor) == (4, 2)
+    assert (session._inference.options.device_iterations, session._inference.options.replication_factor) == (4, 2)
 
 
 def test_synthetic_data_trains_on_no_image_and_still_counts_them() -> None:
     real, synthetic = (trained("ipu_emulator", *PIPELINE, f"ipu.synthetic_data={word}") for word in ("false", "true"))
-    backend: Any = synthetic.run.backend
-    assert backend._training.options._Popart.options["syntheticDataMode"] > 0
+    session: Any = synthetic.run.session
+    assert session._training.options._Popart.options["syntheticDataMode"] > 0
     assert synthetic.losses == [0.0, 0.0]
     name = "classifier.weight"
     assert not torch.equal(synthetic.model[name], real.model[name])
@@ -262,13 +261,13 @@ def test_synthetic_data_trains_on_no_image_and_still_counts_them() -> None:
 
 def test_the_learning_rate_changes_without_compiling_again() -> None:
     run = prepared("ipu_emulator", *PIPELINE)
-    backend: Any = run.backend
-    batches = iter(backend.training_batches(run.data.train, 0, 0, 0))
-    backend.train_step(next(batches), 0, 0.1)
-    program, before = backend._training._program, backend.state()["model"]
-    backend.train_step(next(batches), 1, 0.0)
-    assert backend._training._program is program
-    assert all(torch.equal(tensor, before[name]) for name, tensor in backend.state()["model"].items())
+    session: Any = run.session
+    batches = iter(session.training_batches(run.data.train, 0, 0, 0))
+    session.train_step(next(batches), 0, 0.1)
+    program, before = session._training._program, session.state()["model"]
+    session.train_step(next(batches), 1, 0.0)
+    assert session._training._program is program
+    assert all(torch.equal(tensor, before[name]) for name, tensor in session.state()["model"].items())
 
 
 class Recorder(logging.Handler):
@@ -292,16 +291,14 @@ def test_what_poptorch_prints_is_not_printed_again_by_the_program(request: pytes
 
 def test_a_dry_run_plans_stages_without_poptorch() -> None:
     config = load_config("generated_smoke", ["ipu.ipus=16"], [("--device", "device.name", "ipu")])
-    backend: Backend = choose_backend(config.device, config.ipu, dry_run=True)
-    run = prepare("test", config, backend)
-    lines = run.backend.details()
+    lines = prepare("test", config, choose_device(config.device, config.ipu, dry_run=True)).placement.details
     assert lines["ipus"].startswith("16 mk2 = ")
     assert "images/s expected" in lines["planner"]
 
 
-def dry_run(*overrides: str) -> Run:
+def dry_run(*overrides: str) -> PlannedRun:
     config = load_config("generated_smoke", [*SMALL, *overrides], [("--device", "device.name", "ipu")])
-    return prepare("test", config, choose_backend(config.device, config.ipu, dry_run=True), dry_run=True)
+    return prepare("test", config, choose_device(config.device, config.ipu, dry_run=True), dry_run=True)
 
 
 @pytest.mark.parametrize(
@@ -336,7 +333,7 @@ def test_what_is_told_of_a_network_for_ipus_is_of_the_operations_that_run_there(
     monkeypatch.setattr(norm_act, "_logged", set())  # each reason is logged once
     config = load_config("generated_smoke", ["ipu.ipus=16"], [("--device", "device.name", "ipu")])
     with caplog.at_level(logging.INFO):
-        run = prepare("test", config, choose_backend(config.device, config.ipu, dry_run=True))
+        run = prepare("test", config, choose_device(config.device, config.ipu, dry_run=True))
     assert "fused kernels" not in caplog.text
     _, plain = build_network(config, run.data)
     use_plain_operations(plain)

@@ -6,7 +6,7 @@ from typing import Dict, List
 import pytest
 import torch
 
-from backends import choose_backend
+from backends import choose_device
 from configs import load_config
 from experiment.prepare import prepare
 from experiment.run import Run
@@ -21,7 +21,7 @@ PIPELINE = ["ipu.ipus=4", "ipu.splits=[stages.1.0]", "batch.micro_batch_size=2",
 
 def prepared(device: str, *overrides: str) -> Run:
     config = load_config("generated_smoke", [*TINY, *overrides], [("--device", "device.name", device)])
-    return prepare("test", config, choose_backend(config.device, config.ipu))
+    return prepare("test", config, choose_device(config.device, config.ipu)).start()
 
 
 def assert_equal_but_rounding(left: torch.Tensor, right: torch.Tensor, change: torch.Tensor, what: str) -> None:
@@ -47,17 +47,17 @@ def test_each_of_twenty_updates_is_the_cpus_to_rounding_while_the_learning_rate_
     learning_rate = build_schedule(cpu.config.schedule, cpu.config.optimizer.learning_rate, cpu.steps_per_epoch)
     rates: List[float] = []
     for epoch in range(cpu.config.schedule.epochs):
-        batches = [run.backend.training_batches(run.data.train, epoch, 0, 0) for run in (cpu, ipu)]
+        batches = [run.session.training_batches(run.data.train, epoch, 0, 0) for run in (cpu, ipu)]
         for on_cpu, on_ipu in zip(*batches):
             step = len(rates)
             rates.append(learning_rate(step))
-            before = copy.deepcopy(ipu.backend.state())
-            cpu.backend.load_state(copy.deepcopy(before))  # so rounding differences do not grow from step to step
-            expected = cpu.backend.train_step(on_cpu, step, rates[-1])
-            sums = ipu.backend.train_step(on_ipu, step, rates[-1])
+            before = copy.deepcopy(ipu.session.state())
+            cpu.session.load_state(copy.deepcopy(before))  # so rounding differences do not grow from step to step
+            expected = cpu.session.train_step(on_cpu, step, rates[-1])
+            sums = ipu.session.train_step(on_ipu, step, rates[-1])
             assert float(sums.loss_sum) == pytest.approx(float(expected.loss_sum), rel=1e-6)
             assert (int(sums.top1), int(sums.images)) == (int(expected.top1), 16)
-            left, right = ipu.backend.state(), cpu.backend.state()
+            left, right = ipu.session.state(), cpu.session.state()
             for name, weight in right["model"].items():
                 what = f"{name} after update {step}"
                 assert_equal_but_rounding(left["model"][name], weight, weight - before["model"][name], what)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import train
-from backends import choose_backend
+from backends import choose_device
 from configs import config_names, load_config
 from experiment.checkpoint import load_checkpoint
 from experiment.prepare import prepare
@@ -115,12 +115,12 @@ def test_running_statistics_are_the_mean_of_the_two_instances(tmp_path: Path) ->
     found = load_checkpoint(tmp_path / "two" / "checkpoints" / "step_00000001.pt")["model"]
 
     config = load_config("generated_smoke", words, [("--device", "device.name", "cpu")])
-    cpu = prepare("test", config, choose_backend(config.device, config.ipu))
-    backend: Any = cpu.backend
-    images, labels = next(iter(cpu.backend.training_batches(cpu.data.train, 0, 0, 0)))
+    cpu = prepare("test", config, choose_device(config.device, config.ipu)).start()
+    session: Any = cpu.session
+    images, labels = next(iter(cpu.session.training_batches(cpu.data.train, 0, 0, 0)))
     of_instance = []
     for instance in (0, 1):  # each runs two micro-batches of 8 with the first weights
-        classifier = copy.deepcopy(backend._classifier).train()
+        classifier = copy.deepcopy(session._classifier).train()
         share_statistics(classifier, None, forwards_per_update=2)
         for start in (16 * instance, 16 * instance + 8):
             classifier(images[start : start + 8], labels[start : start + 8])

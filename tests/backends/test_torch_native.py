@@ -2,21 +2,21 @@
 
 import logging
 import math
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends import DeviceError, Workload, choose_backend
-from backends.torch_native import TorchBackend
-from configs import plan_batch
+from backends import DeviceError, Workload, choose_device
+from backends.torch_native.device import TorchDevice
+from backends.torch_native.session import TorchSession
 from configs.schema import BatchConfig
 from configs.schema.device import DeviceConfig, IpuConfig
 from configs.schema.learning import OptimizerConfig
 from models import build_model
-from normact import NormActFactory, affine_parameter_names, share_statistics
+from normact import NormActFactory, affine_parameter_names
 from training.classifier import Classifier
 from training.nonfinite import NonFiniteLossError, are_finite
 from training.order import step_key
@@ -31,36 +31,34 @@ def images_and_labels(step: int) -> Any:
     return images, torch.randint(0, 10, (GLOBAL_BATCH,), generator=generator)
 
 
-def prepared_backend(
-    norm: Dict[str, Any], micro: int, norm_batch_size: int, dtype: torch.dtype, **device: Any
-) -> TorchBackend:
+def started(norm: Dict[str, Any], micro: int, norm_batch_size: int, dtype: torch.dtype, **device: Any) -> TorchSession:
     torch.manual_seed(3)
     is_batch = norm["norm"] == "batch"
     factory = NormActFactory(**norm, norm_batch_size=norm_batch_size if is_batch else None)
     network = build_model("resnet8", num_classes=10, norm_act=factory, width=8)
     classifier = Classifier(network, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 0.1).to(dtype)
     batch = BatchConfig(global_batch_size=GLOBAL_BATCH, norm_batch_size=norm_batch_size, micro_batch_size=micro)
-    plan = plan_batch(
-        batch,
+    workload = Workload(
+        network=network,
         uses_batch_norm=is_batch,
-        replicas=1,
-        local_replicas=1,
-        max_micro_batch_size=GLOBAL_BATCH,
-        can_share_statistics=True,
+        image_size=8,
+        in_channels=3,
+        training_images=GLOBAL_BATCH,
+        saved_bytes_per_image=1,
+        batch=batch,
+        optimizer=OPTIMIZER,
     )
-    backend = TorchBackend(DeviceConfig(name="cpu", **device))
-    share_statistics(network, None, plan.gradient_accumulation)
-    backend.setup(classifier, plan, OPTIMIZER, affine_parameter_names(network), seed=0)
-    return backend
+    placement = TorchDevice(DeviceConfig(name="cpu", **device)).settle(workload)
+    return placement.start(classifier, affine_parameter_names(network), seed=0)
 
 
 def weights_after_three_updates(
     norm: Dict[str, Any], micro: int, norm_batch_size: int = 1, dtype: torch.dtype = torch.float64, **device: Any
 ) -> Dict[str, torch.Tensor]:
-    backend = prepared_backend(norm, micro, norm_batch_size, dtype, **device)
+    session = started(norm, micro, norm_batch_size, dtype, **device)
     for step in range(3):
-        backend.train_step(images_and_labels(step), step, 0.1)
-    return backend.state()["model"]
+        session.train_step(images_and_labels(step), step, 0.1)
+    return session.state()["model"]
 
 
 def largest_difference(first: Dict[str, torch.Tensor], second: Dict[str, torch.Tensor]) -> float:
@@ -124,10 +122,10 @@ def test_bfloat16_trains_close_to_float32_and_keeps_float32_weights() -> None:
 
 
 def test_a_step_reports_sums_over_its_images_and_applies_the_mean_gradient() -> None:
-    backend = prepared_backend(GNPN, 8, 1, torch.float64)
-    reference = prepared_backend(GNPN, 32, 1, torch.float64)
+    session = started(GNPN, 8, 1, torch.float64)
+    reference = started(GNPN, 32, 1, torch.float64)
     batch = images_and_labels(0)
-    sums = backend.train_step(batch, 0, 0.1)
+    sums = session.train_step(batch, 0, 0.1)
     outputs = reference._classifier(*batch)
     assert int(sums.images) == GLOBAL_BATCH
     assert float(sums.loss_sum) == pytest.approx(float(outputs[0]), rel=1e-12)
@@ -136,19 +134,19 @@ def test_a_step_reports_sums_over_its_images_and_applies_the_mean_gradient() -> 
     before = dict(reference._classifier.network.named_parameters())[name]
     gradient = torch.autograd.grad(outputs[0] / GLOBAL_BATCH, before)[0] + OPTIMIZER.weight_decay * before
     torch.testing.assert_close(
-        backend.state()["model"][name], (before - 0.1 * gradient).detach(), rtol=1e-10, atol=1e-12
+        session.state()["model"][name], (before - 0.1 * gradient).detach(), rtol=1e-10, atol=1e-12
     )
 
 
 def test_a_non_finite_gradient_stops_before_the_weights_change() -> None:
-    backend = prepared_backend(GNPN, 16, 1, torch.float32)
-    before = backend.state()["model"]
+    session = started(GNPN, 16, 1, torch.float32)
+    before = session.state()["model"]
     with torch.no_grad():
-        next(backend._classifier.network.parameters()).view(-1)[0] = float("nan")
-    spoiled = backend.state()["model"]
+        next(session._classifier.network.parameters()).view(-1)[0] = float("nan")
+    spoiled = session.state()["model"]
     with pytest.raises(NonFiniteLossError, match="step 5"):
-        backend.train_step(images_and_labels(0), 5, 0.1)
-    after = backend.state()["model"]
+        session.train_step(images_and_labels(0), 5, 0.1)
+    after = session.state()["model"]
     changed = [name for name in before if not torch.equal(spoiled[name], after[name])]
     assert changed == [next(iter(before))]  # the NaN itself, which equals nothing
 
@@ -177,20 +175,20 @@ def test_huge_finite_gradients_are_finite_and_anything_else_is_noticed(
 
 
 def test_a_step_with_huge_finite_gradients_is_made() -> None:
-    backend = prepared_backend(GNPN, 32, 1, torch.float32)
-    network = backend._classifier.network
+    session = started(GNPN, 32, 1, torch.float32)
+    network = session._classifier.network
     network.classifier.bias.register_hook(lambda gradient: torch.full_like(gradient, HUGE))
-    backend.train_step(images_and_labels(0), 0, 1e-30)
+    session.train_step(images_and_labels(0), 0, 1e-30)
     assert network.classifier.bias.detach().abs().max() > 1e7
 
 
 def test_continuing_from_a_state_is_bit_identical() -> None:
-    straight = prepared_backend(GNPN, 16, 1, torch.float32)
+    straight = started(GNPN, 16, 1, torch.float32)
     states: List[Dict[str, Any]] = []
     for step in range(4):
         states.append(straight.state())
         straight.train_step(images_and_labels(step), step, 0.1)
-    continued = prepared_backend(GNPN, 16, 1, torch.float32)
+    continued = started(GNPN, 16, 1, torch.float32)
     continued.load_state(states[2])
     for step in (2, 3):
         continued.train_step(images_and_labels(step), step, 0.1)
@@ -206,31 +204,20 @@ def test_continuing_from_a_state_is_bit_identical() -> None:
 def test_the_largest_micro_batch_takes_seven_tenths_of_what_is_free(
     monkeypatch: pytest.MonkeyPatch, saved_bytes: int, processes: str, images: int
 ) -> None:
-    monkeypatch.setattr("backends.torch_native.available_bytes", lambda: 10**10)
+    monkeypatch.setattr("backends.torch_native.device.available_bytes", lambda: 10**10)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
-    workload = Workload(
-        network=torch.nn.Identity(),
-        image_size=8,
-        in_channels=3,
-        training_images=GLOBAL_BATCH,
-        saved_bytes_per_image=saved_bytes,
-        batch=BatchConfig(global_batch_size=GLOBAL_BATCH, norm_batch_size=1),
-        optimizer=OPTIMIZER,
-    )
     # .7 of 10^10 bytes, shared by the processes, over 1.5 of what an image leaves; never less than one image.
-    assert TorchBackend(DeviceConfig(name="cpu")).max_micro_batch_size(workload) == images
+    assert TorchDevice(DeviceConfig(name="cpu")).largest_micro_batch(saved_bytes) == images
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 def test_a_device_that_is_not_here_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(DeviceError, match="no CUDA device"):
-        choose_backend(DeviceConfig(name="cuda"), IpuConfig())
+        choose_device(DeviceConfig(name="cuda"), IpuConfig())
 
 
 def test_the_choice_of_a_device_says_why() -> None:
-    backend: Optional[Any] = choose_backend(DeviceConfig(name="auto"), IpuConfig())
-    assert backend is not None
-    assert backend.reason
+    assert choose_device(DeviceConfig(name="auto"), IpuConfig()).reason
 
 
 @pytest.mark.parametrize(
@@ -251,20 +238,23 @@ def test_bfloat16_is_chosen_or_warned_of_by_the_processors_instructions(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("backends.torch_native.has_bfloat16_instructions", lambda: has_instructions)
+    monkeypatch.setattr("backends.torch_native.device.has_bfloat16_instructions", lambda: has_instructions)
     with caplog.at_level(logging.WARNING):
-        backend = TorchBackend(DeviceConfig(name="cpu", precision=asked))
-    assert backend.precision == precision
+        device = TorchDevice(DeviceConfig(name="cpu", precision=asked))
+    assert device.precision == precision
     assert ("use --set device.precision=auto" in caplog.text) == warns
-    with backend._autocast():
-        product = torch.ones(2, 2) @ torch.ones(2, 2)
-    assert (product.dtype == torch.bfloat16) == (precision == "bfloat16")
+    seen: List[torch.dtype] = []
+    session = started(GNPN, 32, 1, torch.float32, precision=asked)
+    conv = session._classifier.network.stem.conv
+    conv.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    session.eval_step(images_and_labels(0))
+    assert seen == [torch.bfloat16 if precision == "bfloat16" else torch.float32]
 
 
 def test_only_what_compiles_at_the_first_step_says_so() -> None:
-    backend = prepared_backend(GNPN, 32, 1, torch.float32)
-    assert not backend.will_compile
-    assert TorchBackend(DeviceConfig(name="cpu", compile=True)).will_compile
-    backend.will_compile = True
-    backend.train_step(images_and_labels(0), 0, 0.1)
-    assert not backend.will_compile
+    session = started(GNPN, 32, 1, torch.float32)
+    assert not session.will_compile
+    assert started(GNPN, 32, 1, torch.float32, compile=True).will_compile
+    session.will_compile = True
+    session.train_step(images_and_labels(0), 0, 0.1)
+    assert not session.will_compile

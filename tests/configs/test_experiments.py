@@ -8,7 +8,7 @@ from typing import Any, Dict, Iterator, Tuple
 import pytest
 import torch
 
-from backends.torch_native import TorchBackend
+from backends.torch_native.device import TorchDevice
 from configs import (
     Config,
     config_name,
@@ -281,14 +281,14 @@ def run_one_step(name: str) -> None:
         "model.reset_classifier=false",
     ]
     small = load_config(name, [*overrides, "device.name=cpu", "device.precision=float32"])
-    backend = TorchBackend(small.device)
-    run = prepare(name, small, backend)
-    before = backend.state()["model"]
-    for batch in backend.training_batches(run.data.train, 0, 0, 0):
-        sums = backend.train_step(batch, 0, small.optimizer.learning_rate)
+    run = prepare(name, small, TorchDevice(small.device)).start()
+    session = run.session
+    before = session.state()["model"]
+    for batch in session.training_batches(run.data.train, 0, 0, 0):
+        sums = session.train_step(batch, 0, small.optimizer.learning_rate)
         # Random logits of ten classes: ln 10 = 2.3, and a few times that for a network whose outputs are wide.
         assert 0.5 < sums.means().loss < 25
-    after = backend.state()["model"]
+    after = session.state()["model"]
     changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
     expected = small.model.train_only or {key.split(".")[0] for key in before}
     assert changed == set(expected)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from scipy.special import betainc
 from torch import Tensor
 
-from backends.torch_native import TorchBackend
+from backends import Workload
+from backends.torch_native.device import TorchDevice
 from configs import ConfigError, load_config, plan_batch
 from configs.schema import BatchConfig
 from configs.schema.device import DeviceConfig
@@ -154,19 +155,17 @@ def weights_after_updates(
     draws = StepDraws(Mixing.of(config, 12), network.drops())
     classifier = Classifier(network, (0.5,) * 3, (0.25,) * 3, 0.1, draws).double()
     batch = BatchConfig(global_batch_size=global_batch, norm_batch_size=1, micro_batch_size=micro)
-    plan = plan_batch(
-        batch, uses_batch_norm=False, replicas=1, local_replicas=1, max_micro_batch_size=64, can_share_statistics=True
-    )
-    backend = TorchBackend(DeviceConfig(name="cpu", **device))
     optimizer = OptimizerConfig(name="sgd", learning_rate=0.1, momentum=0.9)
-    backend.setup(classifier, plan, optimizer, affine_parameter_names(network), seed=11)
+    workload = Workload(network, False, 12, 3, global_batch, 1, batch, optimizer)
+    placement = TorchDevice(DeviceConfig(name="cpu", **device)).settle(workload)
+    session = placement.start(classifier, affine_parameter_names(network), seed=11)
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (2, global_batch, 3, 12, 12), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, 10, (2, global_batch), generator=generator)
     for step in range(2):
         order = [place % global_batch for place in range(-draws.partners, global_batch)]
-        backend.train_step((images[step][order], labels[step][order]), step, 0.1)
-    return backend.state()["model"]
+        session.train_step((images[step][order], labels[step][order]), step, 0.1)
+    return session.state()["model"]
 
 
 def largest_difference(first: Dict[str, Tensor], second: Dict[str, Tensor]) -> float:

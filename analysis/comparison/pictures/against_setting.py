@@ -14,7 +14,7 @@ from analysis.comparison.pictures.picture import LINES, Picture, tidy
 from analysis.results_file import ResultsError
 from analysis.settings import norm_of
 
-_LEGEND = "means over seeds; whiskers and bands: 95 % intervals"
+_LEGEND = "means over seeds; whiskers\nand bands: 95 % intervals"
 _WORDS = {"batch.norm_batch_size": "normalization batch (images)"}
 
 
@@ -70,7 +70,7 @@ def against_setting_picture(comparison: Comparison, reestimated: Optional[Compar
     metric, words = comparison.metric, _WORDS.get(key, key)
 
     def draw(figure: Figure) -> None:
-        figure.set_size_inches(7.5, 4.6)
+        figure.set_size_inches(8.6, 4.2)
         axes = figure.subplots()
         for place, series in enumerate(lines):
             _draw_line(axes, series, LINES[place % len(LINES)], 1.05 ** (place - (len(lines) - 1) / 2))
@@ -84,7 +84,9 @@ def against_setting_picture(comparison: Comparison, reestimated: Optional[Compar
         axes.set_xlabel(words)
         axes.set_ylabel(metric.label)
         axes.set_title(f"{metric.label} against {words}", fontsize=11)
-        axes.legend(fontsize=8, frameon=False, title=_LEGEND, title_fontsize=7.5, alignment="left")
+        # Beside the axes, so that it covers no line or band.
+        beside: Dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0), "borderaxespad": 0.0}
+        axes.legend(fontsize=8, frameon=False, title=_LEGEND, title_fontsize=7.5, alignment="left", **beside)
         tidy(axes)
 
     alt = "; ".join(f"{series.label}: {_values(comparison, series)}" for series in lines + levels)

@@ -1,15 +1,13 @@
-"""IPUs through PopTorch: Graphcore's on hardware or its IPU Model, or this repository's emulator. See `Backend`.
+"""Training and evaluation on IPUs through PopTorch: Graphcore's, or this repository's emulator. See `Session`.
 
-The only file that imports poptorch, popdist or horovod; what it needs of them goes to backends/ipu_*.py as arguments.
+Only this file and attached.py import poptorch or popdist; what others of backends/ipu need of them are arguments.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
-import logging
 import math
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Sequence, Set
 
 import popdist
 import popdist.poptorch
@@ -17,31 +15,29 @@ import poptorch
 import torch
 
 from backends.base import Batch
-from backends.errors import DeviceError
 from backends.image_loader import build_loader
-from backends.ipu.batches import combined_batch, padded_batches
-from backends.ipu.launch import be_an_instance, check_replicas, connect, instance_options, started_by_horovod
+from backends.ipu.attached import import_horovod
+from backends.ipu.batches import check_whole_calls, combined_batch, padded_batches
+from backends.ipu.launch import be_an_instance, check_replicas, connect, instance_options
+from backends.ipu.layout import Layout
 from backends.ipu.optimizer import IpuOptimizer
 from backends.ipu.options import set_device_options, set_evaluation_options, set_training_options
 from backends.ipu.placement import begin_stages, keep_outputs
-from backends.ipu.planned import PlannedIpus
 from backends.ipu.processes import OneProcess, Processes
 from backends.ipu.step import DeviceStep, set_precision
-from configs import BatchPlan
-from configs.schema.device import IpuConfig
-from configs.schema.learning import OptimizerConfig
+from normact import share_statistics
 from training.classifier import Classifier
 from training.loss import IGNORED
 from training.metrics import StepSums
 from training.nonfinite import NonFiniteLossError
+from training.optimizer import build_optimizer
 from training.order import EvaluationBatches, TrainingBatches
 from training.weights import load_model_state
 
 _NETWORK = "classifier.network."  # what PopTorch's names have in front of the network's own
-_HARDWARE_VERSIONS = {"mk1": 1, "mk2": 2, "bow": 2}  # by poptorch.ipuHardwareVersion; 21 is a MK2 too
 
 
-class IpuBackend(PlannedIpus):
+class IpuSession:
     """One process's replicas. Training and evaluation take turns on the IPUs; in between the host has the weights.
 
     What is weaker than on a CPU: the device updates the weights before the host sees the loss, so a non-finite loss is
@@ -49,48 +45,33 @@ class IpuBackend(PlannedIpus):
     running statistics of batch norm; those of each process's first replica are averaged when the host reads them.
 
     Args:
-        name: ipu, ipu_model or ipu_emulator.
-        reason: why it was chosen.
-        config: section `ipu`.
+        layout: of the workload.
+        classifier, undecayed, seed: see `backends.base.Placement.start`.
 
     Raises:
-        DeviceError: no hardware, or processes that were started in another way than poprun's.
+        ConfigError, DeviceError: processes that were started in another way than the layout needs.
     """
 
-    def __init__(self, name: str, reason: str, config: IpuConfig) -> None:
-        if name == "ipu":
-            _require_hardware(config.system)
-        # PopTorch prints its log; the root logger's handler would print it again.
-        logging.getLogger("poptorch::python").propagate = False
-        self._horovod = started_by_horovod(name, popdist, _import_horovod)
-        popdist_count = popdist.getNumInstances() if popdist.isPopdistEnvSet() else 1
-        processes = self._horovod.size() if self._horovod is not None else popdist_count
-        super().__init__(name, reason, config, processes)
-        self._process = self._horovod.rank() if self._horovod is not None else popdist.getInstanceIndex()
-        self.is_primary = self._process == 0
-        self._host: Processes = OneProcess()
+    def __init__(self, layout: Layout, classifier: Classifier, undecayed: Set[str], seed: int) -> None:
+        self._layout, self._config, self._plan = layout, layout.config, layout.plan
+        self._classifier, self._seed = classifier, seed
+        self._process, self._processes = layout.launch.process, layout.launch.processes
+        self.will_compile = True
+        share_statistics(classifier.network, None, self._plan.gradient_accumulation)
+        host_optimizer = build_optimizer(layout.optimizer, classifier.network, undecayed)
+        set_precision(classifier, self._config.precision)
+        begin_stages(classifier.network, layout.splits, poptorch.BeginBlock)
+        keep_outputs(classifier.network, layout.checkpoints, poptorch.recomputationCheckpoint)
+        overlap = None if self._config.io_tiles is None else _overlapped
+        self._step = DeviceStep(classifier, self._plan.micro_batch_size, poptorch.identity_loss, overlap)
+        self._optimizer = IpuOptimizer(host_optimizer, self._step, poptorch.optim, self._config.loss_scaling)
         self._training: Any = None
         self._inference: Any = None
         self._last_step = 0
-
-    def norm_group(self, plan: BatchPlan) -> None:
-        return None
-
-    def setup(
-        self, classifier: Classifier, plan: BatchPlan, optimizer: OptimizerConfig, undecayed: Set[str], seed: int
-    ) -> None:
-        super().setup(classifier, plan, optimizer, undecayed, seed)
-        self._join_processes()
-        self._classifier, self._seed = classifier, seed
-        set_precision(classifier, self._ipu.precision)
-        begin_stages(classifier.network, self._splits, poptorch.BeginBlock)
-        keep_outputs(classifier.network, self._checkpoints, poptorch.recomputationCheckpoint)
-        overlap = None if self._ipu.io_tiles is None else _overlapped
-        self._step = DeviceStep(classifier, plan.micro_batch_size, poptorch.identity_loss, overlap)
-        self._optimizer = IpuOptimizer(self._host_optimizer, self._step, poptorch.optim, self._ipu.loss_scaling)
+        self._host = _join_processes(layout)
 
     def training_batches(self, dataset: Any, epoch: int, first_step: int, workers: int) -> Iterable[Batch]:
-        self._check_whole_calls(len(dataset) // self._plan.global_batch_size, first_step)
+        check_whole_calls(self._plan, len(dataset) // self._plan.global_batch_size, first_step)
         partners = self._classifier.draws.partners
         batches = TrainingBatches(
             len(dataset), self._plan, self._process, self._seed, epoch, first_step, partners, dataset.parts
@@ -98,7 +79,7 @@ class IpuBackend(PlannedIpus):
         return build_loader(dataset, batches, workers)
 
     def evaluation_batches(self, dataset: Any, workers: int) -> Iterable[Batch]:
-        size = self._plan.micro_batch_size * self._evaluation_iterations * self.local_replicas
+        size = self._plan.micro_batch_size * self._evaluation_iterations * self._plan.local_replicas
         batches = EvaluationBatches(len(dataset), size, self._process, self._processes)
         return padded_batches(build_loader(dataset, batches, workers), size, len(dataset), self._processes)
 
@@ -165,26 +146,16 @@ class IpuBackend(PlannedIpus):
         """Micro-batches of a replica in one call of evaluation: as in one weight update, which fills a pipeline."""
         return self._plan.gradient_accumulation
 
-    def _join_processes(self) -> None:
-        if self._processes == 1 and not popdist.isPopdistEnvSet():
-            return
-        if self._horovod is not None:
-            be_an_instance(self._horovod, self.local_replicas, self._stages)
-        else:
-            check_replicas(popdist.getNumTotalReplicas(), self.replicas, self._stages)
-        popdist.init()
-        self._host = connect(self._horovod or _import_horovod(), self._process, self._processes)
-
     def _options(self) -> Any:
         if popdist.isPopdistEnvSet():
-            options = instance_options(popdist, self._stages)
+            options = instance_options(popdist, self._layout.stages)
         else:
             options = poptorch.Options()
-            options.replicationFactor(self.local_replicas)
-        if self.name == "ipu_model":
+            options.replicationFactor(self._plan.local_replicas)
+        if self._layout.name == "ipu_model":
             options.useIpuModel(True)
-        set_device_options(poptorch, options, self._ipu, self._stages, bool(self._checkpoints))
-        options._Popart.set("groupNormStridedChannelGrouping", self._is_strided)
+        set_device_options(poptorch, options, self._config, self._layout.stages, bool(self._layout.checkpoints))
+        options._Popart.set("groupNormStridedChannelGrouping", self._layout.is_strided)
         if any(True for _ in self._classifier.network.buffers()):
             options.broadcastBuffers(False)  # running statistics: each replica has its own
         return options
@@ -238,28 +209,22 @@ class IpuBackend(PlannedIpus):
 
     def _sums(self, outputs: Sequence[torch.Tensor], labels: torch.Tensor) -> StepSums:
         """What a call returned; with synthetic data, which return nothing, only the number of images."""
-        if self._ipu.synthetic_data:
+        if self._config.synthetic_data:
             return StepSums(images=int((labels != IGNORED).sum()))
         return StepSums.from_step(outputs)
 
 
-def hardware_is_attached() -> bool:
-    """Whether this machine has an IPU that PopTorch can use."""
-    return bool(poptorch.ipuHardwareIsAvailable())
-
-
-def _require_hardware(system: str) -> None:
-    if not hardware_is_attached():
-        raise DeviceError(
-            "device.name ipu: PopTorch is installed, but no IPU is attached; check `gc-info -l` and IPUOF_VIPU_API_*, "
-            "or use device.name ipu_model, ipu_emulator (in an environment without the SDK), cpu or cuda"
-        )
-    version = int(str(poptorch.ipuHardwareVersion())[0])
-    if version != _HARDWARE_VERSIONS[system]:
-        raise DeviceError(
-            f"ipu.system {system}, but the IPUs here are of version {version}; set ipu.system to "
-            f"{' or '.join(name for name, number in _HARDWARE_VERSIONS.items() if number == version)}"
-        )
+def _join_processes(layout: Layout) -> Processes:
+    """Connects the processes of the run, each with its replicas."""
+    launch, plan = layout.launch, layout.plan
+    if launch.processes == 1 and not popdist.isPopdistEnvSet():
+        return OneProcess()
+    if launch.horovod is not None:
+        be_an_instance(launch.horovod, plan.local_replicas, layout.stages)
+    else:
+        check_replicas(popdist.getNumTotalReplicas(), plan.replicas, layout.stages)
+    popdist.init()
+    return connect(launch.horovod or import_horovod(), launch.process, launch.processes)
 
 
 def _is_attached(executor: Any) -> bool:
@@ -270,13 +235,3 @@ def _overlapped(value: torch.Tensor, is_input: bool, is_training: bool) -> torch
     mode = poptorch.OverlapMode
     loop = mode.OverlapAccumulationLoop if is_training else mode.OverlapDeviceIterationLoop
     return (poptorch.set_overlap_for_input if is_input else poptorch.set_overlap_for_output)(value, loop)
-
-
-def _import_horovod() -> Optional[Any]:
-    """horovod.torch, initialized, where it is installed."""
-    try:
-        horovod = importlib.import_module("horovod.torch")
-    except ImportError:
-        return None
-    horovod.init()
-    return horovod

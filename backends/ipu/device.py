@@ -1,0 +1,111 @@
+"""IPUs before anything is compiled: replicas, stages and the batch plan of a workload, without PopTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict, Set
+
+from torch import nn
+
+from backends.base import Session, Workload
+from backends.ipu.batches import check_whole_calls
+from backends.ipu.layout import Launch, Layout
+from backends.ipu.optimizer import require_formula
+from backends.ipu.planned import Planned
+from backends.ipu.step import use_device_grouping, use_plain_operations
+from backends.plan.report import format_plan
+from configs import BatchPlan, plan_batch
+from configs.schema.device import IpuConfig
+from training.classifier import Classifier
+from training.optimizer import build_optimizer
+
+
+class IpuDevice:
+    """IPUs, attached or only planned for. See `backends.base.Device`.
+
+    Args:
+        name: ipu, ipu_model or ipu_emulator.
+        reason: why it was chosen.
+        config: section `ipu`.
+        launch: how this process was started.
+    """
+
+    runs_hooks = False
+
+    def __init__(self, name: str, reason: str, config: IpuConfig, launch: Launch = Launch()) -> None:  # noqa: B008  immutable
+        self.name, self.reason = name, reason
+        self.precision: str = config.precision
+        self.is_primary = launch.process == 0
+        self._config, self._launch = config, launch
+
+    def choose_operations(self, network: nn.Module) -> None:
+        """Plain ones, which PopTorch compiles.
+
+        Raises:
+            ConfigError: the configuration insists on the fused kernels of CPUs and GPUs.
+        """
+        use_plain_operations(network)
+
+    def settle(self, workload: Workload) -> IpuPlacement:
+        """All that can be refused without PopTorch is refused here, so that a dry run refuses what the run would."""
+        planned = Planned(self._config, self._launch.processes, workload)
+        plan = plan_batch(
+            workload.batch,
+            uses_batch_norm=workload.uses_batch_norm,
+            replicas=planned.replicas,
+            local_replicas=planned.replicas // self._launch.processes,
+            max_micro_batch_size=planned.largest_micro_batch,
+            can_share_statistics=False,  # PopTorch has no batch norm over replicas
+            device_iterations=self._config.device_iterations,
+        )
+        estimate = planned.estimate(plan)
+        check_whole_calls(plan, workload.training_images // plan.global_batch_size, first_step=0)
+        require_formula(build_optimizer(workload.optimizer, workload.network, set()))
+        layout = Layout(
+            self.name,
+            self._config,
+            self._launch,
+            plan,
+            planned.splits,
+            planned.checkpoints,
+            use_device_grouping(workload.network),
+            workload.optimizer,
+        )
+        return IpuPlacement(layout, {**_details(layout), "planner": f"an estimate\n{format_plan(estimate)}"})
+
+    def close(self) -> None:
+        pass  # what connects processes is the session's
+
+
+@dataclass(frozen=True)
+class IpuPlacement:
+    """A workload settled on IPUs. See `backends.base.Placement`.
+
+    Attributes:
+        layout: where its parts are.
+        details: IPUs and options, and the planner's estimate.
+    """
+
+    layout: Layout
+    details: Dict[str, str]
+
+    @property
+    def plan(self) -> BatchPlan:
+        return self.layout.plan
+
+    def start(self, classifier: Classifier, undecayed: Set[str], seed: int) -> Session:
+        from backends.ipu.session import IpuSession  # from here on PopTorch is needed
+
+        return IpuSession(self.layout, classifier, undecayed, seed)
+
+
+def _details(layout: Layout) -> Dict[str, str]:
+    config, replicas, processes = layout.config, layout.plan.replicas, layout.launch.processes
+    given = "proposed" if config.splits is None else "given"
+    text = f"{config.ipus} {config.system} = {replicas} replicas x {layout.stages} stages"
+    text += f", {processes} processes" if processes > 1 else ""
+    text += f"; {given} splits: {', '.join(layout.splits) or 'none'}"
+    if config.device_iterations > 1:
+        text += f"; {config.device_iterations} weight updates a call, at the learning rate of the first"
+    poprun = f"--num-replicas {replicas} --ipus-per-replica {layout.stages}"
+    return {"ipus": text, **({"poprun": poprun} if layout.name == "ipu" else {})}
