@@ -159,6 +159,7 @@ def train(run: Run, output: RunOutput, lockstep: Lockstep, options: argparse.Nam
     if lockstep.is_stopped:
         if not progress.is_saved:
             save(run, output, progress)
+        output.settle()
         saved = f"saved at step {progress.step:,}; continue with --resume" if progress.step else "before the first step"
         if lockstep.failure is not None:
             output.say(f"images cannot be loaded: {saved}")

@@ -18,7 +18,10 @@ from training.weights import CheckpointError
 
 
 def save(run: Run, output: RunOutput, progress: Progress) -> None:
-    """A checkpoint of everything that an exact continuation needs. Every process takes part."""
+    """A checkpoint of everything that an exact continuation needs. Every process takes part.
+
+    It is copied here, and written while the training goes on: see RunOutput.write_aside.
+    """
     session, is_primary = run.session, run.device.is_primary
     state = session.state()
     progress.is_saved = True
@@ -39,7 +42,8 @@ def save(run: Run, output: RunOutput, progress: Progress) -> None:
             "class_names": list(run.data.class_names),
             "data_fingerprint": run.data.fingerprint,
         }
-        save_checkpoint(output.folder.checkpoints, record, progress.step, run.config.run.keep_checkpoints)
+        folder, step, keep = output.folder.checkpoints, progress.step, run.config.run.keep_checkpoints
+        output.write_aside(lambda: save_checkpoint(folder, record, step, keep))
 
 
 def restore(run: Run, output: RunOutput) -> Progress:

@@ -6,11 +6,12 @@ import logging
 import os
 import sys
 from types import TracebackType
-from typing import Any, Dict, Mapping, Optional, Sequence, Type
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Type
 
 from tqdm import tqdm
 
 from configs.atomic_file import partial_files, replace_file
+from experiment.aside import Aside
 from experiment.checkpoint import remove_partial_files
 from experiment.metrics_log import MetricsLog, read_state, write_status, write_summary
 from experiment.run_folder import RunFolder
@@ -39,6 +40,7 @@ class RunOutput:
         self._step = 0
         self._images_per_step = 0
         self._bar: Optional[tqdm] = None
+        self._aside = Aside()
         self._metrics = MetricsLog(folder.metrics)
         self._power = MetricsLog(folder.power)
         if is_primary:
@@ -53,6 +55,7 @@ class RunOutput:
     def __exit__(
         self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
+        self._settle_quietly()
         if self._bar is not None:
             self._bar.close()
         if self._tracker is not None:
@@ -87,8 +90,32 @@ class RunOutput:
                 smoothing=0.02,
             )
 
+    def write_aside(self, write: Callable[[], object]) -> None:
+        """Writes a checkpoint while the training goes on, after the one before.
+
+        Raises: the error of the one before.
+        """
+        self._aside.start(write)
+
+    def settle(self) -> None:
+        """Returns when all is on the disk.
+
+        Raises: the error of what was not written.
+        """
+        self._aside.wait()
+
+    def _settle_quietly(self) -> None:
+        try:
+            self._aside.wait()
+        except Exception as error:  # the run ends with an error already, whose message matters more
+            logger.warning("the last checkpoint was not written: %s", error)
+
     def advance(self, step: int) -> None:
-        """`step` weight updates are done."""
+        """`step` weight updates are done.
+
+        Raises: the error of a checkpoint that could not be written.
+        """
+        self._aside.check()
         if self._bar is not None:
             self._bar.update((step - self._step) * self._images_per_step)
         self._step = step
@@ -157,6 +184,7 @@ class RunOutput:
 
     def finish(self, summary: Dict[str, Any]) -> None:
         """The result of the finished run."""
+        self.settle()
         if self._is_primary:
             write_summary(self.folder.summary, summary)
             self.ended("done", f"all {self._step} steps", 0)
@@ -171,6 +199,7 @@ class RunOutput:
 
     def ended(self, state: str, reason: str, exit_code: int) -> None:
         """Why the run ended, for users and launchers: status.json."""
+        self._settle_quietly()
         if self._is_primary:
             try:
                 write_status(self.folder.status, state, reason, exit_code, self._step)

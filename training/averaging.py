@@ -57,8 +57,9 @@ class WeightAverage:
         torch._foreach_lerp_(averages, news, share)
 
     def state(self) -> Dict[str, Any]:
-        """Tensors and builtins for a checkpoint."""
-        return {"updates": self.updates, "weights": dict(self.weights)}
+        """Tensors and builtins for a checkpoint: copies on the CPU, which later updates leave alone."""
+        weights = {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in self.weights.items()}
+        return {"updates": self.updates, "weights": weights}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], decay: float, like: Mapping[str, Tensor]) -> WeightAverage:
