@@ -75,6 +75,11 @@ class _Best(_Entries):
     evaluation: Optional[_Named]
 
 
+class _Extension(_Entries):
+    epochs: Count
+    step: Count
+
+
 class _Progress(_Entries):
     """Of experiment.progress.Progress."""
 
@@ -91,6 +96,7 @@ class _Progress(_Entries):
     training_seconds: Seconds
     untimed_steps: Count = 0
     interval_untimed_steps: Count = 0
+    extended: List[_Extension] = []
     is_saved: bool
 
 

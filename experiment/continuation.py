@@ -9,7 +9,7 @@ from backends import Session
 from datasets import DataError
 from experiment.checkpoint import check_norm, load_checkpoint, newest_checkpoint, save_checkpoint
 from experiment.progress import Progress
-from experiment.resume import check_same_run, why_inexact
+from experiment.resume import check_same_run, extension_text, why_inexact
 from experiment.run import Run
 from experiment.run_output import RunOutput
 from training.averaging import WeightAverage, build_average
@@ -46,15 +46,19 @@ def save(run: Run, output: RunOutput, progress: Progress) -> None:
         output.write_aside(lambda: save_checkpoint(folder, record, step, keep))
 
 
-def restore(run: Run, output: RunOutput) -> Progress:
-    """The progress of the newest intact checkpoint, its weights placed on the device; a new one if there is none."""
+def restore(run: Run, output: RunOutput, may_extend: bool = False) -> Progress:
+    """The progress of the newest intact checkpoint, its weights placed on the device; a new one if there is none.
+
+    Args:
+        may_extend: whether schedule.epochs may be more than it was.
+    """
     path = newest_checkpoint(output.folder.checkpoints, tell=output.say)
     if path is None:
         output.say(f"no checkpoint in {output.folder.path}: starting from the beginning")
         return Progress(average=build_average(run.config.averaging))
     saved = load_checkpoint(path)
     check_norm(saved["norm"], run.norm_record)
-    check_same_run(saved["config"], run.config.model_dump(mode="json"), str(path))
+    fewer_epochs = check_same_run(saved["config"], run.config.model_dump(mode="json"), str(path), may_extend)
     if saved["data_fingerprint"] != run.data.fingerprint:
         raise DataError(f"the images of {run.config.data.name} are not those that {path} was trained on; restore them")
     reasons = why_inexact(saved["execution"], run.execution)
@@ -69,6 +73,11 @@ def restore(run: Run, output: RunOutput) -> Progress:
         assert run.config.averaging.decay is not None  # as check_same_run and the checkpoint's schema found
         progress.average = WeightAverage.from_state(saved["average"], run.config.averaging.decay, run.session.weights())
     check_position(progress, run, path)
+    if fewer_epochs is not None:
+        rate, schedule = run.config.optimizer.learning_rate, run.config.schedule
+        output.say(extension_text(schedule, fewer_epochs, rate, progress.step, run.steps_per_epoch))
+        output.set_aside_summary(f"summary_of_{fewer_epochs}_epochs.json")
+        progress.extended = [*progress.extended, {"epochs": fewer_epochs, "step": progress.step}]
     if not run.device.is_primary:
         progress.interval, progress.epoch = StepSums(), StepSums()  # the primary process has those of all
     output.say(f"resuming from {path}")

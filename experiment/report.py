@@ -32,6 +32,7 @@ def report(run: Run, output: RunOutput, progress: Progress, details: Dict[str, A
         "loss": means.loss,
         "best_top1": progress.best_top1,
         "steps": progress.step,
+        **({"extended": progress.extended} if progress.extended else {}),
         "seconds": progress.seconds,
         "images_per_second": progress.speed(run.plan.global_batch_size),
         "device": run.device.name,

@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Type
 from tqdm import tqdm
 
 from configs.atomic_file import partial_files, replace_file
+from configs.bounded_file import MAX_LOG_BYTES, read_bounded
 from experiment.aside import Aside
 from experiment.checkpoint import remove_partial_files
 from experiment.metrics_log import MetricsLog, read_state, write_status, write_summary
@@ -181,6 +182,12 @@ class RunOutput:
                 sys.stdout.flush()
             except (OSError, ValueError):  # closed, as after `| head`: a run goes on without its console
                 sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  as long as the process
+
+    def set_aside_summary(self, name: str) -> None:
+        """The result of the shorter run that goes on now keeps its place under another name."""
+        if self._is_primary and self.folder.summary.exists():
+            replace_file(self.folder.path / name, read_bounded(self.folder.summary, MAX_LOG_BYTES))
+            self.folder.summary.unlink()
 
     def finish(self, summary: Dict[str, Any]) -> None:
         """The result of the finished run."""
