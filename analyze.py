@@ -5,6 +5,7 @@ python analyze.py power --model timm:resnet18            ... of a timm or torchv
 python analyze.py proxy --run runs/fashion_rn20_gn8pn     how well each proxy fits: which condition of Theorem 3 fails
 python analyze.py random-net --norm layer layer+pn --out DIR     random nets of Definition 1
 python analyze.py theory --out DIR                       each theorem: claimed, measured, bound, verdict
+python analyze.py conversion                             what convert_norm makes of timm's, torchvision's, ... networks
 python analyze.py curves RUN...                          loss and accuracy of runs, also of running and stopped ones
 python analyze.py compare RUNS... --against ROW          several seeds: paired differences with intervals, pictures
 python analyze.py report RUNS... --out DIR               the same as one page that any browser shows, offline
@@ -18,48 +19,49 @@ import argparse
 import importlib
 import logging
 import sys
-from typing import Callable, Iterator, List, Optional
+from typing import Any, Callable, Iterator, List, Optional
 
 import torch
 from torch import Tensor, nn
 
-from analysis.commands import compare, curves, plot, power, proxy, random_net, report, results, theory
+from analysis.commands import compare, conversion, curves, plot, power, proxy, random_net, report, results, theory
 from analysis.commands.networks import Measured
 from analysis.images import one_over_f_images, photo_patches, standardized
 from analysis.norm_name import norm_label, parse_norm
 from backends.host_memory import keep_freed_memory
-from configs import ConfigError
-from configs.passwords import hide_passwords
+from configs.exit_codes import INTERRUPTED, REFUSED, ExplainedError, explain
 from configs.schema import DataConfig
 from configs.yaml_file import read_yaml
-from datasets import DataError, build_datasets
+from datasets import build_datasets
 from experiment.checkpoint import check_norm, load_checkpoint
 from experiment.ending import end_with
 from experiment.foreign_config import config_of_file
-from experiment.prepare import build_network
+from experiment.network import build_network
 from experiment.run import DEFAULT_POWER_IMAGES
 from experiment.run_folder import RunFolder
 from experiment.starting_weights import norm_record
 from experiment.weights_file import read_weights
 from normact import NormActFactory, convert_norm
-from training.weights import CheckpointError, load_model_state
-
-EXIT_STOPPED = 130  # as a shell has it after SIGINT
+from training.pixels import pixel_scaling, scaled_pixels
+from training.weights import load_model_state
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Runs the command line and returns the exit code: 0 done, 2 wrong arguments or files, 130 stopped by Ctrl-C."""
+    """Runs the command line and returns the exit code.
+
+    0 done, 2 wrong arguments or files, 3 data, 4 checkpoint, 130 stopped by Ctrl-C.
+    """
     options = parse_arguments(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     keep_freed_memory()
     try:
         options.command(options)
-    except (ConfigError, DataError, CheckpointError, ValueError, OSError) as error:
-        print(f"error: {hide_passwords(str(error))}", file=sys.stderr)
-        return 2
+    except (ExplainedError, ValueError, OSError) as error:
+        code = explain(error)
+        return code if isinstance(error, ExplainedError) else REFUSED
     except KeyboardInterrupt:
         print(f"stopped: {options.when_stopped}", file=sys.stderr)
-        return EXIT_STOPPED
+        return INTERRUPTED
     return 0
 
 
@@ -71,6 +73,7 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     random_net.add(commands, image_loader)
     theory.add(commands)
     plot.add(commands)
+    conversion.add(commands, import_library)
     curves.add(commands)
     compare.add(commands)
     report.add(commands)
@@ -110,8 +113,7 @@ def networks_of_run(options: argparse.Namespace) -> Iterator[Measured]:
             f"{images - images % batch_size or batch_size}, or another --batch-size"
         )
     pixels = torch.stack([data.evaluation[index][0] for index in range(images)])
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
-    batches = list(((pixels / 255 - mean) / std).split(batch_size))
+    batches = list(scaled_pixels(pixels, *pixel_scaling(data.mean, data.std)).split(batch_size))
     for path in paths:
         saved = load_checkpoint(path)
         check_norm(saved["norm"], norm_record(factory))
@@ -142,17 +144,22 @@ def build_library_network(library: str, name: str) -> nn.Module:
     """
     if library not in ("timm", "torchvision"):
         raise ValueError(f"--model {library}{name and ':'}{name}: write timm:NAME or torchvision:NAME")
-    importlib.import_module("datasets.images.torchvision_import")  # which timm needs too
     torch.manual_seed(0)
     try:
         if library == "timm":
-            return importlib.import_module("timm").create_model(name)
-        return importlib.import_module("torchvision.models").get_model(name, weights=None)
+            return import_library("timm").create_model(name)
+        return import_library("torchvision.models").get_model(name, weights=None)
     except ImportError as error:
         raise ValueError(f"--model {library}:{name} needs the package {library}: pip install {library}") from error
     except (RuntimeError, ValueError) as error:
         listed = "timm.list_models()" if library == "timm" else "torchvision.models.list_models()"
         raise ValueError(f"--model {library}:{name}: {error}; {listed} gives all names") from error
+
+
+def import_library(name: str) -> Any:
+    """A library of networks, or a module of one, by its name."""
+    importlib.import_module("datasets.images.torchvision_import")  # which most of them need
+    return importlib.import_module(name)
 
 
 def image_loader(source: str, count: int, size: int) -> Callable[[int], Tensor]:

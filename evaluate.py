@@ -1,6 +1,7 @@
 """Accuracy of trained weights or of an exported model, on any data set:  python evaluate.py runs/fashion_rn20_gn8pn
 
     python evaluate.py runs/fashion_rn20_gn8pn                      the newest checkpoint of a run, on its own data set
+    python evaluate.py runs/fashion_rn20_gn8pn --checkpoint best    the best one by data.validation_images
     python evaluate.py runs/fashion_rn20_gn8pn --split train        the training images, without augmentation
     python evaluate.py runs/fashion_rn20_bn --reestimate-statistics     batch norm's statistics re-estimated
     python evaluate.py step_00001404.pt --set data.dir=DIR         one checkpoint; --set changes its configuration.
@@ -17,9 +18,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -30,19 +30,20 @@ from analysis.confusion import plot_confusion
 from backends.image_loader import build_loader
 from configs import Config, ConfigError, load_config
 from configs.atomic_file import replace_file
-from configs.passwords import hide_passwords
-from datasets import DataSets, build_datasets
+from configs.exit_codes import EXPLAINED, explain
+from datasets import DataSets, EvaluationImages, build_datasets
+from datasets.data_sets import PlainTrainingImages
 from experiment.ending import end_with
 from experiment.exported_program import load_program
 from experiment.foreign_config import config_of_file
 from experiment.guarded_loading import explained_loading, guarded
 from experiment.measurement import reestimate
+from experiment.network import build_network
 from experiment.onnx_file import load_session
-from experiment.prepare import build_network
 from experiment.starting_weights import place_weights
-from experiment.weights_file import SavedWeights, read_weights
-from train import EXIT_CODES, exit_code_of
+from experiment.weights_file import AVERAGE, BEST, LAST, NEWEST, SavedWeights, read_weights
 from training.evaluation import Evaluation
+from training.pixels import pixel_scaling, scaled_pixels
 from training.weights import CheckpointError
 
 Model = Callable[[Tensor], Tensor]
@@ -64,9 +65,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
             title = f"{options.model}: top-1 {100 * report['top1']:.2f} %"
             plot_confusion(report["confusion"], class_names, title, options.picture)
         return 0
-    except tuple(EXIT_CODES) as error:
-        print(f"error: {hide_passwords(str(error))}", file=sys.stderr)
-        return exit_code_of(error)
+    except EXPLAINED as error:
+        return explain(error)
 
 
 def as_json(report: Dict[str, Any]) -> str:
@@ -92,9 +92,20 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
         metavar="SECTION.KEY=VALUE",
         help="override one value; null leaves it out; repeatable",
     )
-    add("--weights", choices=("average", "last"), help="which, of a file with both; default: the average over time")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of a network; auto: a GPU if there is one")
-    add("--split", choices=("eval", "train"), default="eval", help="images to evaluate; training images unaugmented")
+    add(
+        "--checkpoint",
+        choices=(NEWEST, BEST),
+        default=NEWEST,
+        help="of a run folder; best: by data.validation_images; default: %(default)s",
+    )
+    add("--weights", choices=(AVERAGE, LAST), help="of a file with both; default: their average over time")
+    add(
+        "--split",
+        choices=("eval", "validation", "train"),
+        default="eval",
+        help="images to evaluate; validation: those held out; training images unaugmented",
+    )
     add(
         "--reestimate-statistics",
         action="store_true",
@@ -117,9 +128,9 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
     check_execution(options, is_exported)
     if options.reestimate_statistics and is_exported:
         raise ConfigError(f"--reestimate-statistics: those of {options.model.suffix} files are fixed; leave it out")
-    if options.weights is not None and is_exported:
-        raise ConfigError(f"--weights {options.weights}: {options.model.suffix} files have one set; leave it out")
-    saved = None if is_exported else read_weights(options.model, options.weights)
+    if is_exported and (options.checkpoint == BEST or options.weights is not None):
+        raise ConfigError(f"--checkpoint, --weights: {options.model.suffix} files hold one network; leave them out")
+    saved = None if is_exported else read_weights(options.model, options.checkpoint, options.weights)
     config = choose_config(options, saved)
     data = build_datasets(config.data, config.run.seed)
     if saved is not None:
@@ -128,14 +139,14 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
         model = exported_program(options.model)
     else:
         model = onnx_session(options.model)
-    images = data.evaluation if options.split == "eval" else data.plain_training_images(len(data.train))
+    images = images_of(options.split, data)
     batches = BatchSampler(SequentialSampler(images), options.batch_size, drop_last=False)
     loader = build_loader(images, batches, config.data.workers)
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
+    scaling = pixel_scaling(data.mean, data.std)
     evaluation = Evaluation(data.num_classes)
     for pixels, labels in tqdm(guarded(loader), total=len(loader), disable=None):
         try:
-            evaluation.add(model((pixels / 255.0 - mean) / std), labels)
+            evaluation.add(model(scaled_pixels(pixels, *scaling)), labels)
         except ValueError as error:  # another number of classes, or outputs that are not finite
             raise CheckpointError(f"{options.model} on {config.data.name}: {error}") from error
     described = {
@@ -152,8 +163,25 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
 
 def describe_weights(saved: SavedWeights) -> Dict[str, Any]:
     """Which weights of which file they are, and what showed that they are whole."""
-    known = {"file": str(saved.path), "entry": saved.entry, "step": saved.step, "checked_by": saved.checked_by}
-    return {"weights": saved.which, **{key: value for key, value in known.items() if value is not None}}
+    checkpoint = None if saved.step is None else saved.path.name
+    known = {"checkpoint": checkpoint, "step": saved.step, "weights": saved.which}
+    known.update({"entry": saved.entry, "checked_by": saved.checked_by})
+    return {key: value for key, value in known.items() if value is not None}
+
+
+def images_of(split: str, data: DataSets) -> Union[EvaluationImages, PlainTrainingImages]:
+    """The images of a split, unaugmented.
+
+    Raises:
+        ConfigError: no images were held out.
+    """
+    if split == "train":
+        return data.plain_training_images(len(data.train))
+    if split == "eval":
+        return data.evaluation
+    if data.validation is None:
+        raise ConfigError("--split validation: no images were held out; data.validation_images says how many")
+    return data.validation
 
 
 def choose_config(options: argparse.Namespace, saved: Optional[SavedWeights]) -> Config:

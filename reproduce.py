@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 from configs import ConfigError
-from experiment.run_folder import RunFolderError
+from configs.exit_codes import DONE, EXPLAINED, FAILED, exit_code_of_signal, explain
 from grids.console import say
 from grids.grid_lock import grid_lock
 from grids.load import find_grid, load_grid
@@ -25,8 +24,6 @@ from grids.seeds import check_name, parse_seeds
 from grids.state import folder_of, state_of
 from grids.table import build_table
 
-EXIT_CODES_OF_SIGNALS: Dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 75}
-FAILED = 1
 _CHANGED_SHOWN = 5
 
 
@@ -39,12 +36,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     options = parse_arguments(arguments)
     try:
         return reproduce(options)
-    except (ConfigError, RunFolderError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 74
+    except EXPLAINED as error:
+        return explain(error)
 
 
 def parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -124,8 +117,8 @@ def tell(outcome: Outcome) -> int:
         print(f"failed: {trial}: {reason}", file=sys.stderr)
     if outcome.stopped_by:
         print("stopped; the same command goes on", file=sys.stderr)
-        return EXIT_CODES_OF_SIGNALS[outcome.stopped_by]
-    return FAILED if outcome.failed else 0
+        return exit_code_of_signal(outcome.stopped_by)
+    return FAILED if outcome.failed else DONE
 
 
 def _words(text: Optional[str]) -> Optional[List[str]]:

@@ -11,16 +11,15 @@ import contextlib
 import logging
 import math
 import shlex
-import signal
 import sys
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Type
+from typing import Callable, Dict, List, Optional
 
-from backends import DeviceError, LostProcessError, choose_device
+from backends import LostProcessError, choose_device
 from backends.process_group import explained_loss
 from configs import Config, ConfigError, config_name, dump_config, load_config, own_seed
+from configs.exit_codes import EXPLAINED, exit_code_of, exit_code_of_signal, explain
 from configs.passwords import hide_passwords
-from datasets import DataError
 from experiment.checkpoint import has_checkpoint
 from experiment.continuation import check_same_images, check_same_step, restore, save
 from experiment.describe import describe, describe_norms
@@ -28,34 +27,21 @@ from experiment.ending import end_with
 from experiment.guarded_loading import explained_loading
 from experiment.lockstep import Lockstep
 from experiment.measurement import evaluate, measure_end
-from experiment.power_log import measure_power_of_run
+from experiment.observers import Curves, Observers
+from experiment.power_log import PowerLog
 from experiment.prepare import prepare
 from experiment.progress import Progress, Stopwatch, is_due
 from experiment.provenance import as_comment, provenance
 from experiment.report import report
 from experiment.run import Run
-from experiment.run_folder import RunFolder, RunFolderError
+from experiment.run_folder import RunFolder
 from experiment.run_output import RunOutput
 from experiment.stop_signals import StopSignals
-from experiment.tracker import Tracker
+from experiment.tracker import build_trackers, check_trackers
 from experiment.words import speed_text, time_left
 from training.averaging import build_average
-from training.nonfinite import NonFiniteLossError
+from training.metrics import Means, StepSums
 from training.schedule import build_schedule
-from training.weights import CheckpointError
-
-EXIT_CODES: Dict[Type[Exception], int] = {
-    ConfigError: 2,
-    DeviceError: 2,
-    RunFolderError: 2,
-    DataError: 3,
-    CheckpointError: 4,
-    NonFiniteLossError: 5,
-    OSError: 74,
-    LostProcessError: 76,
-}
-PREEMPTED = 75
-EXIT_CODES_OF_SIGNALS: Dict[int, int] = {signal.SIGINT: 130}  # of the others: PREEMPTED
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -75,9 +61,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
             print(dump_config(config), end="")
             return 0
         return run_experiment(config_name(options.config), config, options)
-    except tuple(EXIT_CODES) as error:
-        print(f"error: {hide_passwords(str(error))}", file=sys.stderr)
-        return exit_code_of(error)
+    except EXPLAINED as error:
+        return explain(error)
 
 
 def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
@@ -110,6 +95,7 @@ def default_folder(name_or_path: str, config: Config) -> str:
 
 def run_experiment(name: str, config: Config, options: argparse.Namespace) -> int:
     """One run, from a checked configuration to its summary. Returns the exit code."""
+    check_trackers(config)
     with contextlib.ExitStack() as at_end:
         device = choose_device(config.device, config.ipu, options.dry_run)
         at_end.callback(device.close)
@@ -153,15 +139,17 @@ def train(run: Run, output: RunOutput, lockstep: Lockstep, options: argparse.Nam
         output.say(f"nothing to do: {output.folder.path} holds the finished run of {run.steps:,} steps")
         return 0
     origin = provenance(options.command)
+    observers = Observers([Curves(output), PowerLog(run, output)], run.name, output, run.device.is_primary)
+    observed = observers.resume(progress.step, progress.evaluated_step)
     output.start(
         as_comment(origin) + dump_config(run.config),
-        Tracker(run.config, output.folder.path, run.name, run.device.is_primary),
+        lambda records: build_trackers(run.config, output.folder, run.name, [*records, *observed]),
         step=progress.step,
         evaluated_step=progress.evaluated_step,
         steps=run.steps,
         images_per_step=run.plan.global_batch_size,
     )
-    train_epochs(run, output, lockstep, progress)
+    train_epochs(run, output, lockstep, progress, observers)
     measured = {} if lockstep.is_stopped else measure_end(run, lockstep, progress.average)
     if lockstep.is_stopped:
         if not progress.is_saved:
@@ -172,22 +160,23 @@ def train(run: Run, output: RunOutput, lockstep: Lockstep, options: argparse.Nam
             output.say(f"images cannot be loaded: {saved}")
             raise lockstep.failure
         reason = f"signal {lockstep.signal_number}"
-        exit_code = EXIT_CODES_OF_SIGNALS.get(lockstep.signal_number, PREEMPTED)
+        exit_code = exit_code_of_signal(lockstep.signal_number)
         output.say(f"stopped by {reason}, {saved}")
         output.ended("preempted", f"{reason}, {saved}", exit_code)
         return exit_code
     report(run, output, progress, {**measured, **origin})
+    observers.at_end()
     return 0
 
 
-def train_epochs(run: Run, output: RunOutput, lockstep: Lockstep, progress: Progress) -> None:
+def train_epochs(run: Run, output: RunOutput, lockstep: Lockstep, progress: Progress, observers: Observers) -> None:
     """The loop: epochs of weight updates, each followed by its evaluation; to the end, or until it is stopped."""
     learning_rate = build_schedule(run.config.schedule, run.config.optimizer.learning_rate, run.steps_per_epoch)
     if progress.step == 0:
-        log_power(run, output, epoch=0)
+        observers.after_epoch(0)
     while progress.evaluated_step < run.steps and not lockstep.is_stopped:
         if progress.step % run.steps_per_epoch == 0 and progress.evaluated_step < progress.step:
-            finish_epoch(run, output, lockstep, progress)
+            finish_epoch(run, output, lockstep, progress, observers)
         else:
             train_epoch(run, output, lockstep, progress, learning_rate)
 
@@ -218,7 +207,14 @@ def train_epoch(
             progress.add_training_seconds(clock.lap())
             sums, position = session.total(progress.interval), progress.step / run.steps_per_epoch
             speed = progress.interval_speed(int(sums.images), run.plan.global_batch_size)
-            output.record("train", position, sums, math.nan if speed is None else speed, rate)
+            output.record(
+                "train",
+                position,
+                sums,
+                math.nan if speed is None else speed,
+                learning_rate=rate,
+                gradient_norm=mean_gradient_norm(run, sums),
+            )
             output.show(
                 f"epoch {position:.2f}/{config.schedule.epochs}",
                 f"loss {sums.means().loss:.4f} top1 {sums.means().top1:.4f}",
@@ -234,7 +230,14 @@ def train_epoch(
     progress.add_training_seconds(clock.lap())
 
 
-def finish_epoch(run: Run, output: RunOutput, lockstep: Lockstep, progress: Progress) -> None:
+def mean_gradient_norm(run: Run, sums: StepSums) -> Optional[float]:
+    """Of the weight updates that `sums` are of, before clipping; None where gradients are not clipped."""
+    if run.config.optimizer.clip_norm is None:
+        return None
+    return float(sums.gradient_norm) * run.plan.global_batch_size / int(sums.images)
+
+
+def finish_epoch(run: Run, output: RunOutput, lockstep: Lockstep, progress: Progress, observers: Observers) -> None:
     """Evaluation if it is due, the epoch's line, and its checkpoint. Stopped in its evaluation, it is still to do."""
     config, epoch = run.config, progress.step // run.steps_per_epoch
     clock = Stopwatch()
@@ -242,18 +245,23 @@ def finish_epoch(run: Run, output: RunOutput, lockstep: Lockstep, progress: Prog
     line = (
         f"epoch {epoch}/{config.schedule.epochs}  train loss {trained.means().loss:.4f} top1 {trained.means().top1:.4f}"
     )
-    if epoch % config.run.eval_every_epochs == 0 or progress.step == run.steps:
-        weights = None if progress.average is None else progress.average.weights
-        sums = evaluate(run, lockstep, run.data.evaluation, weights)
+    is_evaluated = epoch % config.run.eval_every_epochs == 0 or progress.step == run.steps
+    weights = None if progress.average is None else progress.average.weights
+    splits = {"validation": run.data.validation, "eval": run.data.evaluation if is_evaluated else None}
+    found: Dict[str, Means] = {}
+    for split, images in splits.items():
+        if images is None:
+            continue
+        sums = evaluate(run, lockstep, images, weights)
         seconds = clock.lap()
         progress.seconds += seconds
         if lockstep.is_stopped:
             return
-        progress.evaluation = sums.means()
-        progress.best_top1 = max(progress.best_top1, progress.evaluation.top1)
-        output.record("eval", epoch, sums, int(sums.images) / seconds)
-        line += f" | eval loss {progress.evaluation.loss:.4f} top1 {progress.evaluation.top1:.4f}"
-    log_power(run, output, epoch)
+        found[split] = sums.means()
+        output.record(split, epoch, sums, int(sums.images) / seconds)
+        line += f" | {split} loss {found[split].loss:.4f} top1 {found[split].top1:.4f}"
+    progress.add_evaluations(epoch, found.get("validation"), found.get("eval"))
+    observers.after_epoch(epoch)
     progress.seconds += clock.lap()
     speed = progress.speed(run.plan.global_batch_size)
     output.say(f"{line} | {speed_text(speed)} | {time_left(progress.seconds_left(run.steps))}")
@@ -265,18 +273,6 @@ def update_average(run: Run, progress: Progress, moment: str) -> None:
     """Takes the weights into their average, where that is made at this moment, "step" or "epoch"."""
     if progress.average is not None and run.config.averaging.every == moment:
         progress.average.update(run.session.weights())
-
-
-def log_power(run: Run, output: RunOutput, epoch: int) -> None:
-    """A record of the power decomposition, where one is due after `epoch`."""
-    every = run.config.run.power_every_epochs
-    if every is not None and (epoch % every == 0 or epoch == run.config.schedule.epochs):
-        output.record_power(epoch, run.power_images, measure_power_of_run(run).records())
-
-
-def exit_code_of(error: BaseException) -> int:
-    """The exit code of an error; 1 for one that is a fault of the program, which ends in a traceback."""
-    return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
 
 
 if __name__ == "__main__":

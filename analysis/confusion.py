@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis.picture_file import save_picture
+from configs.picture_file import save_picture
 
 _NAMED = 40  # classes whose names and numbers are still readable
 

@@ -11,18 +11,19 @@ from typing import Any, Dict, List, Union
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis.picture_file import save_picture
 from configs.bounded_file import MAX_LOG_BYTES, read_bounded
+from configs.picture_file import save_picture
 
 # Colours of the Okabe-Ito palette, which stay apart for colour-blind readers; markers tell them apart in grey.
 _SPLITS = {
     "train": {"color": "#0072B2", "linewidth": 1.2, "marker": ".", "markersize": 3, "label": "training"},
+    "validation": {"color": "#009E73", "linewidth": 1.4, "marker": "s", "markersize": 4, "label": "validation"},
     "eval": {"color": "#D55E00", "linewidth": 1.8, "marker": "o", "markersize": 4, "label": "evaluation"},
 }
 
 
 def plot_curves(metrics_path: Union[str, Path], out_png: Union[str, Path], title: str = "") -> None:
-    """Draw a run's metrics.jsonl: loss, and top-1 accuracy in percent, of training and evaluation against epochs.
+    """Draw a run's metrics.jsonl against epochs: loss, and top-1 accuracy in percent, of each split that it has.
 
     A value that was not finite (null in the file) leaves a gap. A torn last line, as a running or killed run leaves it,
     is passed over.

@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from analysis.curves import read_records
-from analysis.picture_file import save_picture
+from configs.picture_file import save_picture
 
 Item = TypeVar("Item")
 

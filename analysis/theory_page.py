@@ -14,11 +14,11 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from analysis.images import one_over_f_images
 from analysis.norm_name import exact_factory, norm_label
-from analysis.picture_file import save_picture
 from analysis.random_power import propagate
 from analysis.statement import Statement
 from analysis.theory_nets import NORMS, Nets
 from configs.atomic_file import replace_file
+from configs.picture_file import save_picture
 from models.random_net import RandomNetShape
 
 # Okabe-Ito colours and dashes, so that lines are told apart in grey too.

@@ -29,7 +29,7 @@ from benchmarks.networks import (
     images_of,
 )
 from benchmarks.results import RESULTS, write_results
-from normact.kernels.recompute import Recipe, pack, rebuilt_activations, unpack
+from normact.kernels.recompute import Recipe, pack, recomputed_activations, unpack
 
 
 class SavedBytes:
@@ -77,7 +77,7 @@ def measure_saved_bytes(workload: Workload, variant: str) -> SavedBytes:
     saved = SavedBytes(model)
     x, labels = images_of(workload), torch.zeros(workload.images, dtype=torch.long)
     # The counting hooks lie inside and are the ones that autograd calls; the outer context makes recipes.
-    with rebuilt_activations(), torch.autograd.graph.saved_tensors_hooks(saved.pack, unpack), autocast(workload):
+    with recomputed_activations(), torch.autograd.graph.saved_tensors_hooks(saved.pack, unpack), autocast(workload):
         F.cross_entropy(model(x).float(), labels)
     return saved
 

@@ -12,7 +12,7 @@ import backends
 from backends.torch_native.device import TorchDevice
 from configs.schema import BatchConfig, DeviceConfig, OptimizerConfig
 from models import build_model
-from normact import NormActFactory, affine_parameter_names, rebuild_activations
+from normact import NormActFactory, affine_parameter_names, recompute_activations
 from training.classifier import Classifier
 
 NUM_GROUPS = 8
@@ -101,7 +101,7 @@ def training_step(workload: Workload, norm_act: NormAct) -> Callable[[], None]:
     """One weight update as train.py makes it: `train_step` of the CPU's backend, one micro-batch, SGD with momentum."""
     model = build_network(workload, norm_act)
     if norm_act.recompute:
-        rebuild_activations(model)
+        recompute_activations(model)
     precision: Any = "bfloat16" if workload.is_bfloat16 else "float32"
     device = TorchDevice(DeviceConfig(name="cpu", precision=precision, channels_last=workload.is_bfloat16))
     images = workload.images

@@ -14,6 +14,7 @@ from configs.errors import ConfigError
 from configs.schema import DataConfig
 from datasets.data_sets import DataSets, EvaluationImages, TrainingImages
 from datasets.errors import DataError
+from datasets.held_out import hold_out
 
 __all__ = ["DataError", "DataSets", "EvaluationImages", "TrainingImages", "build_datasets"]
 
@@ -51,14 +52,15 @@ def build_datasets(config: DataConfig, seed: int) -> DataSets:
             f"data.crop_padding {config.crop_padding} is not below the image size {data_sets.image_size}: some crops "
             "would show no pixel of the image; lower it"
         )
-    if config.auto_augment is not None:
-        from datasets.images.auto_augment import AutoAugmented  # as late as the data set: it imports torchvision
+    if (config.auto_augment, config.rand_augment_magnitude, config.random_erasing) != (None, None, None):
+        # as late as the data set: it imports torchvision
+        from datasets.images.random_operations import RandomlyOperated, random_operations
 
         plain = data_sets.train
-        augmentation = AutoAugmented(plain.augmentation, config.auto_augment)
+        augmentation = RandomlyOperated(plain.augmentation, random_operations(config, data_sets.mean))
         train = TrainingImages(plain.source, augmentation, plain.seed, plain.max_corrupt, plain.parts)
-        return replace(data_sets, train=train)
-    return data_sets
+        data_sets = replace(data_sets, train=train)
+    return data_sets if config.validation_images is None else hold_out(data_sets, config.validation_images)
 
 
 def check_options(config: DataConfig) -> None:

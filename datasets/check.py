@@ -28,6 +28,7 @@ import numpy as np
 from PIL import Image
 
 from configs import ConfigError, load_config
+from configs.exit_codes import DATA, DONE, explain
 from configs.schema import DataConfig
 from datasets import build_datasets
 from datasets.data_sets import DataSets
@@ -239,11 +240,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     try:
         report = check(load_config(options.config, options.set).data, options.workers)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return explain(error)
     text = "\n".join(report.lines + [f"errors of {report.errors} kinds" if report.errors else "ok"])
     print(text.encode("utf-8", "backslashreplace").decode("utf-8"))  # names may be of bytes that are no UTF-8
-    return 3 if report.errors else 0
+    return DATA if report.errors else DONE
 
 
 if __name__ == "__main__":

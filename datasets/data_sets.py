@@ -28,6 +28,11 @@ class ImageSource(Protocol):
     def must_copy(self) -> bool:
         """Whether files have to be copied to this machine before all images can be read: a first one may wait long."""
 
+    @property
+    def labels(self) -> np.ndarray:
+        """(len,) whole numbers: the labels of all images, without reading one."""
+        ...
+
     def __len__(self) -> int: ...
 
     def load(self, index: int) -> Tuple[StoredImage, int]:
@@ -212,7 +217,7 @@ class PlainTrainingImages:
 
 @dataclass(frozen=True)
 class DataSets:
-    """The two halves of a data set.
+    """The two halves of a data set, and a part of the first that is held out.
 
     Attributes:
         train: indexed by (epoch, index).
@@ -226,6 +231,7 @@ class DataSets:
         fingerprint: changes with the stored images (their number, names, labels, sizes; pixels too where they are all
             in memory, and contents where data.fingerprint says so), not with the folder that holds them or how they
             are augmented: a run that resumes compares it.
+        validation: indexed by index; images of the training half that are not among `train`, to choose by. None: none.
         decoder: what turns the files of images into pixels while training, for the same purpose; "" for nothing.
     """
 
@@ -239,6 +245,7 @@ class DataSets:
     class_names: Tuple[str, ...]
     fingerprint: str
     decoder: str = ""
+    validation: Optional[EvaluationImages] = None
 
     def plain_training_images(self, count: int) -> PlainTrainingImages:
         """`count` of the images to train on, evenly spaced, or all if there are fewer; not augmented."""

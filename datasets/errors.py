@@ -1,8 +1,12 @@
 """What goes wrong with the images."""
 
+from configs.exit_codes import DATA, ExplainedError
 
-class DataError(Exception):
+
+class DataError(ExplainedError):
     """The images are missing, damaged or not laid out as a data set needs them; the message says what to do."""
+
+    exit_code = DATA
 
 
 class StoreError(DataError):

@@ -15,6 +15,7 @@ from typing import Optional, Sequence
 
 import numpy as np
 
+from configs.exit_codes import explain
 from configs.schema import DataConfig
 from datasets.data_sets import DataSets
 from datasets.errors import DataError
@@ -73,8 +74,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         for half in NUM_IMAGES:
             read_half(folder, half)
     except DataError as error:
-        print(error, file=sys.stderr)
-        return 3
+        return explain(error)
     print(folder)
     return 0
 

@@ -29,6 +29,7 @@ from typing import Dict, Optional, Sequence
 import numpy as np
 
 from configs.bounded_file import GIB, MIB, read_bounded
+from configs.exit_codes import explain
 from configs.schema import DataConfig
 from datasets import fashion_mnist
 from datasets.data_sets import DataSets
@@ -153,8 +154,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     try:
         obtain_scenes(data_dir)
     except DataError as error:
-        print(error, file=sys.stderr)
-        return 3
+        return explain(error)
     print(data_folder(data_dir) / FOLDER)
     return 0
 

@@ -75,6 +75,10 @@ class GeneratedImages:
             colour = np.array([random.uniform(-1, 1) for _ in range(CHANNELS)])
             self.colours[label, :, wave] = colour / np.linalg.norm(colour)
 
+    @property
+    def labels(self) -> np.ndarray:
+        return np.arange(self.count) % self.num_classes
+
     def __len__(self) -> int:
         return self.count
 

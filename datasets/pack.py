@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Iterator, List, Optional, Sequence, Tuple
 
 from configs.atomic_file import replace_file
+from configs.exit_codes import DISK, explain
 from datasets.errors import DataError
 from datasets.image_folder import FolderImages, open_folder
 from datasets.keyed_random import KeyedRandom
@@ -151,11 +152,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     try:
         pack(options.source, options.target, options.shard_mib * MIB, options.seed)
     except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
+        return explain(error)
     except OSError as error:
         print(f"error: {options.target}: {error}", file=sys.stderr)
-        return 74
+        return DISK
     return 0
 
 

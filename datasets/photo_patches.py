@@ -26,6 +26,7 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 import numpy as np
 from PIL import Image
 
+from configs.exit_codes import explain
 from configs.schema import DataConfig
 from datasets.data_sets import DataSets, EvaluationImages, TrainingImages, hash_parts
 from datasets.errors import DataError
@@ -157,8 +158,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         folder = obtain_patches(parser.parse_args(arguments).data_dir)
         read_patches(folder)
     except DataError as error:
-        print(error, file=sys.stderr)
-        return 3
+        return explain(error)
     print(folder)
     return 0
 

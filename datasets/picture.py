@@ -16,7 +16,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from configs import ConfigError, load_config
+from configs import load_config
+from configs.exit_codes import EXPLAINED, explain
+from configs.picture_file import save_picture
 from configs.schema import DataConfig
 from datasets import build_datasets
 from datasets.errors import DataError
@@ -79,7 +81,7 @@ def draw(config: DataConfig, columns: int, out: str) -> None:
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    figure.savefig(out, dpi=120)
+    save_picture(figure, out, dpi=120)
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
@@ -98,9 +100,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         parser.error(f"--columns {options.columns} must be 1 or more")
     try:
         draw(load_config(options.config, options.set).data, options.columns, options.out)
-    except (ConfigError, DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 3 if isinstance(error, DataError) else 74
+    except EXPLAINED as error:
+        return explain(error)
     return 0
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from configs import ConfigError, load_config
+from configs.exit_codes import explain
 from configs.schema import DataConfig
 from datasets import build_datasets
 from datasets.errors import DataError
@@ -165,8 +166,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         config = load_config(options.config, options.set).data
         chance, accuracies = measure(config)
     except (ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 3
+        return explain(error)
     print(f"| {config.name}; chance {chance:.3f} | " + " | ".join(MODELS) + " |\n" + "|---" * (len(MODELS) + 1) + "|")
     for name, row in accuracies.items():
         print(f"| {name} | " + " | ".join(f"{accuracy:.3f}" for accuracy in row.values()) + " |")

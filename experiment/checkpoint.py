@@ -1,16 +1,18 @@
 """Checkpoints: written whole or not at all, verified when read, and free of code. Each is two files:
 
     checkpoints/step_00001234.pt      tensors and builtins (see checkpoint_schema), read with weights_only
-    checkpoints/step_00001234.json    its manifest: size and SHA-256, written last; what has none does not count
+    checkpoints/step_00001234.json    its manifest: size and SHA-256, and the step of the best checkpoint by then (null
+                                      without a validation split); written last; what has none does not count
+
+A checkpoint that a kept manifest calls the best is kept too. So whichever of them a run continues from, the best one of
+its past is there.
 
 A loader of other people's files may rely on it: nothing in a checkpoint is ever run.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import logging
 import os
 import re
@@ -21,20 +23,27 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Union
 import torch
 
 from configs.atomic_file import partial_files, replace_file, sync_folder
-from configs.bounded_file import GIB, KIB, read_bounded
-from experiment.checkpoint_schema import FORMAT, check_state
+from experiment.checkpoint_schema import check_state
+from experiment.manifest import (
+    FORMAT,
+    best_by,
+    checkpoint_name,
+    has_manifest,
+    read,
+    read_verified,
+    write_manifest,
+)
 from experiment.torch_archive import RefusedError, first_line, load_tensors
 from training.weights import CheckpointError
 
 LOGGER = logging.getLogger(__name__)
-# The largest network here has 0.4 GB of weights; a checkpoint holds up to four copies. Reading takes twice its size.
-MAX_CHECKPOINT_BYTES = 8 * GIB
-MAX_MANIFEST_BYTES = 64 * KIB  # it has about 100
 CRASH_POINTS = ("before_write", "mid_write", "before_replace", "after_replace", "before_manifest")
 _NAME = re.compile(r"step_(\d{8,})\.(pt|json)")
 
 
-def save_checkpoint(folder: Union[str, Path], state: Mapping[str, Any], step: int, keep: int) -> Path:
+def save_checkpoint(
+    folder: Union[str, Path], state: Mapping[str, Any], step: int, keep: int, best: Optional[int] = None
+) -> Path:
     """Write `state` to folder/step_<step>.pt, then its manifest, then remove what is no longer kept.
 
     Checkpoints of later steps are removed too: they belong to a future that this run left by resuming before it.
@@ -43,7 +52,8 @@ def save_checkpoint(folder: Union[str, Path], state: Mapping[str, Any], step: in
         folder: made if it is missing.
         state: see checkpoint_schema, without "format", which is added here; tensors (moved to the CPU) and builtins.
         step: weight updates done; equals state["step"].
-        keep: number of newest checkpoints that stay, this one included.
+        keep: number of newest checkpoints that stay, this one included; with those that their manifests call the best.
+        best: step of the best checkpoint so far; None where nothing decides which that is.
 
     Raises: CheckpointError for what checkpoint_schema refuses, or a value of another type; DiskFullError, OSError.
         Older checkpoints are intact then.
@@ -60,12 +70,12 @@ def save_checkpoint(folder: Union[str, Path], state: Mapping[str, Any], step: in
     buffer = io.BytesIO()
     torch.save(plain, buffer)
     data = buffer.getbuffer()
-    path = folder / f"step_{step:08d}.pt"
+    path = folder / checkpoint_name(step)
     replace_file(path, data, passing=_crash_point)
     _crash_point("before_manifest")
-    manifest = {"format": FORMAT, "step": step, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    replace_file(path.with_suffix(".json"), (json.dumps(manifest) + "\n").encode("ascii"))
-    kept = [known for known in _known_steps(folder) if known <= step][-keep:]
+    write_manifest(path, data, step, best)
+    newest = [known for known in _known_steps(folder) if known <= step][-keep:]
+    kept = {*newest, *(best_by(folder, known) for known in newest)}
     _remove([path for path in _checkpoint_files(folder) if _step_of(path) not in kept], folder)
     return path
 
@@ -86,11 +96,11 @@ def newest_checkpoint(folder: Union[str, Path], tell: Callable[[str], None] = LO
     problems: List[str] = []
     unfinished = {_step_of(path) for path in _checkpoint_files(folder)} - set(_known_steps(folder))
     for step in sorted(unfinished, reverse=True):
-        tell(f"passing over {folder / f'step_{step:08d}.pt'}: it was never finished (no manifest)")
+        tell(f"passing over {folder / checkpoint_name(step)}: it was never finished (no manifest)")
     for step in reversed(_known_steps(folder)):
-        path = folder / f"step_{step:08d}.pt"
+        path = folder / checkpoint_name(step)
         try:
-            _read_verified(path)
+            read_verified(path)
         except CheckpointError as error:
             problems.append(str(error))
             tell(f"passing over a checkpoint: {error}")
@@ -101,6 +111,21 @@ def newest_checkpoint(folder: Union[str, Path], tell: Callable[[str], None] = LO
             f"no checkpoint in {folder} is intact: {'; '.join(problems)}. Restore one, or remove the folder"
         )
     return None
+
+
+def best_checkpoint(folder: Union[str, Path]) -> Optional[Path]:
+    """Return the best checkpoint by the validation split, as the newest intact one of `folder` knows it; None where
+    there is none.
+
+    Raises: CheckpointError where it is not intact.
+    """
+    newest = newest_checkpoint(folder)
+    best = None if newest is None else best_by(Path(folder), _step_of(newest))
+    if best is None:
+        return None
+    path = Path(folder) / checkpoint_name(best)
+    read_verified(path)
+    return path
 
 
 def load_checkpoint(path: Union[str, Path]) -> Dict[str, Any]:
@@ -128,7 +153,7 @@ def read_archive(path: Union[str, Path]) -> Any:
     Raises: CheckpointError for a file that is missing, torn, altered, no zip archive, or that asks for code to be run.
     """
     path = Path(path)
-    data = _read_verified(path) if has_manifest(path) else _read(path)
+    data = read_verified(path) if has_manifest(path) else read(path)
     try:
         return load_tensors(data)
     except RefusedError as error:
@@ -137,19 +162,6 @@ def read_archive(path: Union[str, Path]) -> Any:
         raise CheckpointError(
             f"{path} ({len(data)} bytes) is truncated or no checkpoint: {first_line(error)}"
         ) from error
-
-
-def has_manifest(path: Path) -> bool:
-    """Whether a sum of the file lies beside it. A .json beside a file of another name may be anything: it is a manifest
-    if it says a size and a sum."""
-    beside = path.with_suffix(".json")
-    if _NAME.fullmatch(path.name) or not beside.is_file():
-        return beside.exists()
-    try:
-        found = json.loads(_read(beside, MAX_MANIFEST_BYTES).decode("utf-8"))
-    except (ValueError, CheckpointError):
-        return False
-    return isinstance(found, dict) and {"size", "sha256"} <= set(found)
 
 
 def check_checkpoint(state: Any, path: Path) -> None:
@@ -227,30 +239,6 @@ def _plain(value: Any, where: str) -> Any:
     raise CheckpointError(
         f"{where} is a {type(value).__module__}.{type(value).__qualname__}; checkpoints hold tensors and builtins"
     )
-
-
-def _read(path: Path, most: int = MAX_CHECKPOINT_BYTES) -> bytes:
-    try:
-        return read_bounded(path, most)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _read_verified(path: Path) -> bytes:
-    """The bytes of a checkpoint, equal to what its manifest says."""
-    manifest_path = path.with_suffix(".json")
-    try:
-        manifest = json.loads(_read(manifest_path, MAX_MANIFEST_BYTES).decode("utf-8"))
-        size, sha256 = int(manifest["size"]), str(manifest["sha256"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{manifest_path} is no manifest: {error}") from error
-    data = _read(path)
-    if len(data) != size:
-        raise CheckpointError(f"{path} has {len(data)} bytes, its manifest says {size}: truncated or altered")
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise CheckpointError(f"{path}: hash mismatch, SHA-256 {found[:12]}... but {sha256[:12]}... in its manifest")
-    return data
 
 
 def _checkpoint_files(folder: Path) -> List[Path]:

@@ -14,9 +14,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from torch import Tensor
 from typing_extensions import Annotated, Literal
 
+from experiment.manifest import FORMAT
 from training.weights import CheckpointError
 
-FORMAT = 3
 _PROBLEMS_SHOWN = 3
 _CHARACTERS_SHOWN = 60
 _REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

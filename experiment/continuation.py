@@ -7,7 +7,7 @@ from typing import Tuple
 
 from backends import Session
 from datasets import DataError
-from experiment.checkpoint import check_norm, load_checkpoint, newest_checkpoint, save_checkpoint
+from experiment.checkpoint import best_checkpoint, check_norm, load_checkpoint, newest_checkpoint, save_checkpoint
 from experiment.progress import Progress
 from experiment.resume import check_same_run, extension_text, why_inexact
 from experiment.run import Run
@@ -43,7 +43,8 @@ def save(run: Run, output: RunOutput, progress: Progress) -> None:
             "data_fingerprint": run.data.fingerprint,
         }
         folder, step, keep = output.folder.checkpoints, progress.step, run.config.run.keep_checkpoints
-        output.write_aside(lambda: save_checkpoint(folder, record, step, keep))
+        best = None if progress.best is None else progress.best.step
+        output.write_aside(lambda: save_checkpoint(folder, record, step, keep, best))
 
 
 def restore(run: Run, output: RunOutput, may_extend: bool = False) -> Progress:
@@ -81,6 +82,11 @@ def restore(run: Run, output: RunOutput, may_extend: bool = False) -> Progress:
     if not run.device.is_primary:
         progress.interval, progress.epoch = StepSums(), StepSums()  # the primary process has those of all
     output.say(f"resuming from {path}")
+    if progress.best is not None and run.device.is_primary:
+        try:
+            best_checkpoint(output.folder.checkpoints)
+        except CheckpointError as error:
+            output.say(f"the best checkpoint is lost, and only a better epoch will replace it: {error}")
     return progress
 
 

@@ -21,12 +21,14 @@ def describe(run: PlannedRun) -> str:
     """What is about to run, one aspect a line."""
     config, data, cost = run.config, run.data, run.cost
     expected = expected_of_run(run.name, config)
+    held_out = "" if data.validation is None else f"{len(data.validation):,} held out to choose by, "
     saved = cost.saved_bytes(run.plan.micro_batch_size) / 2**20
     lines = {
         "device": f"{run.device.name} ({run.device.reason}), {run.device.precision}, "
         f"{counted(torch.get_num_threads(), 'thread')}",
-        "data": f"{config.data.name}: {len(data.train):,} training images, {len(data.evaluation):,} to evaluate, "
-        f"{data.num_classes} classes, {data.channels}x{data.image_size}x{data.image_size}",
+        "data": f"{config.data.name}: {len(data.train):,} training images, {held_out}"
+        f"{len(data.evaluation):,} to evaluate, {data.num_classes} classes, "
+        f"{data.channels}x{data.image_size}x{data.image_size}",
         "network": f"{config.model.name}, norm {config.norm.name}{' with proxy' if config.norm.proxy else ''}: "
         f"{cost.parameters:,} parameters, {cost.multiply_adds / 1e6:,.1f} M multiply-adds per image",
         "batch": str(run.plan),

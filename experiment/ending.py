@@ -11,6 +11,7 @@ import threading
 from typing import Callable, NoReturn
 
 from backends.process_group import was_joined
+from configs.exit_codes import FAILED, INTERRUPTED
 
 
 def end_with(main: Callable[[], int]) -> NoReturn:
@@ -36,9 +37,9 @@ def _show(error: BaseException) -> int:
         return error.code or 0
     if isinstance(error, SystemExit):
         print(error.code, file=sys.stderr)
-        return 1
+        return FAILED
     sys.excepthook(type(error), error, error.__traceback__)
-    return 130 if isinstance(error, KeyboardInterrupt) else 1
+    return INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
 
 
 def _leave(code: int) -> NoReturn:

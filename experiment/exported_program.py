@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from configs.bounded_file import read_bounded
-from experiment.checkpoint import MAX_CHECKPOINT_BYTES
 from experiment.exported_graph import checked_graph, checked_words
+from experiment.manifest import MAX_CHECKPOINT_BYTES
 from experiment.torch_archive import first_line, load_tensors, read_records
 from training.weights import CheckpointError
 

@@ -13,7 +13,7 @@ from backends.image_loader import build_loader
 from configs import Config
 from datasets import DataSets
 from experiment.lockstep import Lockstep
-from experiment.prepare import build_network
+from experiment.network import build_network
 from experiment.run import Run
 from normact import reestimate_statistics
 from training.averaging import WeightAverage

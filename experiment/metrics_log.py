@@ -13,6 +13,9 @@ from configs.bounded_file import MAX_LOG_BYTES, read_bounded
 from training.metrics import Means
 from training.weights import CheckpointError
 
+# of the records of metrics.jsonl, in their order
+COLUMNS = ("split", "step", "epoch", "loss", "top1", "top5", "learning_rate", "gradient_norm", "images_per_second")
+
 
 class MetricsLog:
     """A file of metrics, one JSON object a line, appended to and flushed record by record.
@@ -36,26 +39,30 @@ class MetricsLog:
         means: Means,
         images_per_second: float,
         learning_rate: Optional[float] = None,
+        gradient_norm: Optional[float] = None,
     ) -> Dict[str, Any]:
         """Append one record, and return it.
 
         Args:
-            split: "train" or "eval".
+            split: "train", "validation" or "eval".
             step: weight updates done when it was measured.
             epoch: passes over the training images done by then.
             means: what was measured.
             images_per_second: over all replicas.
-            learning_rate: in force at the last update; train records have it, eval records do not.
+            learning_rate: in force at the last update; train records have it, others do not.
+            gradient_norm: mean over the record's weight updates, before clipping; None where nothing is clipped.
 
-        Raises: ValueError for another split, and for a learning rate missing in train or given in eval; OSError.
+        Raises: ValueError for another split, and for a learning rate missing in train or given elsewhere; OSError.
         """
-        if split not in ("train", "eval"):
-            raise ValueError(f"split {split!r} must be train or eval")
+        if split not in ("train", "validation", "eval"):
+            raise ValueError(f"split {split!r} must be train, validation or eval")
         if (split == "train") != (learning_rate is not None):
-            raise ValueError(f"learning_rate {learning_rate}, split {split}: train records have one, eval records none")
+            raise ValueError(f"learning_rate {learning_rate}, split {split}: train records have one, others none")
         record: Dict[str, Any] = {"split": split, "step": step, "epoch": epoch, **means._asdict()}
         if learning_rate is not None:
             record["learning_rate"] = learning_rate
+        if gradient_norm is not None:
+            record["gradient_norm"] = gradient_norm
         record["images_per_second"] = images_per_second
         self.append_record(record)
         return record
@@ -76,6 +83,12 @@ class MetricsLog:
                 os.fsync(file.fileno())
         except OSError as error:
             raise describe_full_disk(error, self.path, len(line)) from error
+
+    def records(self) -> List[Dict[str, Any]]:
+        """All records; the file is as `truncate_after` leaves it."""
+        if not self.path.exists():
+            return []
+        return [json.loads(line) for line in read_bounded(self.path, MAX_LOG_BYTES).splitlines()]
 
     def truncate_after(self, step: int, evaluated_step: int) -> int:
         """Drop the records later than a resumed step and a torn last line; return the number of records dropped.

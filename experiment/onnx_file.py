@@ -7,7 +7,7 @@ from typing import Any, Iterator
 
 from configs import ConfigError
 from configs.bounded_file import read_bounded
-from experiment.checkpoint import MAX_CHECKPOINT_BYTES
+from experiment.manifest import MAX_CHECKPOINT_BYTES
 from experiment.torch_archive import first_line
 from training.weights import CheckpointError
 

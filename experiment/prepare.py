@@ -1,35 +1,22 @@
-"""An experiment made ready: configuration -> data -> network -> batch plan, placed on a device.
-
-train.py, evaluate.py and analyze.py begin here, so that all of them build the same network from the same file.
-"""
+"""An experiment made ready: configuration -> data -> network -> batch plan, settled on a device."""
 
 from __future__ import annotations
 
-import copy
 import logging
 from pathlib import Path
-from typing import List, Tuple
-
-import torch
-from torch import nn
+from typing import Tuple
 
 from backends import Device, Workload
 from configs import BatchPlan, Config, ConfigError
-from configs.schema import DataConfig, ModelConfig
+from configs.schema import DataConfig
 from datasets import DataError, DataSets, build_datasets
+from experiment.network import build_classifier, build_network, cost_of
 from experiment.power_log import check_power_is_measurable
 from experiment.run import PlannedRun
 from experiment.starting_weights import place_weights
 from experiment.weights_file import read_weights
-from models import ImageClassifier, build_model
-from models.cost import Cost, measure_cost
-from normact import NormActFactory, rebuild_activations
-from training.classifier import Classifier
-from training.draws import StepDraws
-from training.freezing import freeze_all_but
-from training.mixing import PARTNERS, Mixing
+from training.mixing import PARTNERS
 
-OWN_NONLINEARITY = ("frn", "evonorm_s0")
 IMAGENET_FORMATS = ("image_folder", "image_shards")
 LOGGER = logging.getLogger(__name__)
 
@@ -97,82 +84,8 @@ def stand_in(config: DataConfig) -> DataConfig:
         num_classes=1000,
         num_train_images=1281167,
         num_eval_images=50000,
+        validation_images=config.validation_images,
     )
-
-
-def build_network(config: Config, data: DataSets) -> Tuple[NormActFactory, ImageClassifier]:
-    """The network of sections `model` and `norm` for the images of `data`, its weights drawn from the run's seed.
-
-    Raises:
-        ConfigError: names and sizes that do not fit together.
-    """
-    uses_batch_norm = config.norm.name.split("+")[0] == "batch"
-    if config.model.activation is not None and config.norm.name in OWN_NONLINEARITY:
-        raise ConfigError(
-            f"model.activation {config.model.activation} has no effect after norm {config.norm.name}, which brings its "
-            "own nonlinearity; remove it"
-        )
-    # What the file leaves out is left to the layer's defaults.
-    given = {key: value for key, value in config.norm.model_dump(exclude={"name"}).items() if value is not None}
-    try:
-        factory = NormActFactory(
-            norm=config.norm.name, norm_batch_size=config.batch.norm_batch_size if uses_batch_norm else None, **given
-        )
-        torch.manual_seed(config.run.seed)  # here and not earlier: even imports draw from torch's generator
-        network = build_model(
-            config.model.name,
-            num_classes=data.num_classes,
-            norm_act=factory,
-            in_channels=data.channels,
-            width=config.model.width,
-            activation=config.model.activation,
-            drop_rate=config.regularization.drop_rate,
-            drop_path_rate=config.regularization.drop_path_rate,
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    return factory, network
-
-
-def cost_of(network: ImageClassifier, factory: NormActFactory, config: Config, data: DataSets) -> Cost:
-    """What the network computes and keeps for one image.
-
-    Raises:
-        ConfigError: images that are too small for the network.
-    """
-    # Batch norm has no fused kernel, so what it saves can be counted without computing it on many images.
-    measured = copy.deepcopy(network).to("meta") if factory.uses_batch_norm else network
-    try:
-        return measure_cost(measured, data.image_size, in_channels=data.channels, images=config.batch.norm_batch_size)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
-def build_classifier(config: Config, data: DataSets, network: ImageClassifier) -> Classifier:
-    """The network with all that section `regularization`, norm.recompute and model.train_only put around it."""
-    if config.norm.recompute:
-        rebuild_activations(network)
-    draws = StepDraws(Mixing.of(config.regularization, data.image_size), network.drops())
-    frozen = freeze(config.model, network)
-    return Classifier(network, data.mean, data.std, config.regularization.label_smoothing, draws, frozen)
-
-
-def freeze(config: ModelConfig, network: ImageClassifier) -> List[nn.Module]:
-    """Freezes all but model.train_only, and returns the frozen modules.
-
-    Raises:
-        ConfigError: a name that is no module.
-    """
-    if config.train_only is None:
-        return []
-    try:
-        frozen = freeze_all_but(network, config.train_only)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    idle = [drop for drop in network.drops() if any(drop is module for module in frozen)]
-    if idle:
-        LOGGER.info("%d of %d layers that drop are frozen, and drop nothing", len(idle), len(network.drops()))
-    return frozen
 
 
 def check_images(config: Config, data: DataSets, plan: BatchPlan) -> None:

@@ -4,10 +4,52 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, NamedTuple, Optional
 
 from training.averaging import WeightAverage
 from training.metrics import Means, StepSums
+
+
+class Best(NamedTuple):
+    """The epoch whose weights are the best by the validation split.
+
+    Attributes:
+        step: weight updates done at its end; the checkpoint of this step is kept.
+        epoch: epochs done.
+        validation: what it was chosen by.
+        evaluation: of the same weights on the evaluation images; None where that was not due. It chooses nothing.
+    """
+
+    step: int
+    epoch: int
+    validation: Means
+    evaluation: Optional[Means]
+
+    def is_better(self, other: Optional[Best]) -> bool:
+        """A higher top-1, or the same with a lower loss; of equal ones the first stays."""
+        mine, others = self.validation, None if other is None else other.validation
+        return others is None or (mine.top1, -mine.loss) > (others.top1, -others.loss)
+
+    def as_dict(self) -> Dict[str, Any]:
+        """For summaries and checkpoints: builtins alone."""
+        evaluation = None if self.evaluation is None else self.evaluation._asdict()
+        return {
+            "step": self.step,
+            "epoch": self.epoch,
+            "validation": self.validation._asdict(),
+            "evaluation": evaluation,
+        }
+
+    @classmethod
+    def from_dict(cls, found: Dict[str, Any]) -> Best:
+        """The inverse of `as_dict`."""
+        evaluation = found["evaluation"]
+        return cls(
+            found["step"],
+            found["epoch"],
+            Means(**found["validation"]),
+            None if evaluation is None else Means(**evaluation),
+        )
 
 
 @dataclass
@@ -22,6 +64,8 @@ class Progress:
         epoch: this process's sums since the epoch's start.
         evaluation: the last evaluation's means, over all processes.
         best_top1: of all evaluations.
+        validation: the last means of the validation split; None without one.
+        best: by the validation split; None without one.
         seconds: since the run's start, without the time between a stop and its continuation.
         training_seconds: the part of it spent in weight updates and in waiting for their images, without compiling.
         untimed_steps: weight updates during which something was compiled; their time is in `seconds` alone.
@@ -38,6 +82,8 @@ class Progress:
     epoch: StepSums = field(default_factory=StepSums)
     evaluation: Means = field(default_factory=lambda: Means(0.0, 0.0, 0.0))
     best_top1: float = 0.0
+    validation: Optional[Means] = None
+    best: Optional[Best] = None
     seconds: float = 0.0
     training_seconds: float = 0.0
     untimed_steps: int = 0
@@ -58,6 +104,18 @@ class Progress:
         self.evaluated_step = self.step
         self.epoch = StepSums()
         self.is_saved = False
+
+    def add_evaluations(self, epoch: int, validation: Optional[Means], evaluation: Optional[Means]) -> None:
+        """What was found of the weights after an epoch, None for what was not due. Its checkpoint becomes the best one,
+        where it is better on the validation split."""
+        if evaluation is not None:
+            self.evaluation = evaluation
+            self.best_top1 = max(self.best_top1, evaluation.top1)
+        if validation is not None:
+            self.validation = validation
+            found = Best(self.step, epoch, validation, evaluation)
+            if found.is_better(self.best):
+                self.best = found
 
     def add_compilation(self, seconds: float, steps: int) -> None:
         """`steps` weight updates, counted already, took these seconds since something was compiled first."""
@@ -101,13 +159,21 @@ class Progress:
             "interval": self.interval.stacked(),
             "epoch": self.epoch.stacked(),
             "evaluation": list(self.evaluation),
+            "validation": None if self.validation is None else list(self.validation),
+            "best": None if self.best is None else self.best.as_dict(),
         }
 
     @classmethod
     def from_state(cls, state: Dict[str, Any]) -> "Progress":
         """The inverse of `state`."""
         sums = {name: StepSums.from_stacked(state[name]) for name in ("interval", "epoch")}
-        return cls(**{**state, **sums, "evaluation": Means(*state["evaluation"])})
+        validation, best = state.get("validation"), state.get("best")  # checkpoints of earlier versions have neither
+        means = {
+            "evaluation": Means(*state["evaluation"]),
+            "validation": None if validation is None else Means(*validation),
+            "best": None if best is None else Best.from_dict(best),
+        }
+        return cls(**{**state, **sums, **means})
 
 
 class Stopwatch:

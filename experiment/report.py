@@ -1,24 +1,18 @@
-"""What a finished run leaves and says: summary.json, status.json, its pictures, and the result as a table."""
+"""What a finished run leaves and says: summary.json, status.json, and the result as a table."""
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Dict
 
-from analysis.curves import plot_curves
-from analysis.power_plot import plot_power_log
-from analysis.settings import read_settings, run_title
+from experiment.manifest import checkpoint_name
 from experiment.progress import Progress
 from experiment.run import Run
-from experiment.run_folder import RunFolder
 from experiment.run_output import RunOutput
 from experiment.words import speed_text
 
-LOGGER = logging.getLogger(__name__)
-
 
 def report(run: Run, output: RunOutput, progress: Progress, details: Dict[str, Any]) -> None:
-    """summary.json, status.json, curves.png, and the result as a table.
+    """summary.json, status.json, and the result as a table.
 
     Args:
         details: more for the summary, what `measure_end` found among it.
@@ -31,6 +25,7 @@ def report(run: Run, output: RunOutput, progress: Progress, details: Dict[str, A
         "top5": means.top5,
         "loss": means.loss,
         "best_top1": progress.best_top1,
+        **best_by_validation(progress),
         "steps": progress.step,
         **({"extended": progress.extended} if progress.extended else {}),
         "seconds": progress.seconds,
@@ -40,13 +35,14 @@ def report(run: Run, output: RunOutput, progress: Progress, details: Dict[str, A
         **details,
     }
     output.finish(summary)
-    if run.device.is_primary:
-        draw(run.name, output.folder)
     rows = {
         "test top-1": f"{means.top1:.4f}",
         "test top-5": f"{means.top5:.4f}",
         "test loss": f"{means.loss:.4f}",
     }
+    if progress.best is not None:
+        best = progress.best
+        rows["best epoch"] = f"{best.epoch}, by validation top-1 {best.validation.top1:.4f}: step {best.step:,}"
     if "test_reestimated" in details:
         again = details["test_reestimated"]
         rows["re-estimated"] = f"test top-1 {again['top1']:.4f}, loss {again['loss']:.4f} with re-estimated statistics"
@@ -66,14 +62,9 @@ def report(run: Run, output: RunOutput, progress: Progress, details: Dict[str, A
         output.say(f"  {name:<16}{value}")
 
 
-def draw(name: str, folder: RunFolder) -> None:
-    """curves.png and power.png. The run is done without them: where they cannot be written, a warning says so."""
-    try:
-        title = run_title(name, read_settings(folder.config))
-        plot_curves(folder.metrics, folder.curves, title)
-        if folder.power.exists():
-            plot_power_log(folder.power, folder.power_plot, title)
-    except OSError as error:
-        LOGGER.warning(
-            "the pictures cannot be written: %s; draw them with `python analyze.py curves %s`", error, folder.path
-        )
+def best_by_validation(progress: Progress) -> Dict[str, Any]:
+    """The last epoch's figures of the validation split, and the best checkpoint by it; nothing without one."""
+    if progress.validation is None or progress.best is None:
+        return {}
+    best = {"checkpoint": f"checkpoints/{checkpoint_name(progress.best.step)}", **progress.best.as_dict()}
+    return {"validation": progress.validation._asdict(), "best": best}

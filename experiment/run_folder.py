@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import IO, Optional
 
 from configs.atomic_file import open_without_following
+from configs.exit_codes import REFUSED, ExplainedError
 
 LOCK_NAME = "run.lock"
 
 
-class RunFolderError(OSError):
+class RunFolderError(ExplainedError, OSError):
     """The output folder cannot be used. The message says why and what to do."""
+
+    exit_code = REFUSED
 
 
 class RunFolderGoneError(OSError):
@@ -40,6 +43,8 @@ class RunFolder:
         self.status = path / "status.json"
         self.checkpoints = path / "checkpoints"
         self.curves = path / "curves.png"
+        self.csv = path / "metrics.csv"
+        self.tensorboard = path / "tensorboard"
         self.power_plot = path / "power.png"
         self._lock: Optional[IO[str]] = None
 

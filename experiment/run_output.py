@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from types import TracebackType
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Type
+from typing import Any, Callable, Dict, Iterable, Optional, Type
 
 from tqdm import tqdm
 
@@ -16,7 +16,7 @@ from experiment.aside import Aside
 from experiment.checkpoint import remove_partial_files
 from experiment.metrics_log import MetricsLog, read_state, write_status, write_summary
 from experiment.run_folder import RunFolder
-from experiment.tracker import Tracker
+from experiment.tracker import Record, Trackers
 from training.metrics import StepSums
 
 logger = logging.getLogger(__name__)
@@ -37,13 +37,12 @@ class RunOutput:
     def __init__(self, folder: RunFolder, is_primary: bool, resume: bool) -> None:
         self.folder = folder
         self._is_primary = is_primary
-        self._tracker: Optional[Tracker] = None
+        self._tracker = Trackers()
         self._step = 0
         self._images_per_step = 0
         self._bar: Optional[tqdm] = None
         self._aside = Aside()
         self._metrics = MetricsLog(folder.metrics)
-        self._power = MetricsLog(folder.power)
         if is_primary:
             folder.acquire(resume)
             remove_partial_files(folder.checkpoints)
@@ -59,27 +58,31 @@ class RunOutput:
         self._settle_quietly()
         if self._bar is not None:
             self._bar.close()
-        if self._tracker is not None:
-            self._tracker.close()
+        self._tracker.close()
         self.folder.release()
 
     def start(
-        self, config_text: str, tracker: Tracker, *, step: int, evaluated_step: int, steps: int, images_per_step: int
+        self,
+        config_text: str,
+        build_tracker: Callable[[Iterable[Record]], Trackers],
+        *,
+        step: int,
+        evaluated_step: int,
+        steps: int,
+        images_per_step: int,
     ) -> None:
         """Begins at `step` of `steps`. Records after it are of a future that this run left by resuming: they go.
 
         Args:
             config_text: the complete configuration, for config.yaml.
-            tracker: receives every record too.
+            build_tracker: makes, out of the records that stay, what receives every later one too.
             evaluated_step: the last step whose evaluation is done.
         """
-        self._tracker = tracker
         self._step, self._images_per_step = step, images_per_step
         if self._is_primary:
             replace_file(self.folder.config, config_text.encode("utf-8"))
             self._metrics.truncate_after(step, evaluated_step)
-            # A run without a checkpoint starts anew, with the record of its initial weights.
-            self._power.truncate_after(step, evaluated_step if step else -1)
+            self._tracker = build_tracker(self._metrics.records())
             write_status(self.folder.status, "running", f"from step {step}", None, step)
             # On a terminal only: in a log file the lines of `say` tell the same.
             self._bar = tqdm(
@@ -122,7 +125,14 @@ class RunOutput:
         self._step = step
 
     def record(
-        self, split: str, epoch: float, sums: StepSums, images_per_second: float, learning_rate: Optional[float] = None
+        self,
+        split: str,
+        epoch: float,
+        sums: StepSums,
+        images_per_second: float,
+        *,
+        learning_rate: Optional[float] = None,
+        gradient_norm: Optional[float] = None,
     ) -> None:
         """One record in metrics.jsonl and to the tracker; status.json tells the step.
 
@@ -137,8 +147,8 @@ class RunOutput:
                 means=sums.means(),
                 images_per_second=images_per_second,
                 learning_rate=learning_rate,
+                gradient_norm=gradient_norm,
             )
-            assert self._tracker is not None, "start comes first"
             self._tracker.log(record)
             write_status(self.folder.status, "running", f"at epoch {epoch:.2f}", None, self._step)
 
@@ -156,23 +166,10 @@ class RunOutput:
         elif is_line:
             self.say(f"{position}  {results} | {speed}")
 
-    def record_power(self, epoch: int, images: int, layers: Sequence[Mapping[str, Any]]) -> None:
-        """One record in power.jsonl; P1 to P4 of each layer to the tracker.
-
-        Args:
-            images: measured.
-            layers: name, power [P1, P2, P3, P4] and more of each layer, in order.
-        """
+    def track(self, record: Record) -> None:
+        """One record of an observer, to the trackers."""
         if self._is_primary:
-            record = {"split": "power", "step": self._step, "epoch": epoch}
-            self._power.append_record({**record, "images": images, "layers": list(layers)})
-            assert self._tracker is not None, "start comes first"
-            powers = {
-                f"{layer['name']}/P{number}": value
-                for layer in layers
-                for number, value in enumerate(layer["power"], start=1)
-            }
-            self._tracker.log({**record, **powers})
+            self._tracker.log(record)
 
     def say(self, line: str) -> None:
         """One line to the console, above the progress bar."""

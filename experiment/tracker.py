@@ -1,65 +1,110 @@
-"""Sends the metric records to Weights & Biases, which a run never needs: a failure costs one warning."""
+"""Where the records of a run go besides metrics.jsonl: wandb, TensorBoard and a CSV file, as section `run` says.
+
+TensorBoard's folder and the CSV file are written anew from the records at each start, and appended to from then on. So
+they hold what metrics.jsonl holds: a run that is resumed continues them, without a gap and without a record twice.
+"""
 
 from __future__ import annotations
 
-import importlib
 import logging
-import sys
-from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Callable, Iterable, List, Mapping, Optional, Sequence
 
-from configs.passwords import hide_passwords
-from configs.schema import Config
+from typing_extensions import Protocol
+
+from configs import Config
+from experiment.csv_tracker import CsvTracker
+from experiment.run_folder import RunFolder
+from experiment.tensorboard_tracker import TensorBoardTracker, require_tensorboard
+from experiment.wandb_tracker import WandbTracker
 
 logger = logging.getLogger(__name__)
+Record = Mapping[str, Any]
 
-INIT_TIMEOUT_SECONDS = 20.0  # wandb's own default is 90, which a run without network would wait
 
+class Tracker(Protocol):
+    """Something that is given every record of metrics.jsonl and power.jsonl."""
 
-class Tracker:
-    """Logs records to wandb when `run.wandb` is online or offline; does nothing when it is off or wandb has failed."""
-
-    def __init__(self, config: Config, folder: Path, name: str, is_primary: bool) -> None:
-        self._run: Optional[Any] = None
-        if config.run.wandb == "off" or not is_primary:
-            return
-        try:
-            wandb = importlib.import_module("wandb")
-            settings: Dict[str, Any] = {"init_timeout": INIT_TIMEOUT_SECONDS}
-            if any(hide_passwords(argument) != argument for argument in sys.argv):
-                settings["x_disable_meta"] = True  # wandb would note the whole command
-            self._run = wandb.init(
-                mode=config.run.wandb,
-                project=config.run.wandb_project,
-                name=name,
-                dir=str(folder),
-                config=config.model_dump(mode="json"),
-                settings=wandb.Settings(**settings),
-            )
-        except Exception as error:  # wandb raises many types; none of them may stop a training run
-            self._give_up("starting", error)
-
-    def log(self, record: Dict[str, Any]) -> None:
-        """One record of metrics.jsonl, under its split's name."""
-        if self._run is None:
-            return
-        numbers = {f"{record['split']}/{key}": value for key, value in record.items() if key not in ("split", "step")}
-        try:
-            self._run.log(numbers, step=record["step"])
-        except Exception as error:  # as above
-            self._give_up("logging", error)
+    def log(self, record: Record) -> None:
+        """One record, with its split and step; the rest are numbers."""
 
     def close(self) -> None:
-        """Flushes what is left."""
-        if self._run is None:
-            return
-        try:
-            self._run.finish()
-        except Exception as error:  # as above
-            self._give_up("finishing", error)
+        """Writes what is left."""
 
-    def _give_up(self, doing: str, error: Exception) -> None:
-        self._run = None
-        logger.warning(
-            "wandb failed while %s (%s: %s); training goes on without it", doing, type(error).__name__, error
+
+class Trackers:
+    """Several trackers as one.
+
+    Args:
+        trackers: what each record goes to.
+    """
+
+    def __init__(self, trackers: Sequence[Tracker] = ()) -> None:
+        self._trackers = trackers
+
+    def log(self, record: Record) -> None:
+        for tracker in self._trackers:
+            tracker.log(record)
+
+    def close(self) -> None:
+        for tracker in self._trackers:
+            tracker.close()
+
+
+class DispensableTracker:
+    """A tracker that a run can do without: its first failure costs a warning, and ends it.
+
+    Args:
+        name: for the warning.
+        build: makes the tracker.
+    """
+
+    def __init__(self, name: str, build: Callable[[], Tracker]) -> None:
+        self._name = name
+        self._tracker: Optional[Tracker] = None
+        self._tracker = self._attempt("starting", build)
+
+    def log(self, record: Record) -> None:
+        if self._tracker is not None:
+            tracker = self._tracker
+            self._attempt("logging", lambda: tracker.log(record))
+
+    def close(self) -> None:
+        if self._tracker is not None:
+            self._attempt("finishing", self._tracker.close)
+
+    def _attempt(self, doing: str, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except Exception as error:  # many types; none of them may stop a training run
+            self._tracker = None
+            logger.warning(
+                "%s failed while %s (%s: %s); training goes on without it",
+                *(self._name, doing, type(error).__name__, error),
+            )
+            return None
+
+
+def check_trackers(config: Config) -> None:
+    """Raises ConfigError where a package that a tracker needs is missing: said before the training, not after it."""
+    if config.run.tensorboard:
+        require_tensorboard()
+
+
+def build_trackers(config: Config, folder: RunFolder, name: str, past: Iterable[Record]) -> Trackers:
+    """The trackers that section `run` asks for.
+
+    Args:
+        name: of the run.
+        past: records that the run folder holds already.
+    """
+    records = list(past)
+    trackers: List[Tracker] = []
+    if config.run.csv:
+        trackers.append(CsvTracker(folder.csv, records))
+    if config.run.tensorboard:
+        trackers.append(
+            DispensableTracker("TensorBoard's writer", lambda: TensorBoardTracker(folder.tensorboard, records))
         )
+    if config.run.wandb != "off":
+        trackers.append(DispensableTracker("wandb", lambda: WandbTracker(config, folder.path, name)))
+    return Trackers(trackers)

@@ -10,10 +10,10 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
-from typing_extensions import Literal
 
 from configs.bounded_file import MIB, read_bounded
-from experiment.checkpoint import MAX_CHECKPOINT_BYTES, check_checkpoint, has_manifest, newest_checkpoint, read_archive
+from experiment.checkpoint import best_checkpoint, check_checkpoint, newest_checkpoint, read_archive
+from experiment.manifest import MAX_CHECKPOINT_BYTES, has_manifest
 from experiment.run_folder import RunFolder
 from training.weights import CheckpointError, plain_name
 
@@ -21,9 +21,11 @@ LOGGER = logging.getLogger(__name__)
 MAX_HEADER_BYTES = 16 * MIB  # of a .safetensors file: 100,000 tensors
 
 
+NEWEST, BEST = "newest", "best"  # which checkpoint of a run folder
+AVERAGE, LAST = "average", "last"  # which weights
+AS_SAVED = "as saved"  # of a file that does not say
 AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict")  # timm's entry, torchvision's, and others'
 ENTRIES = ("state_dict", "model", "model_state_dict")  # timm's and Lightning's, torchvision's, and others'
-WhichWeights = Literal["average", "last"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class SavedWeights:
     Attributes:
         path: of the file.
         tensors: by name.
-        which: "average" over time, "last", or "as saved" where the file does not say.
+        which: AVERAGE over time, LAST, or AS_SAVED.
         entry: where in the file they are; None: they are all of it.
         norm: what decides how they are to be read (experiment.checkpoint.check_norm); None where the file does not say.
         config: the configuration that they were trained with; None where the file does not say.
@@ -44,7 +46,7 @@ class SavedWeights:
 
     path: Path
     tensors: Dict[str, Tensor]
-    which: str = "as saved"
+    which: str = AS_SAVED
     entry: Optional[str] = None
     norm: Optional[Mapping[str, Any]] = None
     config: Optional[Mapping[str, Any]] = None
@@ -54,49 +56,61 @@ class SavedWeights:
 
     @property
     def is_average(self) -> bool:
-        return self.which == "average"
+        return self.which == AVERAGE
 
 
-def read_weights(path: Union[str, Path], which: Optional[WhichWeights] = None) -> SavedWeights:
+def read_weights(path: Union[str, Path], checkpoint: str = NEWEST, weights: Optional[str] = None) -> SavedWeights:
     """The weights of a checkpoint of this program, or of a state dict.
 
-    A run folder stands for its newest intact checkpoint.
+    Args:
+        path: of a file, or of a run folder.
+        checkpoint: of a run folder: NEWEST, its newest intact one, or BEST, the best one by its validation split.
+        weights: AVERAGE over time, or LAST; None: the average where there is one.
+
     A state dict is a .safetensors file, or one of torch.save: tensors by name, alone or as an entry of AVERAGES or
     ENTRIES, or as Composer has them, in "state" and "model". Prefixes of wrappers are taken off the names: `module.`
     (distributed training, AveragedModel) and `_orig_mod.` (torch.compile). What else training scripts save is left.
 
-    Args:
-        which: an average of the weights over time, or the last ones; None: the average, where there is one.
-
-    Raises: CheckpointError for a file that is missing, torn, of another kind, that asks for code to be run, or that
-        lacks the weights asked for.
+    Raises: CheckpointError for a file that is missing, torn, of another kind, or that asks for code to be run, and for
+        a checkpoint or weights that are not there.
     """
     path = Path(path)
     if path.is_dir():
-        newest = newest_checkpoint(RunFolder(path).checkpoints)
-        if newest is None:
-            raise CheckpointError(f"{path} is no folder of a run with a checkpoint; name a file, or train it first")
-        path = newest
+        path = _checkpoint_of(path, checkpoint)
+    elif checkpoint == BEST:
+        raise CheckpointError(f"{path} is a file, and the best checkpoint is one of a run folder; name that folder")
     if path.suffix == ".safetensors":
         found = [SavedWeights(path, _read_safetensors(path))]
     else:
         saved = read_archive(path)
-        is_ours = isinstance(saved, dict) and "format" in saved and "model" in saved
+        is_ours = isinstance(saved, dict) and "format" in saved
         found = _of_checkpoint(saved, path) if is_ours else _of_archive(saved, path)
-    if which is not None:
-        asked = [weights for weights in found if weights.which == which]
-        if not asked:
-            there = " and ".join(f"the weights {weights.which}" for weights in found)
-            raise CheckpointError(f"{path} has no weights that are known to be the {which}; it has {there}")
-        found = asked
-    chosen = found[0]
-    if len(found) > 1:
+    asked = [one for one in found if weights in (None, one.which)]
+    if not asked:
+        what = "average of its weights" if weights == AVERAGE else "weights that are known to be the last"
+        raise CheckpointError(f"{path} holds no {what}, only weights {' and '.join(one.which for one in found)}")
+    chosen = asked[0]
+    if len(asked) > 1:
         LOGGER.info(
-            "%s has %s: the first are taken",
-            path,
-            " and ".join(f"{weights.entry} ({weights.which})" for weights in found),
+            "%s: the weights are the %s ones, of its %s", path, chosen.which, " and ".join(o.which for o in found)
         )
     return dataclasses.replace(chosen, tensors=_plain_names(chosen.tensors, path), checked_by=_checked_by(path))
+
+
+def _checkpoint_of(folder: Path, which: str) -> Path:
+    checkpoints = RunFolder(folder).checkpoints
+    newest = newest_checkpoint(checkpoints)
+    if newest is None:
+        raise CheckpointError(f"{folder} is no folder of a run with a checkpoint; name a file, or train it first")
+    if which == NEWEST:
+        return newest
+    best = best_checkpoint(checkpoints)
+    if best is None:
+        raise CheckpointError(
+            f"{folder} has no best checkpoint: its run held no images out to choose by; train with "
+            "--set data.validation_images=N, or take the newest"
+        )
+    return best
 
 
 def _checked_by(path: Path) -> Optional[str]:
@@ -110,11 +124,11 @@ def _of_checkpoint(saved: Any, path: Path) -> List[SavedWeights]:
     """Of one of this program: the average first, where it has one."""
     check_checkpoint(saved, path)
     facts = {"norm": saved["norm"], "config": saved["config"], "step": saved["step"]}
-    last = SavedWeights(path, saved["model"], "last", "model", class_names=tuple(saved["class_names"]), **facts)
+    last = SavedWeights(path, saved["model"], LAST, "model", class_names=tuple(saved["class_names"]), **facts)
     average = saved["average"]
     if average is None or average["updates"] == 0:  # 0: averaged by epoch, stopped within the first
         return [last]
-    return [dataclasses.replace(last, tensors=average["weights"], which="average", entry="average"), last]
+    return [dataclasses.replace(last, tensors=average["weights"], which=AVERAGE, entry="average"), last]
 
 
 def _of_archive(saved: Any, path: Path) -> List[SavedWeights]:
@@ -126,7 +140,7 @@ def _of_archive(saved: Any, path: Path) -> List[SavedWeights]:
         entries = {**entries, "state.model": inner.get("model")}
     averages = [name for name in AVERAGES if _are_tensors(entries.get(name))]
     for name in (*averages, *(name for name in (*ENTRIES, "state.model") if _are_tensors(entries.get(name)))):
-        which = "average" if name in averages else "last" if averages else "as saved"
+        which = AVERAGE if name in averages else LAST if averages else AS_SAVED
         found.append(SavedWeights(path, entries[name], which, name))
     if not found and _are_tensors(saved):
         found.append(SavedWeights(path, saved))
@@ -138,7 +152,7 @@ def _of_archive(saved: Any, path: Path) -> List[SavedWeights]:
     # torch.optim.swa_utils.AveragedModel counts its updates beside the weights.
     return [
         dataclasses.replace(
-            weights, which="average", tensors={name: t for name, t in weights.tensors.items() if name != "n_averaged"}
+            weights, which=AVERAGE, tensors={name: t for name, t in weights.tensors.items() if name != "n_averaged"}
         )
         if "n_averaged" in weights.tensors
         else weights

@@ -9,6 +9,7 @@ from typing import List, Mapping, Optional, Sequence
 
 from torch import Tensor
 
+from configs.exit_codes import CHECKPOINT, explain
 from experiment.weights_file import read_weights
 from training.weights import CheckpointError
 
@@ -51,8 +52,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
         for folder in folders[1:]:
             print(f"| {folder.name} | {largest_difference(read_weights(folder).tensors, first):.1e} |")
     except (CheckpointError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 4
+        explain(error)
+        return CHECKPOINT
     return 0
 
 

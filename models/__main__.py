@@ -21,12 +21,12 @@ def main() -> None:
     print(heads + f"{'MB BN':>9}{'GN+PN':>9}{'recompute':>11}")
     for name, network in NETWORKS.items():
         costs = measure_norm_costs(name, num_classes=choose_num_classes(network.image_size))
-        batch, proxy, rebuilt = (costs[label] for label in NORM_SETTINGS)
+        batch, proxy, recomputed = (costs[label] for label in NORM_SETTINGS)
         assert batch is not None  # it needs no kernel
         row = f"{name:24}{network.image_size:>6}{batch.parameters:>13,}"
         row += f"{proxy.parameters:>14,}" if proxy else f"{'-':>14}"
         row += f"{batch.multiply_adds / 1e9:>9.4f}{batch.saved_bytes_per_image / 1e6:>9.2f}"
-        for cost, width in ((proxy, 9), (rebuilt, 11)):
+        for cost, width in ((proxy, 9), (recomputed, 11)):
             row += f"{cost.saved_bytes_per_image / 1e6:>{width}.2f}" if cost else f"{'-':>{width}}"
         print(row)
 

@@ -9,7 +9,7 @@ from typing import Dict, List, Set, Tuple
 import torch
 from torch import nn
 
-from normact.kernels.recompute import rebuilt_activations, recipe_of
+from normact.kernels.recompute import recipe_of, recomputed_activations
 
 _MULTIPLYING_LAYERS = (nn.Conv2d, nn.Linear)
 
@@ -79,7 +79,7 @@ def _count(model: nn.Module, x: torch.Tensor) -> Tuple[int, int]:
     layers = [module for module in model.modules() if isinstance(module, _MULTIPLYING_LAYERS)]
     hooks = [layer.register_forward_hook(count_layer) for layer in layers]
     # Layers with recompute=True leave recipes in here, which are counted for what they keep.
-    with torch.enable_grad(), rebuilt_activations():
+    with torch.enable_grad(), recomputed_activations():
         with torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack):
             model(x)
     for hook in hooks:

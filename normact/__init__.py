@@ -6,7 +6,7 @@ from normact.factory import NormActFactory, affine_parameter_names
 from normact.fold import fold_for_inference
 from normact.fold.report import FoldReport
 from normact.kernels.operators import has_fused_kernels
-from normact.kernels.recompute import rebuild_activations
+from normact.kernels.recompute import recompute_activations
 from normact.norm_act import NormAct
 from normact.norms import share_statistics
 from normact.proxy import proxy_statistics
@@ -26,7 +26,7 @@ __all__ = [
     "fold_for_inference",
     "has_fused_kernels",
     "proxy_statistics",
-    "rebuild_activations",
+    "recompute_activations",
     "reestimate_statistics",
     "share_statistics",
 ]

@@ -12,8 +12,10 @@ import torch
 import torch.fx
 from torch import nn
 
+from normact.activations import Activation, activation_name, parse_activation
+from normact.known_activations import activation_of_call, activation_of_module, hooks_of, is_activation
 from normact.norm_act import NormAct
-from normact.recognize import activation_of_call, activation_of_module, describe_norm, hooks_of, is_pass_through
+from normact.recognize import describe_norm, is_dropout, is_pass_through
 
 _DECORATORS = ("torch.utils._contextlib", "torch.amp.autocast_mode", "torch.autograd.grad_mode")
 _REGISTERED = ("_parameters", "_buffers", "_modules")
@@ -23,15 +25,15 @@ class Consumer(NamedTuple):
     """What takes a norm's output.
 
     Args:
-        activation: name of the activation that follows; None where none does.
-        reason: why there is none; empty where there is one.
+        activation: the activation that follows, a name or a module; None where none does.
+        reason: why there is none; where there is one, what else is to be said, else empty.
         module: the activation's module; None for a function.
         module_calls: how often that module is called in the traced part.
         caller: path of the module whose forward applies the activation.
         traced: path of the traced part.
     """
 
-    activation: Optional[str]
+    activation: Optional[Activation]
     reason: str = ""
     module: Optional[nn.Module] = None
     module_calls: int = 0
@@ -88,7 +90,7 @@ class FlowTracer(torch.fx.Tracer):
             return True
         if self._extra_leaf is not None:
             return self._extra_leaf(m, module_qualified_name)
-        if describe_norm(m) is not None or isinstance(m, NormAct) or activation_of_module(m) is not None:
+        if describe_norm(m) is not None or isinstance(m, NormAct) or is_activation(m):
             return True
         return super().is_leaf_module(m, module_qualified_name)
 
@@ -197,12 +199,17 @@ def find_consumers(model: nn.Module) -> Tuple[Dict[nn.Module, Consumer], List[Tu
         consumers: Dict[nn.Module, Consumer] = {}
         failed: List[Tuple[str, str]] = []
         with training_mode(model, training), kept_attributes(model):
-            _trace_part(model, "", consumers, failed)
+            for part in traced_parts(model, _is_norm, failed):
+                _find_consumers_of_part(part, consumers)
         both.append(consumers)
         failures.extend(failure for failure in failed if failure not in failures)
     return {norm: _in_both_modes([mode[norm] for mode in both if norm in mode]) for norm in {**both[1], **both[0]}}, (
         failures
     )
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return describe_norm(module) is not None
 
 
 def _in_both_modes(consumers: List[Consumer]) -> Consumer:
@@ -213,10 +220,49 @@ def _in_both_modes(consumers: List[Consumer]) -> Consumer:
     return first._replace(module_calls=max(first.module_calls, last.module_calls))
 
 
-def _trace_part(
-    part: nn.Module, path: str, consumers: Dict[nn.Module, Consumer], failures: List[Tuple[str, str]]
-) -> None:
-    if not any(describe_norm(module) for module in part.modules()):
+def _find_consumers_of_part(part: TracedPart, consumers: Dict[nn.Module, Consumer]) -> None:
+    calls: Dict[nn.Module, int] = {}
+    for node in part.graph.nodes:
+        if node.op == "call_module":
+            calls[part.modules[node.target]] = calls.get(part.modules[node.target], 0) + 1
+    for node in part.graph.nodes:
+        module = part.modules.get(node.target) if node.op == "call_module" else None
+        if module is None or describe_norm(module) is None:
+            continue
+        if calls[module] > 1:
+            consumers[module] = Consumer(None, f"called at {calls[module]} places")
+        else:
+            consumers[module] = _consumer(node, part, calls)
+
+
+class TracedPart(NamedTuple):
+    """A part of a network whose data flow is known.
+
+    Args:
+        path: of the part in the network; "" for all of it.
+        graph: its calls.
+        modules: of the part, by path in it.
+        callers: node -> path, in the part, of the module whose forward made it.
+    """
+
+    path: str
+    graph: torch.fx.Graph
+    modules: Dict[str, nn.Module]
+    callers: Dict[torch.fx.Node, str]
+
+
+def traced_parts(
+    part: nn.Module, holds: Callable[[nn.Module], bool], failures: List[Tuple[str, str]], path: str = ""
+) -> Iterator[TracedPart]:
+    """The network as one part where it can be traced; else the parts of its children, and so on down.
+
+    Args:
+        part: the network.
+        holds: parts that hold no module of which this is true are left out.
+        failures: receives (path, error) of every failed trace.
+        path: of the part in the network.
+    """
+    if not any(holds(module) for module in part.modules()):
         return
     tracer = FlowTracer()
     try:
@@ -224,25 +270,13 @@ def _trace_part(
         graph = tracer.trace(part, defaults or None)
     # Whatever the network's own code raises when it meets a symbolic value.
     except Exception as error:
-        if describe_norm(part) is None:
+        if not holds(part):
             if not isinstance(part, (nn.ModuleList, nn.ModuleDict)):  # these have no forward to fail
                 failures.append((path, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"))
             for name, child in part.named_children():
-                _trace_part(child, f"{path}.{name}" if path else name, consumers, failures)
+                yield from traced_parts(child, holds, failures, f"{path}.{name}" if path else name)
         return
-    modules = dict(part.named_modules())
-    calls: Dict[nn.Module, int] = {}
-    for node in graph.nodes:
-        if node.op == "call_module":
-            calls[modules[node.target]] = calls.get(modules[node.target], 0) + 1
-    for node in graph.nodes:
-        module = modules.get(node.target) if node.op == "call_module" else None
-        if module is None or describe_norm(module) is None:
-            continue
-        if calls[module] > 1:
-            consumers[module] = Consumer(None, f"called at {calls[module]} places")
-        else:
-            consumers[module] = _consumer(node, modules=modules, calls=calls, callers=tracer.callers, path=path)
+    yield TracedPart(path, graph, dict(part.named_modules()), tracer.callers)
 
 
 def _defaults(part: nn.Module, path: str) -> Dict[str, Any]:
@@ -262,29 +296,37 @@ def _defaults(part: nn.Module, path: str) -> Dict[str, Any]:
     }
 
 
-def _consumer(
-    node: torch.fx.Node,
-    *,
-    modules: Dict[str, nn.Module],
-    calls: Dict[nn.Module, int],
-    callers: Dict[torch.fx.Node, str],
-    path: str,
-) -> Consumer:
+def _consumer(node: torch.fx.Node, part: TracedPart, calls: Dict[nn.Module, int]) -> Consumer:
+    dropout = ""
     while True:
         users = list(node.users)
         if len(users) != 1:
             return Consumer(None, f"its output is used in {len(users)} places")
         node = users[0]
-        module = modules[str(node.target)] if node.op == "call_module" else None
-        if module is None or not is_pass_through(module):
+        module = part.modules[str(node.target)] if node.op == "call_module" else None
+        if module is not None and is_dropout(module) and not is_pass_through(module):
+            dropout = type(module).__name__
+        elif module is None or not is_pass_through(module):
             break
     if node.op == "output":
-        return Consumer(None, f"its output leaves {path or 'the network'}")
+        return Consumer(None, f"its output leaves {part.path or 'the network'}")
     if module is not None and hooks_of(module):
         return Consumer(None, f"followed by {type(module).__name__}, which has hooks")
-    activation = activation_of_call(node) if module is None else activation_of_module(module)
-    if activation is None:
+    activation: Optional[Activation] = activation_of_call(node) if module is None else activation_of_module(module)
+    if activation is None and module is not None and is_activation(module):
+        activation = module
+    if activation is None or activation == "identity":
         target = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
         return Consumer(None, f"followed by {target}, not by a known activation")
-    caller = ".".join(part for part in (path, callers[node]) if part)
-    return Consumer(activation, "", module, calls[module] if module is not None else 0, caller, path)
+    if dropout and not _is_positively_homogeneous(activation):
+        return Consumer(
+            None, f"active {dropout} before its {activation_name(activation)}, with which it does not commute"
+        )
+    note = f"{dropout} now follows Proxy Normalization" if dropout else ""
+    caller = ".".join(name for name in (part.path, part.callers[node]) if name)
+    return Consumer(activation, note, module, calls[module] if module is not None else 0, caller, part.path)
+
+
+def _is_positively_homogeneous(activation: Activation) -> bool:
+    """Whether phi(a x) = a phi(x) for a >= 0, so that a random factor may as well follow."""
+    return activation == "relu" or isinstance(activation, nn.PReLU) or parse_activation(activation)[0] == "leaky_relu"

@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, TypeVar
 
 from torch import nn
 
-from normact.activations import Activation
+from normact.activations import GivenActivation
 from normact.batch_norm import BATCH_NORM_MOMENTUM
 from normact.norm import Norm
 from normact.norm_act import KERNELS, NormAct, ProxySettings
@@ -118,7 +118,7 @@ class NormActFactory:
         learn_proxy: with proxy; True. False fixes proxy_beta and proxy_gamma at zero.
         norm_batch_size: batch; images that share statistics. None: the whole micro-batch (of the process group).
         kernel: "auto", "fused" (group, layer and instance) or "reference".
-        recompute: group, layer and instance with the fused kernels; see normact.kernels.rebuilt_activations.
+        recompute: group, layer and instance with the fused kernels; see normact.kernels.recomputed_activations.
         num_samples: with proxy_method "sampled"; 200.
 
     Raises:
@@ -166,6 +166,11 @@ class NormActFactory:
     def uses_batch_norm(self) -> bool:
         """Whether an image's result depends on its batch."""
         return self._base == "batch"  # the one that takes a normalization batch
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether a norm's values have a mean of 0 and a variance of 1, over what it normalizes together."""
+        return not NORM_KINDS[self._base].no_proxy_because
 
     def _set(self, field: str, value: Any) -> None:
         object.__setattr__(self, field, value)
@@ -215,18 +220,19 @@ class NormActFactory:
                 f"kernel {self.kernel!r}; leave recompute out"
             )
 
-    def __call__(self, channels: int, activation: Optional[Activation], *, bias: Optional[bool] = None) -> NormAct:
+    def __call__(self, channels: int, activation: Optional[GivenActivation], *, bias: Optional[bool] = None) -> NormAct:
         """One layer.
 
         Args:
             channels: C.
-            activation: a name, a function of one tensor, or None for norm and affine alone, never with PN. There is no
-                default: whoever calls for a norm alone, as torchvision's norm_layer does, must not get an activation.
+            activation: a name, a function of one tensor, a module or a class of modules (see NormAct); or None for norm
+                and affine alone, never with PN. There is no default: whoever calls for a norm alone, as torchvision's
+                norm_layer does, must not get an activation.
             bias: whether there is a beta. None: yes, except without an activation in a network with PN, where the
                 next layers' norm removes it (the paper's authors drop it at EfficientNet's projections).
 
         Raises:
-            ValueError: num_groups does not divide channels; unknown activation.
+            ValueError: num_groups does not divide channels; unknown activation, or one that cannot be part of a layer.
         """
         if bias is None:
             bias = not (self.proxy and activation is None)

@@ -11,8 +11,10 @@ import torch.fx
 from torch import Tensor, nn
 
 from normact import kernels
-from normact.activations import Activation, activation_function, activation_name
+from normact.activations import Activation, GivenActivation, activation_function, activation_name
 from normact.channels import affine, check_channels
+from normact.given_activation import take_activation
+from normact.kernels import FUSED_ACTIVATIONS
 from normact.norm import Groups, Norm
 from normact.norms import check_values_per_group, group_norm
 from normact.proxy import mid_quantiles, proxy_statistics
@@ -74,14 +76,16 @@ class NormAct(nn.Module):
 
     Args:
         channels: C.
-        activation: a name or a function of one tensor (see activation_function); None: norm and affine alone.
+        activation: a name (see activation_function), a function of one tensor, a module or a class of modules; None:
+            norm and affine alone. A module with parameters, as nn.PReLU, becomes part of the layer, and its gradient
+            flows through the proxy statistics too; several layers share a module, and make one each of a class.
         norm: the normalization. Some bring a nonlinearity of their own: `activation` is then its name, as "tlu" of
             filter response norm or "evonorm_s0".
         bias: whether there is a beta.
         proxy: settings of Proxy Normalization, or None for a layer without it.
         learn_proxy: whether proxy_beta and proxy_gamma are parameters; else they are fixed at zero.
         kernel: "auto" (fused where it applies, else reference), "fused" or "reference".
-        recompute: inside normact.kernels.rebuilt_activations(), later layers do not keep this layer's output for
+        recompute: inside normact.kernels.recomputed_activations(), later layers do not keep this layer's output for
             backward. The reference cannot, and says so once.
 
     Shape:
@@ -90,11 +94,14 @@ class NormAct(nn.Module):
     Dtype: that of the input, also under autocast; statistics are float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: wrong shape; what the norm refuses; kernel "fused" where the fused form does not apply.
+        ValueError: at construction, an activation that is no function of each element by itself, or whose proxy
+            statistics cannot be computed (see take_activation); wrong shape; what the norm refuses; kernel "fused"
+            where the fused form does not apply.
 
     Source: Labatie et al. 2021, section 5, Eq. 7.
     """
 
+    phi: Optional[Activation]
     bias: Optional[Tensor]
     proxy_beta: Optional[Tensor]
     proxy_gamma: Optional[Tensor]
@@ -102,7 +109,7 @@ class NormAct(nn.Module):
     def __init__(
         self,
         channels: int,
-        activation: Optional[Activation],
+        activation: Optional[GivenActivation],
         norm: Norm,
         *,
         bias: bool = True,
@@ -112,8 +119,14 @@ class NormAct(nn.Module):
         recompute: bool = False,
     ) -> None:
         super().__init__()
-        if activation is not None and norm.own_activation is None:
-            activation_function(activation)
+        taken: Optional[Activation] = norm.own_activation if activation is not None else None
+        if activation is not None and taken is None:
+            taken = take_activation(activation, channels, by_quadrature=proxy is not None and proxy.method == "exact")
+        if kernel == "fused" and taken is not None and taken not in FUSED_ACTIVATIONS:
+            raise ValueError(
+                f'kernel "fused" does not apply: activation {activation_name(taken)} has no fused form, '
+                f'{", ".join(FUSED_ACTIVATIONS)} have; use kernel "auto" or "reference"'
+            )
         if proxy is not None and proxy.num_samples is not None:
             mid_quantiles(proxy.num_samples)
         self.channels = channels
@@ -121,7 +134,7 @@ class NormAct(nn.Module):
         self.proxy = None if activation is None else proxy
         self.kernel = kernel
         self.recompute = recompute
-        self._activation = activation
+        self.phi = taken
         self.weight = nn.Parameter(torch.ones(channels))
         learned = self.proxy is not None and learn_proxy
         self.register_parameter("bias", nn.Parameter(torch.zeros(channels)) if bias else None)
@@ -131,30 +144,28 @@ class NormAct(nn.Module):
     @property
     def activation(self) -> Optional[str]:
         """Name of the activation; None where there is none."""
-        if self._activation is None:
-            return None
-        return self.norm.own_activation or activation_name(self._activation)
+        return None if self.phi is None else activation_name(self.phi)
 
     def forward(self, x: Tensor) -> Tensor:
         groups = self.norm.groups()
         if groups is not None:
             return self._group_norm_act(x, groups)
         y = self.norm(x, self.weight, self.bias)
-        if self._activation is None or self.norm.own_activation is not None:
+        if self.phi is None or self.norm.own_activation is not None:
             return y
-        z = activation_function(self._activation)(y)
+        z = activation_function(self.phi)(y)
         if self.proxy is None:
             return z
         eps, method, num_samples = self.proxy
         mean, inverse_std = proxy_statistics(
-            self._activation, self.weight, self.bias, self.proxy_beta, self.proxy_gamma,
+            self.phi, self.weight, self.bias, self.proxy_beta, self.proxy_gamma,
             eps=eps, method=method, num_samples=num_samples,
         )  # fmt: skip
         return proxy_normalize(z, mean, inverse_std)
 
     def _group_norm_act(self, x: Tensor, groups: Groups) -> Tensor:
         check_channels(x, self.channels)
-        activation = "identity" if self._activation is None else self._activation
+        activation = "identity" if self.phi is None else self.phi
         proxy_eps, proxy_method, num_samples = self.proxy or (None, "exact", None)
         settings = GroupSettings(
             *groups,

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from normact.activations import Activation, activation_function, leaky_slope
+from normact.activations import Activation, activation_function, parse_activation
 
 DEFAULT_PROXY_EPS = 0.03
 DEFAULT_NUM_SAMPLES = 200
@@ -40,9 +40,11 @@ _Piece = Tuple[float, float, float, float]
 _PIECES = {
     "relu6": ((0.0, 0.0, 0.0, 0.0), (6.0, 0.0, 1.0, 0.0), (math.inf, 6.0, 0.0, 0.0)),
     "hard_swish": ((-3.0, 0.0, 0.0, 0.0), (3.0, 0.0, 1.0 / 2.0, 1.0 / 6.0), (math.inf, 0.0, 1.0, 0.0)),
+    "hard_sigmoid": ((-3.0, 0.0, 0.0, 0.0), (3.0, 1.0 / 2.0, 1.0 / 6.0, 0.0), (math.inf, 1.0, 0.0, 0.0)),
+    "hard_tanh": ((-1.0, -1.0, 0.0, 0.0), (1.0, 0.0, 1.0, 0.0), (math.inf, 1.0, 0.0, 0.0)),
 }
-# (scale, alpha) of scale * (x above 0, alpha (exp(x) - 1) below); SELU's are those of Klambauer et al., 2017.
-_EXPONENTIAL = {"elu": (1.0, 1.0), "selu": (1.0507009873554804934, 1.6732632423543772848)}
+# SELU's numbers are those of Klambauer et al., 2017.
+_SELU_SCALE, _SELU_ALPHA = 1.0507009873554804934, 1.6732632423543772848
 
 
 def proxy_statistics(
@@ -61,15 +63,16 @@ def proxy_statistics(
     Formula: m_c = E[phi(X_c)], r_c = 1 / sqrt(Var[phi(X_c)] + eps), X_c ~ N(beta + gamma proxy_beta,
     (gamma (1 + proxy_gamma))^2). Differentiable in all four inputs.
 
-    "exact" uses closed forms for identity, ReLU, leaky ReLU, ReLU6, hard-swish, ELU and SELU, and a 129-node
-    trapezoid for everything else. The trapezoid is exact to rounding where phi is smooth. It is not
-    where phi has a kink (up to 10 % on a gradient), and a kink inside a callable cannot be detected:
-    give a kinked activation by its name.
+    "exact" uses closed forms for identity, ReLU, leaky ReLU, PReLU, ReLU6, hard-swish, hard-sigmoid, hard-tanh, ELU,
+    CELU and SELU, and a 129-node trapezoid for everything else. The trapezoid is exact to rounding where phi is
+    smooth. It is not where phi has a kink (up to 10 % on a gradient): a layer refuses such a callable when it is made,
+    this function does not look.
     "sampled" takes the mean and the population variance over `num_samples` mid-quantile nodes
     sqrt(2) erfinv(2 (i + 0.5) / n - 1), as the paper's authors do; it underestimates the variance.
 
     Args:
-        activation: a name known to `activation_function`, or a function of one tensor.
+        activation: a name known to `activation_function`, nn.PReLU (differentiable in its slope too), or a function of
+            one tensor.
         gamma: scale after the norm.
         beta: shift after the norm; None is zero.
         proxy_beta: mean of the proxy variable; None is zero.
@@ -137,18 +140,26 @@ def _proxy_moments(
 
 
 def _exact(activation: Activation, m: Tensor, s: Tensor) -> Tuple[Tensor, Tensor]:
-    slope = leaky_slope(activation)
-    if activation == "identity":
+    if isinstance(activation, nn.PReLU):
+        return _leaky_relu(activation.weight.to(m.dtype), m, s)
+    name, number = parse_activation(activation)
+    if name == "identity":
         return m, s * s
-    if activation == "relu":
+    if name == "relu":
         return _leaky_relu(0.0, m, s)
-    if slope is not None:
-        return _leaky_relu(slope, m, s)
-    if isinstance(activation, str) and activation in _EXPONENTIAL:
-        return _exponential_below_zero(*_EXPONENTIAL[activation], m, s)
-    if isinstance(activation, str) and activation in _PIECES:
-        return _piecewise_quadratic(_PIECES[activation], m, s)
-    return _quadrature(activation_function(activation), m, s)
+    if name == "leaky_relu" and number is not None:
+        return _leaky_relu(number, m, s)
+    if name == "elu" and number is not None:
+        return _exponential_below_zero(number, m, s)
+    if name == "celu" and number is not None:  # alpha ELU(x / alpha)
+        mean, variance = _exponential_below_zero(1.0, m / number, s / number)
+        return number * mean, number * number * variance
+    if name == "selu":
+        mean, variance = _exponential_below_zero(_SELU_ALPHA, m, s)
+        return _SELU_SCALE * mean, _SELU_SCALE * _SELU_SCALE * variance
+    if name in _PIECES:
+        return _piecewise_quadratic(_PIECES[name], m, s)
+    return quadrature(activation_function(activation), m, s)
 
 
 def _normal_cdf(a: Tensor) -> Tensor:
@@ -159,7 +170,7 @@ def _normal_pdf(a: Tensor) -> Tensor:
     return torch.exp(-0.5 * a * a) * (1.0 / math.sqrt(2.0 * math.pi))
 
 
-def _leaky_relu(slope: float, m: Tensor, s: Tensor) -> Tuple[Tensor, Tensor]:
+def _leaky_relu(slope: Union[float, Tensor], m: Tensor, s: Tensor) -> Tuple[Tensor, Tensor]:
     """Mean and variance of max(x, 0) + slope min(x, 0).
 
     With a = m/s, P = Phi(a), Q = Phi(-a), p = pdf(a): ReLU has mean m P + s p and variance
@@ -170,18 +181,18 @@ def _leaky_relu(slope: float, m: Tensor, s: Tensor) -> Tuple[Tensor, Tensor]:
     upper, lower, density = _normal_cdf(a), _normal_cdf(-a), _normal_pdf(a)
     mean = m * upper + s * density
     variance = s * s * (upper + a * a * upper * lower + a * density * (lower - upper) - density * density)
-    if slope == 0.0:
+    if not isinstance(slope, Tensor) and slope == 0.0:
         return mean, variance
     rest = 1.0 - slope
     variance = s * s * (slope * slope + 2.0 * slope * rest * upper) + rest * rest * variance
     return slope * m + rest * mean, variance
 
 
-def _exponential_below_zero(scale: float, alpha: float, m: Tensor, s: Tensor) -> Tuple[Tensor, Tensor]:
-    """Mean and variance of scale * (x above 0, alpha (exp(x) - 1) below).
+def _exponential_below_zero(alpha: float, m: Tensor, s: Tensor) -> Tuple[Tensor, Tensor]:
+    """Mean and variance of x above 0, alpha (exp(x) - 1) below.
 
     With a = m/s, P = Phi(a), Q = Phi(-a), p = pdf(a) and the shifted Gaussian moments
-    E_k = E[exp(k x); x < 0] = exp(k m + k^2 s^2 / 2) Phi(-(a + k s)): c = E[phi / scale + alpha] =
+    E_k = E[exp(k x); x < 0] = exp(k m + k^2 s^2 / 2) Phi(-(a + k s)): c = E[phi + alpha] =
     (m + alpha) P + s p + alpha E_1, and the variance is taken around c on both sides of 0. E_k is at most Q; it is an
     exponential of a sum, since its factors overflow and underflow.
     """
@@ -194,7 +205,7 @@ def _exponential_below_zero(scale: float, alpha: float, m: Tensor, s: Tensor) ->
     above = m + alpha - raised
     variance = above * above * upper + 2.0 * above * s * density + s * s * (upper - a * density)
     variance = variance + alpha * (alpha * second - 2.0 * raised * first) + raised * raised * lower
-    return scale * (raised - alpha), scale * scale * variance
+    return raised - alpha, variance
 
 
 def _piecewise_quadratic(pieces: Sequence[_Piece], m: Tensor, s: Tensor) -> Tuple[Tensor, Tensor]:
@@ -242,10 +253,18 @@ def _truncated_moments(upper_ends: Sequence[float], m: Tensor, s: Tensor) -> Lis
     return moments
 
 
-def _quadrature(function: Callable[[Tensor], Tensor], m: Tensor, s: Tensor) -> Tuple[Tensor, Tensor]:
-    """Trapezoid over z in [-8, 8], weights exp(-z^2 / 2) normalized, variance in a second pass."""
-    nodes = torch.arange(_NUM_NODES, dtype=m.dtype, device=m.device).unsqueeze(1) * _STEP - 8.0
-    weights = torch.exp(-0.5 * nodes * nodes) * (1.0 / _NODE_WEIGHT_SUM)
+def quadrature(function: Callable[[Tensor], Tensor], m: Tensor, s: Tensor, *, finer: int = 1) -> Tuple[Tensor, Tensor]:
+    """Trapezoid over z in [-8, 8], weights exp(-z^2 / 2) normalized, variance in a second pass.
+
+    Args:
+        function: phi.
+        m: (C,).
+        s: (C,).
+        finer: how many steps stand in the place of one.
+    """
+    num_nodes = (_NUM_NODES - 1) * finer + 1
+    nodes = torch.arange(num_nodes, dtype=m.dtype, device=m.device).unsqueeze(1) * (_STEP / finer) - 8.0
+    weights = torch.exp(-0.5 * nodes * nodes) * (1.0 / (_NODE_WEIGHT_SUM * finer))
     z = function(m + s * nodes)
     # A sum of products, not a matrix product: autocast would round the latter to its own type.
     mean = (weights * z).sum(dim=0)

@@ -1,20 +1,21 @@
-"""Recognize norms and activations of networks made elsewhere, by their very classes.
+"""Recognize norms of networks made elsewhere, by their very classes.
 
 Model libraries are not imported: a norm is known by its class's full name, since a class that extends a norm may do
-more than that norm. An activation module is known by its class's name.
+more than that norm.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, Callable, Dict, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 import torch
 import torch.fx
-import torch.nn.functional as F
 import torch.nn.utils.parametrize
 from torch import nn
 
+from normact.activations import Activation
+from normact.known_activations import activation_of_module, hooks_of, is_activation
 from normact.norm_act import NormAct
 
 _TORCH = "torch.nn.modules."
@@ -46,63 +47,6 @@ _EXTENDED = (
     nn.LayerNorm,
 )
 _CALLED_A_NORM = re.compile("Norm(?!al|er|Free)")
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
-
-# Class name -> activation; "identity" is no activation at all.
-_MODULES: Dict[str, str] = {
-    "Identity": "identity",
-    "ReLU": "relu",
-    "ReLU6": "relu6",
-    "LeakyReLU": "leaky_relu",
-    "SiLU": "silu",
-    "Swish": "silu",
-    "Hardswish": "hard_swish",
-    "HardSwish": "hard_swish",
-    "GELU": "gelu",
-    "GELUTanh": "gelu_tanh",
-    "Mish": "mish",
-    "ELU": "elu",
-    "CELU": "elu",
-    "SELU": "selu",
-    "Softplus": "softplus",
-    "Sigmoid": "sigmoid",
-    "Tanh": "tanh",
-}
-_FUNCTIONS: Dict[Callable[..., Any], str] = {
-    F.relu: "relu",
-    torch.relu: "relu",
-    torch.relu_: "relu",
-    F.relu6: "relu6",
-    F.leaky_relu: "leaky_relu",
-    F.silu: "silu",
-    F.hardswish: "hard_swish",
-    F.gelu: "gelu",
-    F.mish: "mish",
-    F.elu: "elu",
-    F.celu: "elu",
-    F.selu: "selu",
-    F.softplus: "softplus",
-    torch.sigmoid: "sigmoid",
-    F.sigmoid: "sigmoid",
-    torch.tanh: "tanh",
-    F.tanh: "tanh",
-}
-_METHODS = {
-    "relu": "relu",
-    "relu_": "relu",
-    "sigmoid": "sigmoid",
-    "sigmoid_": "sigmoid",
-    "tanh": "tanh",
-    "tanh_": "tanh",
-}
-# Attributes whose value changes the function: the only value that the name stands for.
-# CELU is ELU at alpha = 1.
-_MODULE_ATTRIBUTES = {"elu": {"alpha": 1.0}, "softplus": {"beta": 1.0, "threshold": 20.0}}
 
 
 class NormDescription(NamedTuple):
@@ -110,13 +54,13 @@ class NormDescription(NamedTuple):
 
     Args:
         channels: of the norm; 0 where it cannot be replaced.
-        activation: the activation that the module itself holds, "identity" where it holds none.
+        activation: the activation that the module itself holds, a name or a module; "identity" where it holds none.
         kept_because: why the norm cannot be replaced; empty where it can.
         no_pair_because: why its own activation cannot become part of the layer; empty where it can.
     """
 
     channels: int
-    activation: str = "identity"
+    activation: Activation = "identity"
     kept_because: str = ""
     no_pair_because: str = ""
 
@@ -145,11 +89,6 @@ def describe_norm(module: nn.Module) -> Optional[NormDescription]:
 def full_name(kind: type) -> str:
     """A class's module and name."""
     return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def hooks_of(module: nn.Module) -> bool:
-    """Whether more than its forward runs when the module is called."""
-    return any(getattr(module, name, None) for name in _HOOKS)
 
 
 def _kept(reason: str) -> NormDescription:
@@ -204,12 +143,22 @@ def _with_own_activation(module: nn.Module, channels: int) -> NormDescription:
     hooked = [name for name, child in children.items() if hooks_of(child)]
     if hooked:
         return _kept(f"its {hooked[0]} has hooks, which another layer would not run as they are; remove them before")
-    activation = activation_of_module(children["act"]) if "act" in children else "identity"
+    activation: Optional[Activation] = "identity"
+    if "act" in children:
+        activation = activation_of_module(children["act"])
+        if activation is None and is_activation(children["act"]):
+            activation = children["act"]
     if activation is None:
-        return NormDescription(channels, no_pair_because=f"activation {type(children['act']).__name__} is unknown")
+        reason = f"activation {type(children['act']).__name__} is unknown"
+        return NormDescription(channels, "unknown", no_pair_because=reason)
     if "drop" in children and not is_pass_through(children["drop"]):
         return NormDescription(channels, activation, no_pair_because="active dropout between norm and activation")
     return NormDescription(channels, activation)
+
+
+def is_dropout(module: nn.Module) -> bool:
+    """Whether a module multiplies its input by random values that are not negative, or by 1."""
+    return type(module) in (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d) and not hooks_of(module)
 
 
 def is_pass_through(module: nn.Module) -> bool:
@@ -219,32 +168,3 @@ def is_pass_through(module: nn.Module) -> bool:
     if isinstance(module, nn.modules.dropout._DropoutNd):
         return module.p == 0
     return type(module).__name__ == "Identity"
-
-
-def activation_of_module(module: nn.Module) -> Optional[str]:
-    """Name of the activation that a module is, "identity" for none; None where it is unknown."""
-    name = None if isinstance(module, torch.jit.ScriptModule) else _MODULES.get(type(module).__name__)
-    if name == "leaky_relu":
-        return f"leaky_relu({module.negative_slope})"
-    if name == "gelu":
-        return {"none": "gelu", "tanh": "gelu_tanh"}.get(getattr(module, "approximate", "none"))
-    expected = _MODULE_ATTRIBUTES.get(name or "", {})
-    return name if all(getattr(module, key) == value for key, value in expected.items()) else None
-
-
-def activation_of_call(node: torch.fx.Node) -> Optional[str]:
-    """Name of the activation that a function or method call is; None where it is none or unknown."""
-    options = {key: value for key, value in node.kwargs.items() if key not in ("inplace", "input")}
-    positional = list(node.args[1:])
-    if node.op == "call_method":
-        return None if options or positional else _METHODS.get(str(node.target))
-    name = _FUNCTIONS.get(node.target) if callable(node.target) else None
-    if name == "leaky_relu":
-        slope = options.get("negative_slope", positional[0] if positional else 0.01)
-        return f"leaky_relu({slope})"
-    if name == "gelu":
-        return {"none": "gelu", "tanh": "gelu_tanh"}.get(str(options.get("approximate", "none")))
-    positional = [value for value in positional if not isinstance(value, bool)]  # a positional `inplace`
-    expected = _MODULE_ATTRIBUTES.get(name or "", {})
-    differs = any(expected.get(key) != value for key, value in options.items())
-    return None if differs or (positional and expected and positional != list(expected.values())) else name

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.util
+import json
 import re
 import shlex
 from pathlib import Path
@@ -168,6 +169,27 @@ def test_every_page_of_the_site_is_in_its_navigation() -> None:
     settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     listed = set(re.findall(r": (\w+\.md)", settings))
     assert {path.name for path in (ROOT / "docs").glob("*.md")} <= listed
+
+
+@pytest.mark.parametrize(
+    ("label", "row"),
+    [
+        *((f"| batch norm | {images} |", f"bn{images}") for images in (128, 16, 8, 4, 2)),
+        ("| group norm, 8 groups | 1 |", "gn8"),
+        ("| group norm, 8 groups + PN | 1 |", "gn8pn"),
+        ("| layer norm + PN | 1 |", "lnpn"),
+    ],
+)
+def test_the_table_of_the_first_screen_is_the_mean_of_six_result_files(label: str, row: str) -> None:
+    def mean_top1(name: str) -> float:
+        files = sorted((ROOT / "docs/results/small_batch").glob(f"{name}.seed*.json"))
+        assert len(files) == 6
+        return 100 * sum(json.loads(file.read_text())["summary"]["top1"] for file in files) / 6
+
+    (line,) = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(label)]
+    assert f"| {mean_top1(row):.2f} |" in line
+    if row != "bn128":
+        assert f"{mean_top1(row) - mean_top1('bn128'):+.2f} [" in line
 
 
 def test_the_first_screen_stays_short() -> None:

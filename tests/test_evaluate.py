@@ -17,7 +17,7 @@ import train
 from configs import load_config
 from datasets import build_datasets
 from experiment.checkpoint import load_checkpoint, newest_checkpoint
-from experiment.prepare import build_network
+from experiment.network import build_network
 from experiment.starting_weights import check_classes, place_weights
 from experiment.weights_file import read_weights
 from training.evaluation import Evaluation

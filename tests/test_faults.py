@@ -6,19 +6,33 @@ import contextlib
 import json
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Callable, Dict, Iterator, List
 
 import pytest
-import torch
-from test_train import PYTHON, TWO_PROCESSES, assert_same_result, final, flat, rows, run
-from test_train import start as start_run
-
-import train
+from real_runs import (
+    PYTHON,
+    ROOT,
+    TWO_PROCESSES,
+    assert_equal_weights,
+    assert_same_result,
+    children,
+    final,
+    is_alive,
+    newest_step,
+    process_of,
+    records,
+    rows,
+    run,
+    status,
+    wait_until,
+)
+from real_runs import start as start_run
 
 LONG = ["--set", "schedule.epochs=400", "--set", "run.checkpoint_every_steps=1000", "--set", "data.num_eval_images=10"]
 
@@ -45,59 +59,12 @@ def no_process_is_left() -> Iterator[None]:
                 process.communicate()
 
 
-def wait_until(is_so: Callable[[], Any], seconds: float = 600) -> Any:
-    """What `is_so` gives once it is true."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = is_so()
-        if found:
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"nothing happened in {seconds} seconds")
-
-
-def records(folder: Path, split: str) -> int:
-    path = folder / "metrics.jsonl"
-    return path.read_text().count(f'"split": "{split}"') if path.exists() else 0
-
-
-def children(process: int) -> List[int]:
-    path = Path(f"/proc/{process}/task/{process}/children")
-    return [int(word) for word in path.read_text().split()] if path.exists() else []
-
-
-def process_of(launcher: int, rank: int) -> int:
-    """The process that torchrun started as this one."""
-    variables = {child: Path(f"/proc/{child}/environ").read_bytes().split(b"\0") for child in children(launcher)}
-    return next(child for child, values in variables.items() if f"RANK={rank}".encode() in values)
-
-
 def kill_children(process: "subprocess.Popen[str]") -> bool:
     """Whether it has ended; each call kills what it started. One that has loaded all of its images ends nothing."""
     for child in children(process.pid):
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
     return process.poll() is not None
-
-
-def is_alive(process: int) -> bool:
-    """Whether it runs, and not merely waits for its end to be noticed."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def status(folder: Path) -> Dict[str, Any]:
-    content: Dict[str, Any] = json.loads((folder / "status.json").read_text())
-    return content
-
-
-def assert_equal_weights(left: Dict[str, Any], right: Dict[str, Any]) -> None:
-    for part in ("model", "optimizer", "average"):
-        for name, value in flat(left[part]).items():
-            other = flat(right[part])[name]
-            assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, f"{part}: {name}"
 
 
 # ---- signals ----
@@ -239,45 +206,11 @@ def test_torchrun_starts_killed_processes_again_and_the_bits_are_the_same(tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path: Path) -> None:
-    """Twenty times and more, at random moments; a checkpoint is written after every update, so many fall into that."""
-    settings = [
-        "--set",
-        "run.checkpoint_every_steps=1",
-        "--set",
-        "schedule.epochs=150",
-        "--set",
-        "data.num_eval_images=9",
-    ]
-    settings += ["--set", "averaging.every=step", "--set", "averaging.decay=0.9"]
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-    process = start(straight, *settings, launcher=PYTHON)
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
-    steps, moments, kills, last = 600, random.Random(0), 0, -1
-    while True:
-        process = start(killed, *settings, "--resume", launcher=PYTHON)
-        first = newest_step(killed)
-        aim = first + moments.randrange(1, 1 + 2 * steps // 24)
-        while process.poll() is None and newest_step(killed) < aim:
-            time.sleep(0.002)
-        time.sleep(moments.random() * 0.05)
-        if process.poll() is not None or kills >= 24:
-            break
-        process.kill()
-        process.communicate()
-        kills += 1
-        assert newest_step(killed) >= last
-        last = newest_step(killed)
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
-    assert kills >= 20
-    assert rows(killed) == rows(straight)
-    assert_equal_weights(final(killed, steps), final(straight, steps))
-
-
-def newest_step(folder: Path) -> int:
-    return max((int(path.stem[5:]) for path in (folder / "checkpoints").glob("step_*.json")), default=0)
+def test_a_run_that_is_killed_twenty_times_at_random_moments_ends_with_the_same_bits(tmp_path: Path) -> None:
+    command = [*PYTHON, "tests/kills.py", "--count", "20", "--folder", str(tmp_path)]
+    ended = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert re.search(r"^20 kills of [12] whole runs, 0 of them with another result$", ended.stdout, re.MULTILINE)
 
 
 # ---- a machine with little of something ----
@@ -290,8 +223,7 @@ def limited(kind: int, value: int) -> Callable[[], None]:
 def run_with(folder: Path, limit: Callable[[], None], *arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [*PYTHON, "train.py", "--config", "generated_smoke", "--device", "cpu", "--output-dir", str(folder)]
     command += ["--set", "schedule.epochs=1", *arguments]
-    root = Path(train.__file__).parent
-    return subprocess.run(command, cwd=root, text=True, capture_output=True, preexec_fn=limit, timeout=600, check=False)
+    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, preexec_fn=limit, timeout=600, check=False)
 
 
 def test_sixty_four_open_files_are_enough(tmp_path: Path) -> None:

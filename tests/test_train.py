@@ -7,58 +7,17 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, List
 
 import pytest
 import torch
+from real_runs import PYTHON, ROOT, SMALL, TWO_PROCESSES, assert_same_result, final, rows, run, start
 
 import evaluate
 import train
 from experiment.checkpoint import load_checkpoint
 from experiment.continuation import check_same_step
 from training.weights import CheckpointError
-
-ROOT = Path(__file__).resolve().parent.parent
-SMALL = ["--config", "generated_smoke", "--device", "cpu"]
-SMALL += ["--set", "data.num_train_images=256", "--set", "data.num_eval_images=101", "--set", "schedule.epochs=2"]
-SMALL += ["--set", "run.checkpoint_every_steps=3"]  # 4 steps an epoch: checkpoints at 3, 4, 6 and 8
-
-
-def run(folder: Path, *arguments: str) -> int:
-    return train.main([*SMALL, "--output-dir", str(folder), *arguments])
-
-
-def rows(folder: Path) -> List[Dict[str, Any]]:
-    """The metric records without their timings."""
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in record.items() if key != "images_per_second"} for record in records]
-
-
-def final(folder: Path, step: int = 8) -> Dict[str, Any]:
-    return load_checkpoint(folder / "checkpoints" / f"step_{step:08d}.pt")
-
-
-def assert_same_result(first: Path, second: Path) -> None:
-    left, right = final(first), final(second)
-    for part in ("model", "optimizer"):
-        flat_left, flat_right = flat(left[part]), flat(right[part])
-        assert flat_left.keys() == flat_right.keys()
-        for name, value in flat_left.items():
-            same = (
-                torch.equal(value, flat_right[name]) if isinstance(value, torch.Tensor) else value == flat_right[name]
-            )
-            assert same, f"{part}: {name}"
-    assert rows(first) == rows(second)
-
-
-def flat(value: Any, prefix: str = "") -> Dict[str, Any]:
-    if isinstance(value, dict):
-        return {name: item for key in value for name, item in flat(value[key], f"{prefix}.{key}").items()}
-    if isinstance(value, list):
-        return {
-            name: item for index, entry in enumerate(value) for name, item in flat(entry, f"{prefix}[{index}]").items()
-        }
-    return {prefix: value}
 
 
 @pytest.fixture(scope="module")
@@ -195,10 +154,10 @@ def test_resuming_with_another_execution_says_that_it_is_not_exact(
     assert f"exactness not guaranteed because {name} was" in capsys.readouterr().out
 
 
-def test_rebuilding_activations_changes_no_bit_so_that_a_run_may_continue_with_it(
+def test_recomputing_activations_changes_no_bit_so_that_a_run_may_continue_with_it(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = copy_up_to(whole, tmp_path / "rebuilt", 3)
+    folder = copy_up_to(whole, tmp_path / "recomputed", 3)
     assert run(folder, "--resume", "--set", "norm.recompute=true") == 0
     assert_same_result(whole, folder)
     assert "exactness not guaranteed" not in capsys.readouterr().out
@@ -262,22 +221,6 @@ def test_the_status_tells_of_a_failure_before_the_first_step(tmp_path: Path) -> 
     status = json.loads((tmp_path / "early" / "status.json").read_text())
     assert (status["state"], status["exit_code"]) == ("failed", 2)
     assert "resnet21" in status["reason"]
-
-
-def start(folder: Path, *arguments: str, launcher: List[str], **environment: str) -> "subprocess.Popen[str]":
-    command = [*launcher, str(ROOT / "train.py"), *SMALL, "--output-dir", str(folder), *arguments]
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, **environment},
-    )
-
-
-PYTHON = [sys.executable]
-TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 def test_processes_with_different_images_end_with_code_3(tmp_path: Path) -> None:

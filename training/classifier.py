@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from training.draws import StepDraws
 from training.loss import IGNORED, cross_entropy_sum, true_class_values
 from training.mixing import mix_images, mix_labels
+from training.pixels import pixel_scaling, scaled_pixels
 
 
 class Classifier(nn.Module):
@@ -53,10 +54,6 @@ class Classifier(nn.Module):
         frozen: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
-        if len(mean) != len(std) or not mean:
-            raise ValueError(f"mean {tuple(mean)} and std {tuple(std)} need one value per channel each")
-        if min(std) <= 0:
-            raise ValueError(f"std {tuple(std)} must be positive in every channel")
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing {label_smoothing} must be at least 0 and below 1")
         self.network = network
@@ -64,10 +61,8 @@ class Classifier(nn.Module):
         self.label_smoothing = label_smoothing
         self.draws = draws
         self._frozen = tuple(frozen)  # a tuple is not registered: the modules are the network's
-        # (pixels - 255 mean) x 1 / (255 std): two passes over the images instead of three. Not persistent: they come
-        # from the data set, and a checkpoint holds what was learned.
-        pixel_mean = torch.tensor([255.0 * value for value in mean]).view(1, -1, 1, 1)
-        pixel_scale = torch.tensor([1.0 / (255.0 * value) for value in std]).view(1, -1, 1, 1)
+        # Not persistent: they come from the data set, and a checkpoint holds what was learned.
+        pixel_mean, pixel_scale = pixel_scaling(mean, std)
         self.register_buffer("pixel_mean", pixel_mean, persistent=False)
         self.register_buffer("pixel_scale", pixel_scale, persistent=False)
 
@@ -95,17 +90,15 @@ class Classifier(nn.Module):
                 f"a training step of this classifier takes {self.draws.columns} drawn numbers for each image, got "
                 f"{'none' if drawn is None else tuple(drawn.shape)}; pass classifier.draws.rows(...), or nothing for 0"
             )
-        self.draws.place(drawn)
-        outputs = self._mixed_sums(x, labels, drawn)
-        self.draws.place(None)  # so that a later forward pass cannot use them again
-        return outputs
+        with self.draws.handed_over(drawn):
+            return self._mixed_sums(x, labels, drawn)
 
     def scaled(self, images: Tensor) -> Tensor:
         """What the network is given: (pixels / 255 - mean) / std.
 
         Shape: (N, C, H, W) -> same.
         """
-        return (images.to(self.pixel_mean.dtype) - self.pixel_mean) * self.pixel_scale
+        return scaled_pixels(images, self.pixel_mean, self.pixel_scale)
 
     def _mixed_sums(self, x: Tensor, labels: Tensor, drawn: Optional[Tensor]) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
         if drawn is None or self.draws.mixing is None:

@@ -14,8 +14,9 @@ Where `columns` is 0 nothing is random, and classifier(images, labels) is all.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import Iterator, Optional, Tuple
 
 import numpy as np
 import torch
@@ -83,9 +84,18 @@ class StepDraws:
             parts.append(is_kept * np.float32(1.0 / (1.0 - layer.rate)))
         return torch.from_numpy(np.concatenate([part[start:stop] for part in parts], axis=1))
 
-    def place(self, drawn: Optional[Tensor]) -> None:
-        """Hand each drop layer its columns; None: take them back."""
+    @contextlib.contextmanager
+    def handed_over(self, drawn: Optional[Tensor]) -> Iterator[None]:
+        """Inside, each drop layer multiplies by its columns of `drawn`; None: of what it draws itself.
+
+        Afterwards it has none, so that no later forward pass uses them again.
+        """
         first = self.mixing_columns
         for layer in self.drops:
             layer.factors = None if drawn is None else drawn[:, first : first + layer.columns]
             first += layer.columns
+        try:
+            yield
+        finally:
+            for layer in self.drops:
+                layer.factors = None

@@ -23,6 +23,9 @@ class Means(NamedTuple):
 class StepSums:
     """Sums over images, which add up over micro-batches, steps and processes; `means` divides, once.
 
+    `gradient_norm` is a sum over weight updates, to which each process adds its equal share of an update's norm: the
+    sum over processes counts it once. It is 0 where no gradient is clipped.
+
     The fields are Python numbers or scalar tensors (float64 and int64), so that adding up steps on an accelerator waits
     for nothing.
     """
@@ -31,6 +34,7 @@ class StepSums:
     top1: Number = 0
     top5: Number = 0
     images: Number = 0
+    gradient_norm: Number = 0.0
 
     @classmethod
     def from_step(cls, outputs: Sequence[Tensor]) -> StepSums:
@@ -44,20 +48,24 @@ class StepSums:
 
     def __add__(self, other: StepSums) -> StepSums:
         return StepSums(
-            self.loss_sum + other.loss_sum, self.top1 + other.top1, self.top5 + other.top5, self.images + other.images
+            self.loss_sum + other.loss_sum,
+            self.top1 + other.top1,
+            self.top5 + other.top5,
+            self.images + other.images,
+            self.gradient_norm + other.gradient_norm,
         )
 
     def stacked(self) -> Tensor:
-        """One float64 tensor (4,), to all-reduce or to save; counts are exact up to 2^53."""
-        fields = (self.loss_sum, self.top1, self.top5, self.images)
+        """One float64 tensor (5,), to all-reduce or to save; counts are exact up to 2^53."""
+        fields = (self.loss_sum, self.top1, self.top5, self.images, self.gradient_norm)
         device = next((field.device for field in fields if isinstance(field, Tensor)), None)
         return torch.stack([torch.as_tensor(field, dtype=torch.float64, device=device) for field in fields])
 
     @classmethod
     def from_stacked(cls, stacked: Tensor) -> StepSums:
-        """The inverse of `stacked`, as Python numbers."""
-        loss_sum, top1, top5, images = stacked.tolist()
-        return cls(loss_sum, int(top1), int(top5), int(images))
+        """The inverse of `stacked`, as Python numbers. Checkpoints of earlier versions hold the first four."""
+        loss_sum, top1, top5, images, *gradient_norm = stacked.tolist()
+        return cls(loss_sum, int(top1), int(top5), int(images), *gradient_norm)
 
     def means(self) -> Means:
         """Divide by the number of images.

@@ -7,6 +7,8 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
+from configs.exit_codes import NONFINITE, ExplainedError
+
 
 def are_finite(tensors: Sequence[Tensor]) -> bool:
     """Whether every number of all tensors is finite.
@@ -24,7 +26,7 @@ def are_finite(tensors: Sequence[Tensor]) -> bool:
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(ExplainedError, RuntimeError):
     """Raised before the weight update of a step, or at least before a checkpoint of it, so that none is spoiled.
 
     Args:
@@ -33,6 +35,8 @@ class NonFiniteLossError(RuntimeError):
         loss: the mean loss of that step; it may be finite where only a gradient is not.
         are_weights_intact: whether it was noticed before the update; a device that updates by itself is asked after.
     """
+
+    exit_code = NONFINITE
 
     def __init__(self, step: int, learning_rate: float, loss: float, are_weights_intact: bool = True) -> None:
         kept = (

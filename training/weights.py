@@ -6,9 +6,13 @@ from typing import Dict, List, Mapping
 
 from torch import Tensor, nn
 
+from configs.exit_codes import CHECKPOINT, ExplainedError
 
-class CheckpointError(RuntimeError):
+
+class CheckpointError(ExplainedError, RuntimeError):
     """A checkpoint that cannot be written, read or used; the message names the cause and what to do."""
+
+    exit_code = CHECKPOINT
 
 
 def load_model_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 from analysis.curves import read_records
 from analysis.results_file import ResultsError
 from analysis.settings import Settings, flat_settings, read_settings
+from configs.exit_codes import NONFINITE
 
 Figures = Mapping[str, Optional[float]]
 Layers = Tuple[Mapping[str, Any], ...]
@@ -29,7 +30,6 @@ FIGURES: Dict[str, Tuple[str, ...]] = {
 }
 _ABSENT = object()
 _DIGITS = re.compile(r"(\d+)")  # bn8 before bn16
-_EXIT_NONFINITE = 5  # of a run whose loss was not finite: a result too, without figures
 _RECORDS = ("split", "epoch", "loss", "top1")
 
 
@@ -131,7 +131,7 @@ def _summary_of(folder: Path) -> Dict[str, Any]:
     if (folder / "summary.json").exists():
         return _read_object(folder / "summary.json")
     status = _read_object(folder / "status.json") if (folder / "status.json").exists() else {}
-    if status.get("exit_code") == _EXIT_NONFINITE:
+    if status.get("exit_code") == NONFINITE:  # a result too, without figures
         return {}
     state = f"{status.get('state', 'it has no summary.json')}, {status.get('reason', 'and no status.json')}"
     raise ResultsError(f"{folder} is not finished: {state}; finish it with --resume, or leave it out")

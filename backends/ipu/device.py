@@ -10,7 +10,7 @@ from torch import nn
 from backends.base import Session, Workload
 from backends.ipu.batches import check_whole_calls
 from backends.ipu.layout import Launch, Layout
-from backends.ipu.optimizer import require_formula
+from backends.ipu.optimizer import refuse_clipping, require_formula
 from backends.ipu.planned import Planned
 from backends.ipu.step import use_device_grouping, use_plain_operations
 from backends.plan.report import format_plan
@@ -60,6 +60,7 @@ class IpuDevice:
         )
         estimate = planned.estimate(plan)
         check_whole_calls(plan, workload.training_images // plan.global_batch_size, first_step=0)
+        refuse_clipping(workload.optimizer)
         require_formula(build_optimizer(workload.optimizer, workload.network, set()))
         layout = Layout(
             self.name,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from backends.errors import DeviceError
+from configs.schema.learning import OptimizerConfig
 from training.optimizer_state import check_optimizer_state
 from training.rmsprop import RMSpropTF
 
@@ -125,6 +126,20 @@ def require_formula(host: torch.optim.Optimizer) -> None:
         raise DeviceError(
             f"PopTorch has no optimizer with the formula of {type(host).__name__} (its LAMB scales the update of "
             "vectors too); use optimizer.name sgd, rmsprop or adamw on IPUs"
+        )
+
+
+def refuse_clipping(config: OptimizerConfig) -> None:
+    """Raises DeviceError where gradients are to be clipped: what PopTorch's max_grad_norm limits is another norm.
+
+    With momentum it is that of what moves the weights, for AdamW that of the gradient but its norm is shown to nobody,
+    and RMSprop has no such argument.
+    """
+    if config.clip_norm is not None:
+        raise DeviceError(
+            f"optimizer.clip_norm {config.clip_norm} limits the gradient, and PopTorch has that for no optimizer here "
+            "(its max_grad_norm limits what momentum makes of it, RMSprop has none, and the norm is not reported); "
+            "remove it for IPUs"
         )
 
 

@@ -24,6 +24,7 @@ from backends.plan.published import KNOWN_GOOD, PUBLISHED, Configuration
 from backends.plan.report import format_plan
 from backends.plan.trace import Trace, trace_network
 from configs import Config, ConfigError, load_config
+from configs.exit_codes import REFUSED, explain
 from configs.schema.device import IpuConfig
 from models import NETWORKS, build_model
 from normact import NormActFactory
@@ -45,8 +46,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
             raise ValueError("nothing to plan; give --config, --model, --published or --calibrate")
         return _plan(options)
     except (ConfigError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        explain(error)
+        return REFUSED
 
 
 def _parser() -> argparse.ArgumentParser:

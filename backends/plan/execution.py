@@ -61,7 +61,7 @@ class Execution:
         replicas: copies of the model over all IPUs.
         splits: module paths such as "stages.2.0"; a new pipeline stage, on the next IPU, begins at each.
         checkpoints: module paths whose outputs are kept where the rest is recomputed.
-        recompute: whether activations are rebuilt in the backward pass. None: PopTorch's rule, only when pipelined.
+        recompute: whether activations are recomputed in the backward pass. None: PopTorch's rule, only when pipelined.
         precision: bits of activations and of weights: "16.16", "16.32" or "32.32".
         partials: what products are summed in: "half" or "float".
         available_memory_proportion: share of the tile memory that a convolution may use for temporaries; one for all
@@ -116,7 +116,7 @@ class Execution:
 
     @property
     def recomputes(self) -> bool:
-        """Whether activations are rebuilt in the backward pass."""
+        """Whether activations are recomputed in the backward pass."""
         return len(self.splits) > 0 if self.recompute is None else self.recompute
 
     @property

@@ -26,7 +26,7 @@ class StageMemory:
         optimizer_state: momentum and moments that stay on the IPU.
         accumulators: sums of gradients over micro-batches.
         stash: kept tensors of all micro-batches between their forward and their backward pass.
-        activations: what the backward pass of one micro-batch needs besides: saved, or rebuilt part by part.
+        activations: what the backward pass of one micro-batch needs besides: saved, or recomputed part by part.
         temporaries: gradients in flight and the workspace of the largest operation.
         code: calibrated allowance for code, exchange code and control.
     """
@@ -54,9 +54,9 @@ def stage_memory(
 ) -> StageMemory:
     """What one stage needs.
 
-    A stage before the last stashes what it keeps for `stash_depth` micro-batches. Where activations are recomputed that
-    is its inputs and checkpoints, and it rebuilds one segment between them at a time; otherwise all that is saved. The
-    last stage goes backward at once: it holds what it keeps and saves once, as activations.
+    A stage before the last stashes what it keeps for `stash_depth` micro-batches. Where activations are recomputed,
+    that is its inputs and checkpoints, and it recomputes one segment between them at a time; otherwise all that is
+    saved. The last stage goes backward at once: it holds what it keeps and saves once, as activations.
     """
     optimizer = execution.optimizer
     # One segment, or all of them. What a stage keeps is already in its stash, unless it has none.
@@ -93,7 +93,7 @@ def _stored(size: Size, execution: Execution) -> int:
 
 
 def stage_recomputes(stage: Stage, execution: Execution) -> bool:
-    """Whether this stage rebuilds activations: never the last of a pipeline."""
+    """Whether this stage recomputes activations: never the last of a pipeline."""
     return execution.recomputes and (stage.count == 1 or not stage.is_last)
 
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from backends.plan.hardware import MIB
 from backends.plan.ipu_plan import IpuPlan
 from backends.plan.report import PARTS
+from configs.picture_file import save_picture
 
 # Okabe-Ito: apart for colour-blind readers; hatches tell them apart in grey.
 _STYLES = {
@@ -75,4 +76,4 @@ def plot_plan(plan: IpuPlan, out_png: Union[str, Path], title: str = "") -> None
     )
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=8, frameon=False, fontsize=8)
-    figure.savefig(out_png, dpi=150)
+    save_picture(figure, out_png, dpi=150)

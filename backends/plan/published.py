@@ -55,7 +55,7 @@ class Published:
     note: str = ""
 
 
-# TensorFlow 1's is a sequential pipeline on one IPU: it keeps the inputs of seven parts and rebuilds the rest.
+# TensorFlow 1's is a sequential pipeline on one IPU: it keeps the inputs of seven parts and recomputes the rest.
 _RESNET_CHECKPOINTS = (
     "stages.0.1.norm1",
     "stages.0.2",

@@ -34,7 +34,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class StageSeconds:
-    """One micro-batch through one stage: forward, rebuilding and backward together.
+    """One micro-batch through one stage: forward, recomputation and backward together.
 
     Args:
         products: multiplying and adding in convolutions and matrix products.

@@ -19,6 +19,7 @@ from configs.schema.device import DeviceConfig
 from configs.schema.learning import OptimizerConfig
 from normact import share_statistics
 from training.classifier import Classifier
+from training.clipping import clip_gradients
 from training.metrics import StepSums
 from training.nonfinite import NonFiniteLossError, are_finite
 from training.optimizer import build_optimizer, load_optimizer_state, set_learning_rate
@@ -63,7 +64,7 @@ class TorchSession:
     def __init__(self, placement: TorchPlacement, classifier: Classifier, undecayed: Set[str], seed: int) -> None:
         config = placement.config
         self._device, self._precision = placement.device, placement.precision
-        self._plan, self._seed = placement.plan, seed
+        self._plan, self._seed, self._clip_norm = placement.plan, seed, placement.optimizer.clip_norm
         self._layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self._joined = dist.is_initialized()
         self._process = dist.get_rank() if self._joined else 0
@@ -104,6 +105,11 @@ class TorchSession:
                 (outputs[0] / images_per_replica).backward()
             total = total + StepSums.from_step(outputs)
         self._refuse_nonfinite_gradients(total, step, learning_rate)
+        if self._clip_norm is not None:
+            norm = clip_gradients(self._classifier.parameters(), self._clip_norm)
+            if not torch.isfinite(norm):  # of finite gradients whose squares overflow: clipped, they are zeros
+                raise NonFiniteLossError(step, learning_rate, float(total.loss_sum) / float(total.images))
+            total = total + StepSums(gradient_norm=norm.double() / self._plan.replicas)
         set_learning_rate(self._optimizer, learning_rate)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)

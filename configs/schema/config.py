@@ -61,7 +61,7 @@ class NormConfig(Section):
     kernel: Literal["auto", "fused", "reference"] = Field(
         "auto", description="fused kernels, or plain torch operations"
     )
-    recompute: bool = Field(False, description="rebuild normalized activations in backward instead of saving them")
+    recompute: bool = Field(False, description="recompute normalized activations in backward instead of saving them")
 
 
 class DataConfig(Section):
@@ -100,6 +100,27 @@ class DataConfig(Section):
     auto_augment: Optional[Literal["imagenet", "cifar10", "svhn"]] = Field(
         None, description="AutoAugment with the policy found for these images, after crop and mirroring"
     )
+    rand_augment_magnitude: Optional[int] = Field(
+        None,
+        ge=0,
+        le=30,
+        description="RandAugment of this strength, after crop and mirroring; its paper's ResNet-50: 9",
+    )
+    rand_augment_operations: Optional[int] = Field(
+        None, gt=0, description="RandAugment: operations on each image; default: 2"
+    )
+    random_erasing: Optional[float] = Field(
+        None,
+        gt=0,
+        le=1,
+        description="probability that a rectangle takes the data set's mean colour, after all else",
+    )
+    validation_images: Optional[int] = Field(
+        None,
+        gt=0,
+        description="training images held out, the same share of each class, to choose the best checkpoint by; "
+        "default: none",
+    )
     workers: int = Field(0, ge=0, description="processes that load images, per training process")
     max_corrupt: Optional[int] = Field(
         None,
@@ -125,6 +146,13 @@ class DataConfig(Section):
                 f"dir {self.dir!r}: {HIDDEN} stands for a password, which is written nowhere; give the whole URL, "
                 "or leave the password to the place's own settings (~/.netrc, environment variables)"
             )
+        if self.auto_augment is not None and self.rand_augment_magnitude is not None:
+            raise ValueError(
+                f"auto_augment {self.auto_augment} and rand_augment_magnitude {self.rand_augment_magnitude} both "
+                "choose operations; give one"
+            )
+        if self.rand_augment_magnitude is None:
+            self.refuse_unused("no rand_augment_magnitude", ("rand_augment_operations",))
         if self.crop_padding is not None and self.min_crop_area is not None:
             raise ValueError(
                 f"crop_padding {self.crop_padding} and min_crop_area {self.min_crop_area} both crop; give one"
@@ -175,6 +203,8 @@ class RunConfig(Section):
     stop_signals: SignalNames = Field(
         (), description="signals that save and stop the run as SIGTERM does, e.g. [SIGUSR1] for a batch system"
     )
+    tensorboard: bool = Field(False, description="also write for TensorBoard, in the run folder's tensorboard/")
+    csv: bool = Field(False, description="also write the records as a table, metrics.csv")
     wandb: Literal["off", "online", "offline"] = Field("off", description="also log to wandb")
     wandb_project: str = Field("proxynorm", description="project that wandb files runs under")
 

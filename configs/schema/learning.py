@@ -77,6 +77,13 @@ class OptimizerConfig(Section):
         ge=0,
         description="not on gamma, beta, but on the proxy's parameters; L2 in sgd, rmsprop, decoupled in adamw, lamb",
     )
+    clip_norm: Optional[float] = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="largest norm of the gradient over all weights, before weight decay; a longer one is scaled down "
+        "to it. CPUs and GPUs; default: none",
+    )
 
     @model_validator(mode="after")
     def check(self) -> "OptimizerConfig":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import List, Set, Tuple
+from typing import List, Optional, Set, Tuple
 
 from torch import nn
 
+from normact.activations import Activation
 from normact.factory import NormActFactory
+from normact.given_activation import take_activation
 from normact.norm_act import NormAct
 from normact.norms import BatchNorm
 
@@ -19,6 +21,17 @@ def why_statistics_do_not_carry(old: nn.Module, factory: NormActFactory) -> str:
         return "track_running_stats=False: it evaluates by the statistics of its batch, as no batch norm here does"
     if old.momentum is None:
         return "momentum=None: its running statistics are cumulative, as those of no batch norm here are"
+    return ""
+
+
+def why_not_taken(activation: Optional[Activation], channels: int, factory: NormActFactory) -> str:
+    """Why an activation module cannot be part of a layer of this factory; empty where it can, and for a name."""
+    if not isinstance(activation, nn.Module):
+        return ""
+    try:
+        take_activation(activation, channels, by_quadrature=factory.proxy_method == "exact")
+    except ValueError as error:
+        return f"{type(activation).__name__}: {error}"
     return ""
 
 

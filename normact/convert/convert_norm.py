@@ -6,9 +6,11 @@ import logging
 from typing import Dict, List, NamedTuple, Optional, Set, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from normact.convert.carry import carry_over, new_parameters, why_statistics_do_not_carry
+from normact.activations import Activation
+from normact.convert.calibrate import CalibratedLayer, calibrate_layers, check_calibration, has_running_moments
+from normact.convert.carry import carry_over, new_parameters, why_not_taken, why_statistics_do_not_carry
 from normact.convert.report import ConversionReport, ConvertedNorm
 from normact.convert.rewrite import Rewriting, has_in_place_operations, rewrite_forward, why_not_rewritten
 from normact.data_flow import Consumer, find_consumers, optional_arguments
@@ -40,7 +42,7 @@ class _Rewrite(NamedTuple):
 
 
 def convert_norm(
-    model: nn.Module, factory: NormActFactory, *, out_of_place: bool = False
+    model: nn.Module, factory: NormActFactory, *, out_of_place: bool = False, calibrate: Optional[Tensor] = None
 ) -> Tuple[nn.Module, ConversionReport]:
     """Replace every norm of a network, together with the activation that follows it, by factory(...) layers.
 
@@ -68,26 +70,34 @@ def convert_norm(
         factory: makes the layers.
         out_of_place: also make the network's in-place operations ordinary ones, since a layer's output may not be
             changed in place where others watch it (per-sample gradients); the report names those that stay.
+        calibrate: a few hundred training images as the network takes them, one batch: where a batch norm becomes
+            another norm, the network keeps its function as nearly as constants can (see
+            normact.convert.calibrate.calibrate_layers). Layers and the weights behind them are set; hooks run.
 
     Returns:
         The network, and a report with one row for each norm of the original.
 
     Raises:
         ValueError: a layer cannot be built (the message names the norm); norm "+ws", since convolutions are not
-            replaced.
+            replaced; calibrate with a norm that batch norm's moments say nothing of.
     """
     if factory.norm.endswith("+ws"):
         raise ValueError(
             f"norm {factory.norm!r}: convert_norm replaces norms and no convolutions; use {factory.norm[:-3]!r}, or "
             "build the network with factory.conv2d"
         )
+    if calibrate is not None:
+        check_calibration(factory)
     found = [(path, module, describe_norm(module)) for path, module in model.named_modules()]
     norms = [(path, module, description) for path, module, description in found if description is not None]
+    descriptions = {module: description for _, module, description in norms}
     consumers: Dict[nn.Module, Consumer] = {}
     failures: List[Tuple[str, str]] = []
     # A layer that holds its activation needs no tracing.
     if any(d.activation == "identity" and not d.kept_because for _, _, d in norms):
         consumers, failures = find_consumers(model)
+        for module in [module for _, module, _ in norms if module in consumers]:
+            consumers[module] = _with_fit_activation(consumers[module], descriptions[module].channels, factory)
     rewritable, refused = _find_rewrites(model, norms, consumers)
     plans = [_plan(model, factory, path, module, d, consumers=consumers, refused=refused) for path, module, d in norms]
     before = {id(parameter) for parameter in model.parameters()}
@@ -96,6 +106,10 @@ def convert_norm(
     if out_of_place:
         more, in_place = _remove_in_place_operations(model)
         rewritten = rewritten | more
+    calibrated: Tuple[CalibratedLayer, ...] = ()
+    if calibrate is not None:
+        layers = {plan.layer: plan.path for plan in plans if plan.layer is not None and has_running_moments(plan.old)}
+        calibrated = calibrate_layers(model, layers, calibrate)
     for path, error in failures:
         logger.warning("convert_norm: data flow of %s could not be traced: %s", path or "the network", error)
     return model, ConversionReport(
@@ -104,7 +118,14 @@ def convert_norm(
         trace_failures=tuple(failures),
         new_parameters=new_parameters(model, before),
         in_place=in_place,
+        calibrated=calibrated,
     )
+
+
+def _with_fit_activation(consumer: Consumer, channels: int, factory: NormActFactory) -> Consumer:
+    """Without its activation where that is a module that cannot be part of a layer."""
+    reason = why_not_taken(consumer.activation, channels, factory) if channels else ""
+    return Consumer(None, f"followed by {reason}") if reason else consumer
 
 
 def _find_rewrites(
@@ -179,21 +200,21 @@ def _plan(
     if kept_because:
         row = ConvertedNorm(path, original, None, None, False, kept_because)
         return _Plan(path, old, None, None, None, row)
-    activation, reason, activation_module = _choose_activation(old, description, consumers, refused)
+    activation, reason, activation_module = _choose_activation(old, description, consumers, refused, factory=factory)
     try:
         layer = factory(description.channels, activation, bias=True if activation is None else None)
     except ValueError as error:
         raise ValueError(f"{path or 'the network'} ({original}): {error}") from error
     carry_over(old, layer, model, path)
     new: nn.Module = layer
-    if description.no_pair_because:
+    if activation is None and description.activation != "identity":
         # The activation and what stands before it stay as they were.
         kept = [child for name in ("drop", "act") for child_name, child in old.named_children() if child_name == name]
         new = nn.Sequential(layer, *kept)
         new.training = old.training
     groups = layer.norm.groups()
     num_groups = None if groups is None else groups.num_groups
-    row = ConvertedNorm(path, original, factory.norm, activation, layer.proxy is not None, reason, num_groups)
+    row = ConvertedNorm(path, original, factory.norm, layer.activation, layer.proxy is not None, reason, num_groups)
     return _Plan(path, old, new, layer, activation_module, row)
 
 
@@ -202,12 +223,15 @@ def _choose_activation(
     description: NormDescription,
     consumers: Dict[nn.Module, Consumer],
     refused: Dict[nn.Module, str],
-) -> Tuple[Optional[str], str, Optional[nn.Module]]:
+    *,
+    factory: NormActFactory,
+) -> Tuple[Optional[Activation], str, Optional[nn.Module]]:
     """The activation that joins the layer, else the reason for none, and the module to be emptied."""
     if description.no_pair_because:
         return None, description.no_pair_because, None
     if description.activation != "identity":
-        return description.activation, "", None
+        reason = why_not_taken(description.activation, description.channels, factory)
+        return (None, reason, None) if reason else (description.activation, "", None)
     consumer = consumers.get(old)
     if consumer is None:
         return None, "no traced data flow reaches it", None

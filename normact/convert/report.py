@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import List, Optional, Tuple
 
+from normact.convert.calibrate import CalibratedLayer
+
 
 @dataclass(frozen=True)
 class ConvertedNorm:
@@ -39,6 +41,7 @@ class ConversionReport:
         trace_failures: (path, error) of the modules whose data flow could not be traced.
         new_parameters: names of the parameters that the network did not have: an optimizer made before lacks them.
         in_place: with out_of_place, (path, why) of the modules whose in-place operations stay.
+        calibrated: with calibrate, one row for each layer that took the place of a batch norm.
     """
 
     norms: Tuple[ConvertedNorm, ...]
@@ -46,6 +49,7 @@ class ConversionReport:
     trace_failures: Tuple[Tuple[str, str], ...] = ()
     new_parameters: Tuple[str, ...] = ()
     in_place: Tuple[Tuple[str, str], ...] = ()
+    calibrated: Tuple[CalibratedLayer, ...] = ()
 
     def __str__(self) -> str:
         header = ("norm", "was", "is", "groups", "activation", "PN", "note")
@@ -74,12 +78,23 @@ class ConversionReport:
             lines.append(f"data flow of {_name(path)} could not be traced: {error}")
         for path, reason in self.in_place:
             lines.append(f"in-place operations of {_name(path)} stay: {reason}")
+        if self.calibrated:
+            lines.append(_calibration(self.calibrated))
+        for layer in self.calibrated:
+            if layer.note:
+                lines.append(f"calibration of {_name(layer.path)}: {layer.output or 'moments'}; {layer.note}")
         if self.new_parameters:
             lines.append(
                 f"{len(self.new_parameters)} new parameters ({self.new_parameters[0]}, ...): an optimizer made before "
                 "the conversion does not have them; make it afterwards"
             )
         return "\n".join(lines)
+
+
+def _calibration(layers: Tuple[CalibratedLayer, ...]) -> str:
+    counts = {kind: sum(layer.output == kind for layer in layers) for kind in ("taken back", "neutral", "changed")}
+    proxies = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    return f"{len(layers)} layers calibrated" + (f"; Proxy Normalization: {proxies}" if proxies else "")
 
 
 def _name(path: str) -> str:

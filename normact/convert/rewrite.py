@@ -11,7 +11,8 @@ import torch.fx
 from torch import nn
 
 from normact.data_flow import FlowTracer, kept_attributes, optional_arguments, training_mode
-from normact.recognize import hooks_of, is_pass_through
+from normact.known_activations import hooks_of
+from normact.recognize import is_dropout, is_pass_through
 
 _OUT_OF_PLACE: Dict[Any, Any] = {
     operator.iadd: operator.add,
@@ -134,11 +135,15 @@ def _erase_activations(graph: torch.fx.Graph, module: nn.Module, layers: Set[nn.
         if node.op != "call_module" or module.get_submodule(node.target) not in layers:
             continue
         user = next(iter(node.users))
-        while user.op == "call_module" and is_pass_through(module.get_submodule(user.target)):
+        while user.op == "call_module" and _is_passed(module.get_submodule(user.target)):
             user = next(iter(user.users))
         user.replace_all_uses_with(user.args[0])
         graph.erase_node(user)
     graph.lint()
+
+
+def _is_passed(module: nn.Module) -> bool:
+    return is_pass_through(module) or is_dropout(module)
 
 
 def replace_in_place_operations(graph: torch.fx.Graph) -> bool:

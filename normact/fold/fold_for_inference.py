@@ -16,15 +16,13 @@ from torch.fx import Node
 from normact import kernels
 from normact.data_flow import FlowTracer, optional_arguments, training_mode
 from normact.fold.flow import Takers, conv_in_front, find_takers, has_hooks, module_of
-from normact.fold.layers import ChannelAffine, FoldedNormAct, folded_conv, folded_linear
+from normact.fold.layers import ABSENT, ChannelAffine, FoldedNormAct, folded_conv, folded_linear
 from normact.fold.report import FoldedLayer, FoldReport
 from normact.norm_act import NormAct
 from normact.proxy import proxy_statistics
 from normact.weight_standardization import WeightStandardizedConv2d
 
 _TORCH_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-# In evaluation they hand their input on.
-_ABSENT = (nn.Identity, nn.modules.dropout._DropoutNd)
 # What ReLU and ReLU6 are: min(max(x, 0), upper bound).
 _UPPER_BOUNDS: Dict[str, Optional[float]] = {"relu": None, "relu6": 6.0}
 
@@ -65,7 +63,7 @@ def fold_for_inference(model: nn.Module) -> Tuple[torch.fx.GraphModule, FoldRepo
     modules: Dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
     for node in list(graph.nodes):
         module = module_of(modules, node)
-        if isinstance(module, _ABSENT) and not has_hooks(module):
+        if isinstance(module, ABSENT) and not has_hooks(module):
             node.replace_all_uses_with(node.all_input_nodes[0])
             graph.erase_node(node)
     folder = _Folder(modules)
@@ -127,7 +125,7 @@ class _Folder:
             return self._fold_last_affine(node, layer, row)
         constants, is_constant = _affine_constants(layer, norm)
         channels, dtype = constants["weight"].shape[0], _like(layer).dtype
-        activation = layer._activation if isinstance(layer, NormAct) else None
+        activation = layer.phi if isinstance(layer, NormAct) else None
         if isinstance(layer, NormAct) and layer.proxy is not None:
             row = self._place_proxy(node, row, layer, constants)
             activation = None if row.output == "bounds" else activation
@@ -162,13 +160,13 @@ class _Folder:
 
     def _place_proxy(self, node: Node, row: FoldedLayer, layer: NormAct, constants: Dict[str, Tensor]) -> FoldedLayer:
         """Give (z - mean) inverse_std its place, by the rules of fold_for_inference; edits the layer's constants."""
-        assert layer.proxy is not None and layer._activation is not None
+        assert layer.proxy is not None and layer.phi is not None
         bias, proxy_beta, proxy_gamma = (
             None if value is None else value.double() for value in (layer.bias, layer.proxy_beta, layer.proxy_gamma)
         )
         eps, method, num_samples = layer.proxy
         mean, inverse_std = proxy_statistics(
-            layer._activation, layer.weight.double(), bias, proxy_beta, proxy_gamma,
+            layer.phi, layer.weight.double(), bias, proxy_beta, proxy_gamma,
             eps=eps, method=method, num_samples=num_samples,
         )  # fmt: skip
         affine = ChannelAffine(inverse_std, -mean * inverse_std)
@@ -178,8 +176,8 @@ class _Folder:
         if _is_fused(layer):
             constants.update(mean=mean, inverse_std=inverse_std)
             return replace(row, output="fused", note=takers.reason or "a zero-padded convolution follows")
-        if isinstance(layer._activation, str) and layer._activation in _UPPER_BOUNDS:
-            upper = _UPPER_BOUNDS[layer._activation]
+        if isinstance(layer.phi, str) and layer.phi in _UPPER_BOUNDS:
+            upper = _UPPER_BOUNDS[layer.phi]
             moved = ChannelAffine(constants["weight"], constants["bias"]).then(affine)
             constants.update(weight=moved.scale, bias=moved.shift, lower=affine.shift)
             if upper is not None:
@@ -233,10 +231,10 @@ def _like(layer: Any) -> Tensor:
 def _is_fused(layer: NormAct) -> bool:
     """Whether the layer runs as a fused operator, on an input of the type and device of its weights."""
     groups = layer.norm.groups()
-    if groups is None or layer.kernel == "reference" or not isinstance(layer._activation, str):
+    if groups is None or layer.kernel == "reference" or not isinstance(layer.phi, str):
         return False
     sample = layer.weight.reshape(1, -1)
-    return kernels.why_not_fused(sample, groups.num_groups, groups.grouping, layer._activation) is None
+    return kernels.why_not_fused(sample, groups.num_groups, groups.grouping, layer.phi) is None
 
 
 def _build(model: nn.Module, graph: torch.fx.Graph, folder: _Folder) -> torch.fx.GraphModule:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import Any, Dict, NamedTuple, Optional, Union
 
@@ -14,6 +15,9 @@ from normact.channels import affine, check_channels, per_channel
 from normact.norm import Groups, Norm
 from normact.norm_act import is_exporting, proxy_normalize
 from normact.weight_standardization import WeightStandardizedConv2d, standardized
+
+# In evaluation they hand their input on.
+ABSENT = (nn.Identity, nn.modules.dropout._DropoutNd)
 
 
 class ChannelAffine(NamedTuple):
@@ -69,7 +73,7 @@ class FoldedNormAct(nn.Module):
     ) -> None:
         super().__init__()
         self.channels, self.norm, self.kernel = channels, norm, kernel
-        self.activation: Activation = "identity" if activation is None else activation
+        self.activation: Activation = "identity" if activation is None else copy.deepcopy(activation)
         for name in ("weight", "bias", "mean", "inverse_std", "lower", "upper"):
             self.register_buffer(name, constants[name].to(dtype) if name in constants else None)
 
@@ -170,7 +174,7 @@ def folded_conv(conv: nn.Module, before: Optional[ChannelAffine], after: Optiona
     ones = [1] * (weight.dim() - 2)
     taps = None
     if before is not None:
-        scale, shift = (_by_output_channel(value, conv).reshape(*weight.shape[:2], *ones) for value in before)
+        scale, shift = (by_output_channel(value, conv).reshape(*weight.shape[:2], *ones) for value in before)
         taps = (weight * shift).sum(dim=1)
         weight = weight * scale
     if after is not None:
@@ -218,7 +222,7 @@ def _plain_weight(conv: Union[nn.Conv1d, nn.Conv2d, nn.Conv3d]) -> Tensor:
     return standardized(weight) if isinstance(conv, WeightStandardizedConv2d) else weight
 
 
-def _by_output_channel(values: Tensor, conv: Union[nn.Conv1d, nn.Conv2d, nn.Conv3d]) -> Tensor:
+def by_output_channel(values: Tensor, conv: Union[nn.Conv1d, nn.Conv2d, nn.Conv3d]) -> Tensor:
     """(C_in,) -> (C_out, C_in / groups): what each output channel's weights meet."""
     grouped = values.reshape(conv.groups, 1, -1)
     return grouped.expand(-1, conv.out_channels // conv.groups, -1).reshape(conv.out_channels, -1)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from normact.kernels.operators import why_not_loaded, why_not_loaded_on_cuda
-from normact.kernels.recompute import attach_recipe, is_rebuilding, rebuilt_activations
+from normact.kernels.recompute import attach_recipe, is_recomputed, recomputed_activations
 
-__all__ = ["fused_norm_act", "fused_proxy_statistics", "rebuilt_activations", "why_not_fused"]
+__all__ = ["fused_norm_act", "fused_proxy_statistics", "recomputed_activations", "why_not_fused"]
 
 FUSED_ACTIVATIONS = ("identity", "relu", "silu", "gelu")
 FUSED_DTYPES = {
@@ -83,7 +83,7 @@ def fused_norm_act(
         grouping: "contiguous" (channel c in group c // (C / G)) or "strided" (c % G).
         activation: one of FUSED_ACTIVATIONS.
         eps: added to the group's variance.
-        recompute: inside `rebuilt_activations()`, later layers do not keep this output for their backward.
+        recompute: inside `recomputed_activations()`, later layers do not keep this output for their backward.
 
     Shape:
         (N, C, *spatial) -> same, channels_last where x is, else contiguous.
@@ -96,7 +96,7 @@ def fused_norm_act(
     settings = (num_groups, grouping == "strided", activation)
     parameters = (weight, bias, proxy_mean, proxy_inverse_std)
     out, statistics = torch.ops.normact.norm_act(x, *parameters, *settings, eps)
-    if recompute and is_rebuilding(out):
+    if recompute and is_recomputed(out):
         attach_recipe(out, x, statistics, parameters, settings)
     return out
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
-from typing import List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -91,70 +92,41 @@ def _like(x: Tensor) -> Tensor:
 
 
 def _register_shapes() -> None:
-    """Shapes, types and strides of the results, for torch.compile and torch.export."""
+    """Shapes, types and strides of the results, for torch.compile and torch.export.
 
-    def norm_act(
-        x: Tensor,
-        weight: Optional[Tensor],
-        bias: Optional[Tensor],
-        proxy_mean: Optional[Tensor],
-        proxy_inverse_std: Optional[Tensor],
-        num_groups: int,
-        strided: bool,
-        activation: str,
-        eps: float,
-    ) -> Tuple[Tensor, Tensor]:
+    Each function names the arguments that it looks at as the operator's schema does, in csrc/operators.cpp.
+    """
+
+    def norm_act(x: Tensor, num_groups: int) -> Tuple[Tensor, Tensor]:
         return _like(x), x.new_empty((x.shape[0], num_groups, 2), dtype=torch.float64)
 
-    def norm_act_again(
-        x: Tensor,
-        statistics: Tensor,
-        weight: Optional[Tensor],
-        bias: Optional[Tensor],
-        proxy_mean: Optional[Tensor],
-        proxy_inverse_std: Optional[Tensor],
-        num_groups: int,
-        strided: bool,
-        activation: str,
-    ) -> Tensor:
+    def norm_act_again(x: Tensor) -> Tensor:
         return _like(x)
 
-    def norm_act_backward(
-        grad: Tensor,
-        x: Tensor,
-        statistics: Tensor,
-        weight: Optional[Tensor],
-        bias: Optional[Tensor],
-        proxy_mean: Optional[Tensor],
-        proxy_inverse_std: Optional[Tensor],
-        num_groups: int,
-        strided: bool,
-        activation: str,
-    ) -> Tuple[Tensor, Tensor]:
+    def norm_act_backward(x: Tensor) -> Tuple[Tensor, Tensor]:
         return _like(x), x.new_empty((4, x.shape[1]), dtype=torch.float32)
 
     def proxy_statistics(
-        activation: str,
-        weight: Optional[Tensor],
-        bias: Optional[Tensor],
-        proxy_beta: Optional[Tensor],
-        proxy_gamma: Optional[Tensor],
-        eps: float,
+        weight: Optional[Tensor], bias: Optional[Tensor], proxy_beta: Optional[Tensor], proxy_gamma: Optional[Tensor]
     ) -> Tuple[Tensor, Tensor, Tensor]:
         given = next(t for t in (weight, bias, proxy_beta, proxy_gamma) if t is not None)
         row = given.new_empty((given.shape[0],), dtype=torch.float32)
         return row, torch.empty_like(row), row.new_empty((4, given.shape[0]))
 
-    def proxy_statistics_backward(
-        grad_mean: Optional[Tensor],
-        grad_inverse_std: Optional[Tensor],
-        slopes: Tensor,
-        weight: Optional[Tensor],
-        bias: Optional[Tensor],
-        proxy_beta: Optional[Tensor],
-        proxy_gamma: Optional[Tensor],
-    ) -> Tensor:
+    def proxy_statistics_backward(slopes: Tensor) -> Tensor:
         return torch.empty_like(slopes, memory_format=torch.contiguous_format)
 
     for function in (norm_act, norm_act_again, norm_act_backward, proxy_statistics, proxy_statistics_backward):
-        torch.library.register_fake(f"normact::{function.__name__}", function)
+        torch.library.register_fake(f"normact::{function.__name__}", _of_all_arguments(function))
+
+
+def _of_all_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` as it is called with all arguments of the operator of its name: it gets those that it names."""
+    schema = getattr(torch.ops.normact, function.__name__).default._schema
+    wanted = inspect.signature(function).parameters
+    places = {argument.name: place for place, argument in enumerate(schema.arguments) if argument.name in wanted}
+
+    def called(*arguments: Any) -> Any:
+        return function(**{name: arguments[place] for name, place in places.items()})
+
+    return called

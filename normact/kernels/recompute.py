@@ -1,9 +1,9 @@
-"""Rebuilding a layer's output in backward instead of keeping it.
+"""Recomputing a layer's output in backward instead of keeping it.
 
 A convolution keeps its input for backward. Where that input is the output of a norm+activation layer made with
 recompute=True, it is a cheap function of the layer's own input, which backward keeps anyway:
 
-    with rebuilt_activations():
+    with recomputed_activations():
         loss = criterion(model(images), labels)
     loss.backward()
 
@@ -39,7 +39,7 @@ class Recipe(NamedTuple):
     versions: Tuple[int, ...]
     out_version: int
 
-    def rebuild(self) -> Tensor:
+    def recompute(self) -> Tensor:
         """The output again, to the bit.
 
         Raises:
@@ -55,7 +55,7 @@ class Recipe(NamedTuple):
 
 
 @contextlib.contextmanager
-def rebuilt_activations() -> Iterator[None]:
+def recomputed_activations() -> Iterator[None]:
     """Inside, outputs of layers with recompute=True are not saved for backward but computed again there.
 
     Only forward must run inside. Contexts may be nested; each thread has its own.
@@ -69,8 +69,8 @@ def rebuilt_activations() -> Iterator[None]:
         _state.depth = depth
 
 
-def rebuild_activations(model: nn.Module) -> None:
-    """Run every forward pass of `model` inside `rebuilt_activations()`.
+def recompute_activations(model: nn.Module) -> None:
+    """Run every forward pass of `model` inside `recomputed_activations()`.
 
     Args:
         model: the whole network; without layers made with recompute=True nothing changes.
@@ -78,7 +78,7 @@ def rebuild_activations(model: nn.Module) -> None:
     contexts: List[Any] = []
 
     def enter(module: nn.Module, inputs: Any) -> None:
-        contexts.append(rebuilt_activations())
+        contexts.append(recomputed_activations())
         contexts[-1].__enter__()
 
     def leave(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -88,8 +88,8 @@ def rebuild_activations(model: nn.Module) -> None:
     model.register_forward_hook(leave, always_call=True)
 
 
-def is_rebuilding(out: Tensor) -> bool:
-    """Whether the output of a layer with recompute=True is to be rebuilt; says once why not."""
+def is_recomputed(out: Tensor) -> bool:
+    """Whether the output of a layer with recompute=True is to be recomputed; says once why not."""
     global _warned  # noqa: PLW0603  once per process
     if not out.requires_grad:
         return False
@@ -99,7 +99,7 @@ def is_rebuilding(out: Tensor) -> bool:
         if not _warned:
             _warned = True
             logger.warning(
-                "recompute=True saves no memory outside `with rebuilt_activations():` around the forward pass"
+                "recompute=True saves no memory outside `with recomputed_activations():` around the forward pass"
             )
         return False
     return True
@@ -139,4 +139,4 @@ def pack(tensor: Tensor) -> Union[Tensor, Recipe]:
 
 def unpack(saved: Union[Tensor, Recipe]) -> Tensor:
     """The tensor that `pack` was given."""
-    return saved.rebuild() if isinstance(saved, Recipe) else saved
+    return saved.recompute() if isinstance(saved, Recipe) else saved

@@ -9,7 +9,8 @@ import torch
 from backends import DeviceError, choose_device
 from backends.ipu.step import use_plain_operations
 from configs import ConfigError, load_config
-from experiment.prepare import build_network, prepare
+from experiment.network import build_network
+from experiment.prepare import prepare
 from experiment.run import PlannedRun, Run
 from models.cost import measure_cost
 from normact import norm_act

@@ -113,7 +113,7 @@ def test_memory_of_a_pipeline_of_two_stages_is_as_computed_by_hand() -> None:
     assert first.temporaries == 2 * 176 * 2 + 216 * (2 + 2) + 2 * 176 * 2
     assert first.code == int(1 * 4 * CODE_BYTES_PER_PRODUCT * 1472)
     assert last.weights == (576 + 1290) * 2
-    # No stash, nothing rebuilt: what entered and the second relu's output, of the one micro-batch.
+    # No stash, nothing recomputed: what entered and the second relu's output, of the one micro-batch.
     assert (last.stash, last.activations) == (0, 2 * 128 * 2 + 2 * 128 * 2)
     assert last.code == int(2 * 3 * CODE_BYTES_PER_PRODUCT * 1472)
     assert last.total == sum(last.__dict__.values())
@@ -123,10 +123,10 @@ def test_one_ipu_saves_everything_unless_told_to_recompute() -> None:
     single = Execution(micro_batch_size=1, gradient_accumulation=1)
     saving = plan_ipu(tiny_trace(), single).stages[0].memory
     assert (saving.stash, saving.activations, saving.accumulators) == (0, 48 + 128 * 2 + 128 * 2, 0)
-    # With the first relu's output kept, the larger part to rebuild is the second relu's output.
-    rebuilding = plan_ipu(tiny_trace(), replace(single, recompute=True, checkpoints=("1",))).stages[0].memory
-    assert rebuilding.activations == 48 + 128 * 2 + 128 * 2
-    # Without a checkpoint both are rebuilt together.
+    # With the first relu's output kept, the larger part to recompute is the second relu's output.
+    recomputing = plan_ipu(tiny_trace(), replace(single, recompute=True, checkpoints=("1",))).stages[0].memory
+    assert recomputing.activations == 48 + 128 * 2 + 128 * 2
+    # Without a checkpoint both are recomputed together.
     assert plan_ipu(tiny_trace(), replace(single, recompute=True)).stages[0].memory.activations == 48 + 2 * 128 * 2
 
 
@@ -178,13 +178,13 @@ def test_seconds_of_a_stage_are_as_computed_by_hand() -> None:
     system = System("round numbers", 100, MIB, 1e6, 10, 5, 1e9, 2e9, 1e8, 1e7, 1e7)
     rates = Rates(product_efficiency=0.5, product_overhead_cycles=1000.0, all_reduce_efficiency=0.1)
     first, last = (stage_seconds(each, PIPELINE, system, rates) for each in cut_stages(tiny_trace(), ("2",)))
-    # Forward, rebuilt, and twice as much backward: 4 passes; two images; the peak is 1e9 and half of it is reached.
+    # Forward, recomputed, and twice as much backward: 4 passes; two images; the peak is 1e9 and half of it is reached.
     assert first.products == pytest.approx(4 * 2 * (2 * 3456) / 0.5e9)
     assert first.overhead == pytest.approx(4 * 1000 / 1e6)
     assert first.vectors == pytest.approx(4 * (2 * 256 * 2) / 0.25e9)
     assert first.exchange == pytest.approx(4 * (2 * 176 * 2 + 216 * 2) / 2e9)
     assert (first.links, first.host) == (0, pytest.approx(2 * 48 / 1e7))
-    # The last stage rebuilds nothing, has two products, and gets 128 values an image and gives back their gradients.
+    # The last stage recomputes nothing, has two products, and gets 128 values an image and gives back their gradients.
     assert last.overhead == pytest.approx(3 * 2 * 1000 / 1e6)
     assert last.links == pytest.approx(2 * 2 * 128 * 2 / 1e8)
 
@@ -318,8 +318,8 @@ def test_recomputation_never_needs_more_memory_for_activations_and_never_less_ti
     case: Tuple[Trace, Execution],
 ) -> None:
     trace, execution = case
-    saving, rebuilding = (plan_ipu(trace, replace(execution, recompute=choice)) for choice in (False, True))
-    for before, after in zip(saving.stages, rebuilding.stages):
+    saving, recomputing = (plan_ipu(trace, replace(execution, recompute=choice)) for choice in (False, True))
+    for before, after in zip(saving.stages, recomputing.stages):
         held = after.memory.stash + after.memory.activations
         assert held <= before.memory.stash + before.memory.activations
         assert after.seconds.total >= before.seconds.total

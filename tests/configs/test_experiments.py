@@ -20,7 +20,8 @@ from configs import (
     load_config,
 )
 from configs.yaml_file import read_yaml
-from experiment.prepare import build_network, prepare
+from experiment.network import build_network
+from experiment.prepare import prepare
 from models import NETWORKS
 
 Cells = Dict[str, Tuple[float, float]]

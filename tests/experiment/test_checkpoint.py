@@ -490,4 +490,4 @@ def test_a_manifest_tells_size_and_hash(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, make_state(7), 7, keep=1)
     manifest = json.loads(path.with_suffix(".json").read_text())
     digest = subprocess.run(["sha256sum", str(path)], capture_output=True, text=True, check=True).stdout.split()[0]
-    assert manifest == {"format": 3, "step": 7, "size": path.stat().st_size, "sha256": digest}
+    assert manifest == {"format": 3, "step": 7, "size": path.stat().st_size, "sha256": digest, "best": None}

@@ -17,7 +17,8 @@ from configs import ConfigError, load_config
 from datasets.shards import remote_store
 from experiment.checkpoint import newest_checkpoint
 from experiment.foreign_config import config_of_file
-from experiment.tracker import Tracker
+from experiment.run_folder import RunFolder
+from experiment.tracker import build_trackers
 from training.weights import CheckpointError
 
 SMALL = ["data.num_train_images=64", "data.num_eval_images=10", "schedule.epochs=1"]
@@ -169,7 +170,7 @@ def test_an_offline_wandb_run_holds_no_password(tmp_path: Path, monkeypatch: pyt
     url = "ftp://ann:s3cret@host/data"
     monkeypatch.setattr("sys.argv", ["train.py", *settings(f"data.dir={url}")])
     config = load_config("generated_smoke", [*SHARDS, f"data.dir={url}", "run.wandb=offline"])
-    tracker = Tracker(config, tmp_path, "run", is_primary=True)
+    tracker = build_trackers(config, RunFolder(tmp_path), "run", past=[])
     tracker.log({"split": "train", "step": 1, "loss": 1.0})
     tracker.close()
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]

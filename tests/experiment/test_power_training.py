@@ -15,8 +15,10 @@ import torch
 import train
 from configs import ConfigError, load_config
 from experiment.checkpoint import load_checkpoint
+from experiment.power_log import power_numbers
 from experiment.run_folder import RunFolder
 from experiment.run_output import RunOutput
+from experiment.tracker import Trackers
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--config", "generated_smoke", "--device", "cpu"]
@@ -132,8 +134,9 @@ def test_the_tracker_is_given_every_layer(tmp_path: Path) -> None:
 
     tracker: Any = RecordingTracker()
     with RunOutput(RunFolder(tmp_path), is_primary=True, resume=False) as output:
-        output.start("", tracker, step=0, evaluated_step=0, steps=1, images_per_step=1)
-        output.record_power(0, 5, [{"name": "norm1", "power": [0.1, 0.2, 0.3, 0.4]}])
+        output.start("", lambda past: Trackers([tracker]), step=0, evaluated_step=0, steps=1, images_per_step=1)
+        layers = [{"name": "norm1", "power": [0.1, 0.2, 0.3, 0.4]}]
+        output.track(power_numbers({"split": "power", "step": 0, "epoch": 0, "images": 5, "layers": layers}))
     assert logged == [
         {"split": "power", "step": 0, "epoch": 0, "norm1/P1": 0.1, "norm1/P2": 0.2, "norm1/P3": 0.3, "norm1/P4": 0.4}
     ]

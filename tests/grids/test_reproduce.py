@@ -15,6 +15,7 @@ from typing import Any, Dict, List, Tuple
 import pytest
 
 import reproduce
+from configs.exit_codes import exit_code_of_signal
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HEAD = """title: does the runner work?
@@ -205,7 +206,7 @@ def test_a_stopped_grid_saves_its_runs_and_the_same_command_goes_on(tmp_path: Pa
     wait_for(lambda: all(trained_steps(run) > 2 for run in runs))
     process.send_signal(number)
     said = process.communicate(timeout=START_SECONDS)[0]
-    assert process.returncode == reproduce.EXIT_CODES_OF_SIGNALS[number], said
+    assert process.returncode == exit_code_of_signal(number), said
     assert not trainers(tmp_path)
     saved = [json.loads((run / "status.json").read_text()) for run in runs]
     assert [(status["state"], status["exit_code"]) for status in saved] == [("preempted", 75)] * 2

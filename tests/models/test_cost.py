@@ -181,10 +181,10 @@ def test_measuring_leaves_the_model_and_the_random_numbers_as_they_were() -> Non
 def test_fused_layers_save_what_batch_norm_saves_and_recomputing_ones_about_half() -> None:
     if why_not_loaded() is not None:
         pytest.skip("no fused kernels here")
-    batch, proxy, rebuilt = (cost for cost in measure_norm_costs("resnet50").values() if cost is not None)
+    batch, proxy, recomputed = (cost for cost in measure_norm_costs("resnet50").values() if cost is not None)
     # The inputs of convolutions are two of three saved tensors, and the residual sums stay: .99 and .62 were measured.
     assert 0.95 < proxy.saved_bytes_per_image / batch.saved_bytes_per_image < 1.02
-    assert 0.5 < rebuilt.saved_bytes_per_image / batch.saved_bytes_per_image < 0.65
+    assert 0.5 < recomputed.saved_bytes_per_image / batch.saved_bytes_per_image < 0.65
     real = build_model("resnet8", num_classes=10, norm_act=NormActFactory(recompute=True))
     fake = measure_norm_costs("resnet8", num_classes=10)["GN+PN, recompute"]
     assert fake is not None

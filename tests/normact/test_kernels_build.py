@@ -280,3 +280,35 @@ def test_a_build_ends_with_its_process_and_leaves_no_compiler_and_no_scratch(
     fake_compiler.write_text(FAKE_COMPILER)
     build.build_library()
     assert not list(cache.rglob(".build-*"))
+
+
+# What Python has on Linux and macOS and not on Windows, as far as this layer or torch's start knows it.
+WITHOUT_POSIX = """
+import os, signal, sys
+for name in ("fcntl", "grp", "pwd", "resource", "termios"):
+    sys.modules[name] = None
+for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "fork", "getuid", "killpg", "sched_getaffinity", "sysconf"):
+    if hasattr(os, name):
+        delattr(os, name)
+for name in ("SIGHUP", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGXCPU"):
+    delattr(signal, name)
+import torch
+from normact import NormActFactory
+x = torch.randn(2, 4, 3, 3, requires_grad=True)
+layer = NormActFactory(norm="group", num_groups=2)(4, activation="relu")
+layer(x).sum().backward()
+print(torch.isfinite(x.grad).all().item())
+"""
+
+
+def test_the_layer_computes_by_its_reference_where_posix_is_missing_and_says_why(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        build.CACHE_VARIABLE: str(tmp_path / "cache"),
+        "PYTHONPATH": str(build.SOURCE_FOLDER.parents[3]),
+    }
+    command = [sys.executable, "-c", WITHOUT_POSIX]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert (process.returncode, process.stdout) == (0, "True\n"), process.stderr
+    assert "the reference operations run: they are built on Linux and macOS alone" in process.stderr
+    assert not (tmp_path / "cache").exists()

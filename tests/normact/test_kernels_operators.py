@@ -146,7 +146,7 @@ class Net(nn.Module):
 def train(recompute: bool, x: Tensor, micro_batches: int = 2) -> List[Tensor]:
     net = Net(recompute)
     for _ in range(micro_batches):
-        with kernels.rebuilt_activations():
+        with kernels.recomputed_activations():
             out = net(x)
         out.square().sum().backward()
     return [p.grad for p in net.parameters()]
@@ -164,10 +164,10 @@ def test_an_output_with_recompute_is_not_kept_for_backward() -> None:
     kept = []
     for recompute in (False, True):
         net = Net(recompute)
-        with kernels.rebuilt_activations():
+        with kernels.recomputed_activations():
             y = net.norm_act(net.convs[0](torch.randn(2, 8, 6, 6)), 0)
             out = net.convs[1](y)
-        # Unpacking gives the very memory of y, or a rebuilt copy of it.
+        # Unpacking gives the very memory of y, or a recomputed copy of it.
         saved = out.grad_fn._saved_input
         assert torch.equal(saved, y)
         kept.append(saved.data_ptr() == y.data_ptr())
@@ -179,7 +179,7 @@ def test_recomputation_leaves_no_cycle_behind() -> None:
     gc.disable()
     try:
         net = Net(True)
-        with kernels.rebuilt_activations():
+        with kernels.recomputed_activations():
             hidden = net.norm_act(net.convs[0](torch.randn(2, 8, 6, 6)), 0)
             out = net.convs[1](hidden)
         watched = weakref.ref(hidden)
@@ -192,7 +192,7 @@ def test_recomputation_leaves_no_cycle_behind() -> None:
 def test_an_input_changed_before_backward_is_an_error() -> None:
     net = Net(True)
     x = net.convs[0](torch.randn(2, 8, 6, 6))
-    with kernels.rebuilt_activations():
+    with kernels.recomputed_activations():
         out = net.convs[1](net.norm_act(x, 0))
     with torch.no_grad():
         x.add_(1.0)
@@ -204,7 +204,7 @@ def test_an_output_changed_in_place_is_saved_as_it_is() -> None:
     results = []
     for recompute in (False, True):
         net = Net(recompute)
-        with kernels.rebuilt_activations():
+        with kernels.recomputed_activations():
             y = net.norm_act(net.convs[0](torch.ones(2, 8, 6, 6)), 0)
             y.mul_(2.0)
             net.convs[1](y).square().sum().backward()
@@ -214,6 +214,6 @@ def test_an_output_changed_in_place_is_saved_as_it_is() -> None:
 
 def test_evaluation_inside_the_context_saves_nothing() -> None:
     net = Net(True)
-    with kernels.rebuilt_activations(), torch.no_grad():
+    with kernels.recomputed_activations(), torch.no_grad():
         out = net(torch.randn(2, 8, 6, 6))
     assert out.grad_fn is None

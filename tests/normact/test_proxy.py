@@ -15,7 +15,6 @@ from normact import proxy_statistics
 from normact.activations import ACTIVATION_NAMES
 from normact.proxy import _exact
 
-CLOSED_FORMS = ("identity", "relu", "leaky_relu", "leaky_relu(0.2)", "relu6", "hard_swish", "elu", "selu")
 mp.mp.dps = 20
 
 SELU_SCALE, SELU_ALPHA = mp.mpf("1.0507009873554804934"), mp.mpf("1.6732632423543772848")
@@ -38,6 +37,15 @@ REFERENCES: Dict[str, Tuple[Real, Real, List[int]]] = {
         lambda x: SELU_SCALE * (mp.mpf(1) if x > 0 else SELU_ALPHA * mp.exp(x)),
         [0],
     ),
+    "elu(0.5)": (lambda x: x if x > 0 else mp.expm1(x) / 2, lambda x: mp.mpf(1) if x > 0 else mp.exp(x) / 2, [0]),
+    "celu(2.0)": (lambda x: x if x > 0 else 2 * mp.expm1(x / 2), lambda x: mp.mpf(1) if x > 0 else mp.exp(x / 2), [0]),
+    "hard_sigmoid": (
+        lambda x: min(max(x + 3, mp.mpf(0)), mp.mpf(6)) / 6,
+        lambda x: mp.mpf(abs(x) < 3) / 6,
+        [-3, 3],
+    ),
+    "hard_tanh": (lambda x: min(max(x, mp.mpf(-1)), mp.mpf(1)), lambda x: mp.mpf(abs(x) < 1), [-1, 1]),
+    "softplus(2.0)": (lambda x: mp.log1p(mp.exp(2 * x)) / 2, lambda x: 1 / (1 + mp.exp(-2 * x)), []),
     "silu": (
         lambda x: x / (1 + mp.exp(-x)),
         lambda x: 1 / (1 + mp.exp(-x)) * (1 + x * (1 - 1 / (1 + mp.exp(-x)))),
@@ -155,7 +163,7 @@ def test_two_samples_by_hand() -> None:
     assert variance.item() == pytest.approx(1.1744898**2, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", [*ACTIVATION_NAMES, "leaky_relu(0.2)"])
+@pytest.mark.parametrize("name", [*ACTIVATION_NAMES, "leaky_relu(0.2)", "elu(0.5)", "celu(2.0)"])
 @pytest.mark.parametrize("method", ["exact", "sampled"])
 def test_gradients_in_all_four_inputs(name: str, method: str) -> None:
     # Few nodes, none of which a finite difference carries over a kink.
@@ -189,7 +197,7 @@ def test_proxy_parameters_only_move_the_gaussian(
     torch.testing.assert_close((mean, inverse_std), expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", [*ACTIVATION_NAMES, "leaky_relu(0.2)"])
+@pytest.mark.parametrize("name", [*ACTIVATION_NAMES, "leaky_relu(0.2)", "elu(0.5)", "celu(2.0)"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_extreme_inputs_stay_finite_with_finite_gradients(name: str, dtype: torch.dtype) -> None:
     betas, gammas = (-1e4, -40.0, 0.0, 40.0, 1e4), (0.0, 1e-12, 1e-6, 1e-3, 100.0)

@@ -314,7 +314,7 @@ def test_the_layer_trains_through_the_operators_with_the_triton_functions() -> N
             if use_triton:
                 for name in NAMES_OF_OPERATORS:
                     library.impl(name, getattr(triton_operators, name), "CPU")
-            with kernels.rebuilt_activations():
+            with kernels.recomputed_activations():
                 out = head(layer(leaf))
             out.square().sum().backward()
         results.append([leaf.grad, head.weight.grad, *(p.grad for p in layer.parameters())])

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import logging
 import os
 import platform
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import List, Optional, Sequence
@@ -48,9 +48,11 @@ def build_library(flags: Optional[Sequence[str]] = None) -> Path:
         flags: optimization flags of the compiler; None for `optimization_flags()`.
 
     Raises:
-        BuildError: no compiler, a failing one, no cache folder that this user alone can write to, an unknown
-            instruction set, or a signal came.
+        BuildError: not Linux or macOS, no compiler, a failing one, no cache folder that this user alone can write to,
+            an unknown instruction set, or a signal came.
     """
+    if importlib.util.find_spec("fcntl") is None:  # no file locks, no users, no process groups: Windows
+        raise BuildError("they are built on Linux and macOS alone")
     compiler = find_compiler()
     flags = optimization_flags() if flags is None else flags
     folder = cache_folder() / _key(compiler, flags)
@@ -168,7 +170,3 @@ def _torch_flags() -> List[str]:
     abi = int(torch._C._GLIBCXX_USE_CXX11_ABI)
     return ["-isystem", include, "-isystem", os.path.join(include, "torch", "csrc", "api", "include"),
             f"-D_GLIBCXX_USE_CXX11_ABI={abi}"]  # fmt: skip
-
-
-if sys.platform == "win32":
-    raise ImportError("the fused kernels are built on Linux and macOS alone")

@@ -68,7 +68,7 @@ def locked(folder: Path, stopped: Callable[[], None]) -> Iterator[None]:
     Args:
         stopped: called while waiting; what it raises ends the wait.
     """
-    import fcntl  # not there on Windows, which has no build either
+    import fcntl  # not there on Windows, where build_library refuses first
 
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(str(folder / _LOCK_NAME), flags, 0o600), "w") as file:

@@ -1,0 +1,77 @@
+"""analyze.py conversion: what convert_norm makes of other libraries' networks, as a page."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any, Callable, Iterator, List
+
+from analysis.commands.arguments import Commands, add_command
+from analysis.conversion.catalogue import LIBRARIES, candidates
+from analysis.conversion.page import page
+from analysis.conversion.survey import Surveyed, survey
+from analysis.results_file import ResultsError
+from configs.atomic_file import replace_file
+
+
+def add(commands: Commands, import_module: Callable[[str], Any]) -> None:
+    parser = add_command(commands, "conversion", "what convert_norm makes of other libraries' networks, as a page")
+    option = parser.add_argument
+    option("--library", nargs="+", choices=list(LIBRARIES), default=list(LIBRARIES), help="default: all installed")
+    option("--every", action="store_true", help="every network of timm and torchvision, not one of each family")
+    option("--name", nargs="+", help="these networks alone")
+    option(
+        "--rows", type=Path, default=Path("build/conversion.jsonl"), help="file of results; what is in it is not rerun"
+    )
+    option("--page", type=Path, default=Path("docs/conversion.md"), help="the page to write")
+    stopped = "the file of results has what was done; the same command goes on from there"
+    parser.set_defaults(command=conversion, when_stopped=stopped, import_module=import_module)
+
+
+def conversion(options: argparse.Namespace) -> None:
+    """Surveys what is not in the file of results yet, and writes the page of all that is."""
+    options.rows.parent.mkdir(parents=True, exist_ok=True)
+    done = {(row.library, row.name) for row in read_rows(options.rows)}
+    logging.disable(logging.WARNING)  # what the networks' own code says of itself
+    warnings.simplefilter("ignore")
+    with open(options.rows, "a", encoding="utf-8") as file:
+        for library in options.library:
+            for candidate in _installed(library, options):
+                is_asked = options.name is None or candidate.name in options.name
+                if not is_asked or (library, candidate.name) in done:
+                    continue
+                row = survey(candidate)
+                file.write(json.dumps(row.as_dict()) + "\n")
+                file.flush()
+                verdict = row.refused or row.runs or f"{row.with_proxy} of {row.norms} norms with PN"
+                print(f"{library}: {candidate.name}: {verdict}, {len(row.missed)} of {row.pairs} pairs missed")
+    rows = read_rows(options.rows)
+    replace_file(options.page, page(rows).encode("utf-8"))
+    print(f"{options.page}: {len(rows)} networks")
+
+
+def _installed(library: str, options: argparse.Namespace) -> Iterator[Any]:
+    try:
+        yield from candidates(library, options.import_module, every=options.every)
+    except ImportError as error:
+        print(f"{library} is left out: {error}; pip install {error.name or library}")
+
+
+def read_rows(path: Path) -> List[Surveyed]:
+    """The results so far, one a line.
+
+    Raises:
+        ResultsError: a line is none.
+    """
+    if not path.exists():
+        return []
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            rows.append(Surveyed(**json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise ResultsError(f"{path}, line {number} is no result of a survey ({error}); remove it") from error
+    return rows

@@ -1,0 +1,1 @@
+"""What convert_norm makes of the networks of others' libraries."""

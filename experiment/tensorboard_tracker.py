@@ -1,0 +1,48 @@
+"""Writes the records of a run for TensorBoard:  tensorboard --logdir runs"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any, Iterable, Mapping
+
+from configs.errors import ConfigError
+
+
+class TensorBoardTracker:
+    """Writes each number of a record as SPLIT/NAME over steps. Numbers that are not finite leave a gap.
+
+    Args:
+        folder: for the event files, made anew.
+        past: records to write first.
+    """
+
+    def __init__(self, folder: Path, past: Iterable[Mapping[str, Any]]) -> None:
+        for stale in folder.glob("events.out.tfevents.*"):
+            stale.unlink()  # the records have all that it says
+        self._writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(folder))
+        for record in past:
+            self.log(record)
+        self._writer.flush()
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """One record, under its split's name."""
+        for key, value in record.items():
+            if key not in ("split", "step") and value is not None:
+                self._writer.add_scalar(f"{record['split']}/{key}", value, record["step"])
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._writer.close()
+
+
+def require_tensorboard() -> None:
+    """Raises ConfigError where TensorBoard's writer cannot be imported."""
+    try:
+        importlib.import_module("torch.utils.tensorboard")
+    except ImportError as error:
+        raise ConfigError(
+            f"run.tensorboard true needs the package tensorboard, which cannot be imported ({error}); "
+            "pip install tensorboard, or remove it"
+        ) from error

@@ -1,0 +1,46 @@
+"""Sends the records of a run to Weights & Biases."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any, Dict, Mapping
+
+from configs.passwords import hide_passwords
+from configs.schema import Config
+
+INIT_TIMEOUT_SECONDS = 20.0  # wandb's own default is 90, which a run without network would wait
+
+
+class WandbTracker:
+    """Logs records to wandb, online or offline as `run.wandb` says.
+
+    Args:
+        config: of the run; wandb gets all of it, without passwords.
+        folder: where wandb keeps its files.
+        name: of the run.
+    """
+
+    def __init__(self, config: Config, folder: Path, name: str) -> None:
+        wandb = importlib.import_module("wandb")
+        settings: Dict[str, Any] = {"init_timeout": INIT_TIMEOUT_SECONDS}
+        if any(hide_passwords(argument) != argument for argument in sys.argv):
+            settings["x_disable_meta"] = True  # wandb would note the whole command
+        self._run = wandb.init(
+            mode=config.run.wandb,
+            project=config.run.wandb_project,
+            name=name,
+            dir=str(folder),
+            config=config.model_dump(mode="json"),
+            settings=wandb.Settings(**settings),
+        )
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """One record, under its split's name."""
+        numbers = {f"{record['split']}/{key}": value for key, value in record.items() if key not in ("split", "step")}
+        self._run.log(numbers, step=record["step"])
+
+    def close(self) -> None:
+        """Flushes what is left."""
+        self._run.finish()
