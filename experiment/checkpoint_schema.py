@@ -15,9 +15,11 @@ from torch import Tensor
 from typing_extensions import Annotated, Literal
 
 from experiment.manifest import FORMAT
+from training.metrics import StepSums
 from training.weights import CheckpointError
 
 _PROBLEMS_SHOWN = 3
+_SUMS = len(StepSums().stacked())
 _CHARACTERS_SHOWN = 60
 _REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -31,11 +33,11 @@ def _check_plain(tensor: Tensor) -> Tensor:
 
 
 def _check_sums(tensor: Tensor) -> Tensor:
-    wanted = "a loss and three counts, a tensor of float64 (4,)"
-    if tensor.dtype != torch.float64 or tensor.shape != (4,):
+    wanted = f"sums over images, {_SUMS} numbers of float64"
+    if tensor.dtype != torch.float64 or tensor.shape not in ((_SUMS - 1,), (_SUMS,)):  # without gradients once
         raise ValueError(wanted)
-    if not all(math.isfinite(count) and count >= 0 and count == int(count) for count in tensor[1:].tolist()):
-        raise ValueError(wanted)
+    if not all(math.isfinite(count) and count >= 0 and count == int(count) for count in tensor[1:4].tolist()):
+        raise ValueError(f"{wanted}, three of them counts")
     return tensor
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+from configs.standard_streams import open_standard_streams
 from models import NETWORKS
 from models.norm_costs import NORM_SETTINGS, measure_norm_costs
 
@@ -32,5 +33,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    open_standard_streams()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader that has seen enough, such as `head`, ends it silently
     main()
