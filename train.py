@@ -140,10 +140,11 @@ def train(run: Run, output: RunOutput, lockstep: Lockstep, options: argparse.Nam
         return 0
     origin = provenance(options.command)
     observers = Observers([Curves(output), PowerLog(run, output)], run.name, output, run.device.is_primary)
+    own_name = Path(default_folder(options.config, run.config)).name  # with its seed, where that is not the file's
     observed = observers.resume(progress.step, progress.evaluated_step)
     output.start(
         as_comment(origin) + dump_config(run.config),
-        lambda records: build_trackers(run.config, output.folder, run.name, [*records, *observed]),
+        lambda records: build_trackers(run.config, output.folder, own_name, [*records, *observed]),
         step=progress.step,
         evaluated_step=progress.evaluated_step,
         steps=run.steps,

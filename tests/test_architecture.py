@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "experiment": {"configs", "normact", "models", "datasets", "training", "backends", "analysis"},
     "grids": {"configs", "training", "experiment"},
 }
-PROGRAM = {"train", "evaluate", "analyze", "reproduce"}
+PROGRAM = {"train", "evaluate", "export", "analyze", "reproduce"}
 ROOMS = set(MAY_IMPORT) | PROGRAM | {"benchmarks", "emulator", "tests"}
 COMMANDS = {"backends/plan/__main__.py"}  # like train.py, it builds the network that it is asked about
 DEVICE_PACKAGES = {"poptorch", "popdist", "horovod"}
