@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from normact import kernels
 from normact.activations import Activation, GivenActivation, activation_function, activation_name
-from normact.channels import check_channels
+from normact.channels import affine, check_channels
 from normact.given_activation import take_activation
 from normact.kernels import FUSED_ACTIVATIONS
 from normact.norm import Groups, Norm
@@ -114,6 +114,7 @@ class NormAct(nn.Module):
     bias: Optional[Tensor]
     proxy_beta: Optional[Tensor]
     proxy_gamma: Optional[Tensor]
+    handed_affine: Optional[Tuple[Tensor, Tensor]] = None  # the proxy's, for one forward pass: JointProxyStatistics
 
     def __init__(
         self,
@@ -160,6 +161,10 @@ class NormAct(nn.Module):
             from normact.per_sample import with_expanded_weights  # leans on torch's private parts: only where asked for
 
             return with_expanded_weights(self, x)
+        if self.handed_affine is not None:
+            assert self.phi is not None
+            (scale, shift), self.handed_affine = self.handed_affine, None
+            return affine(activation_function(self.phi)(self.norm(x, self.weight, self.bias)), scale, shift)
         groups = self.norm.groups()
         if groups is not None:
             return self._group_norm_act(x, groups)
@@ -276,6 +281,7 @@ def _why_not_fused(x: Tensor, settings: GroupSettings) -> Optional[str]:
 
 
 # fx records a wrapped function by the module that calls it.
+torch.fx.wrap("affine")
 torch.fx.wrap("check_channels")
 torch.fx.wrap("proxy_normalize")
 torch.fx.wrap("proxy_statistics")
