@@ -21,7 +21,7 @@ FAST_TESTS := tests/test_architecture.py \
 	tests/experiment/test_metrics.py tests/experiment/test_progress.py tests/experiment/test_resume.py \
 	tests/experiment/test_run_folder.py tests/grids/test_grids.py tests/models/test_resnet.py \
 	tests/normact/test_norms.py tests/normact/test_pointwise.py tests/normact/test_proxy.py \
-	tests/training/test_freezing.py tests/training/test_loss.py tests/training/test_optimizer.py \
+	tests/training/test_loss.py tests/training/test_optimizer.py \
 	tests/training/test_order.py tests/training/test_schedule.py
 HOROVOD := build/horovod/horovod-0.28.1
 HOROVOD_READY := $(VENV)/.horovod-ready
