@@ -10,6 +10,7 @@ from backends import Device, Workload
 from configs import BatchPlan, Config, ConfigError
 from configs.schema import DataConfig
 from datasets import DataError, DataSets, build_datasets
+from experiment.calibration import start_from_batch_norm
 from experiment.network import build_classifier, build_network, cost_of
 from experiment.power_log import check_power_is_measurable
 from experiment.run import PlannedRun
@@ -58,7 +59,10 @@ def prepare(
         LOGGER.info("model.pretrained %s does not exist. Planned with random weights instead", pretrained)
     elif pretrained is not None and not weights_follow:
         saved, is_reset = read_weights(pretrained), config.model.reset_classifier
-        place_weights(network, factory, saved, data.class_names, reset_classifier=is_reset)
+        if config.model.calibration_images is None:
+            place_weights(network, factory, saved, data.class_names, reset_classifier=is_reset)
+        else:
+            start_from_batch_norm(network, factory, saved, config, data)
     classifier = build_classifier(config, data, network)
     run = PlannedRun(name, config, device, placement, data, factory, classifier, cost)
     if config.run.power_every_epochs is not None:

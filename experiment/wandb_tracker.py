@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
+import threading
 from pathlib import Path
 from typing import Any, Dict, Mapping
 
@@ -11,6 +13,7 @@ from configs.passwords import hide_passwords
 from configs.schema import Config
 
 INIT_TIMEOUT_SECONDS = 20.0  # wandb's own default is 90, which a run without network would wait
+FINISH_TIMEOUT_SECONDS = 60.0  # wandb itself waits for ever for a server that has fallen silent
 
 
 class WandbTracker:
@@ -25,16 +28,22 @@ class WandbTracker:
     def __init__(self, config: Config, folder: Path, name: str) -> None:
         wandb = importlib.import_module("wandb")
         settings: Dict[str, Any] = {"init_timeout": INIT_TIMEOUT_SECONDS}
+        settings.update(finish_timeout=FINISH_TIMEOUT_SECONDS, finish_timeout_raises=True)
         if any(hide_passwords(argument) != argument for argument in sys.argv):
             settings["x_disable_meta"] = True  # wandb would note the whole command
-        self._run = wandb.init(
-            mode=config.run.wandb,
-            project=config.run.wandb_project,
-            name=name,
-            dir=str(folder),
-            config=config.model_dump(mode="json"),
-            settings=wandb.Settings(**settings),
-        )
+        try:
+            self._run = wandb.init(
+                mode=config.run.wandb,
+                project=config.run.wandb_project,
+                name=name,
+                dir=str(folder),
+                config=config.model_dump(mode="json"),
+                settings=wandb.Settings(**settings),
+            )
+        except Exception:
+            # wandb's own process tries for ten seconds more to report its end: beside the training, not after it.
+            threading.Thread(target=_end_service).start()
+            raise
 
     def log(self, record: Mapping[str, Any]) -> None:
         """One record, under its split's name."""
@@ -44,3 +53,8 @@ class WandbTracker:
     def close(self) -> None:
         """Flushes what is left."""
         self._run.finish()
+
+
+def _end_service() -> None:
+    with contextlib.suppress(Exception):  # whoever catches the failure above tells of it
+        importlib.import_module("wandb").teardown()

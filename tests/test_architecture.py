@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "experiment": {"configs", "normact", "models", "datasets", "training", "backends", "analysis"},
     "grids": {"configs", "training", "experiment"},
 }
-PROGRAM = {"train", "evaluate", "analyze", "reproduce"}
+PROGRAM = {"train", "evaluate", "export", "analyze", "reproduce"}
 ROOMS = set(MAY_IMPORT) | PROGRAM | {"benchmarks", "emulator", "tests"}
 # Like train.py, they build the network that they are asked about.
 COMMANDS = {"backends/plan/__main__.py", "backends/ipu_report/runs.py"}

@@ -13,10 +13,11 @@ from backends.ipu.batches import check_whole_calls
 from backends.ipu.layout import Launch, Layout
 from backends.ipu.optimizer import refuse_clipping, require_formula
 from backends.ipu.planned import Planned
+from backends.ipu.popart_options import check_popart_options
 from backends.ipu.step import use_device_grouping, use_plain_operations
 from backends.plan import IpuPlan
 from backends.plan.report import decoding_cores, format_plan
-from configs import BatchPlan, plan_batch
+from configs import BatchPlan, ConfigError, plan_batch
 from configs.schema.device import IpuConfig
 from training.classifier import Classifier
 from training.optimizer import build_optimizer
@@ -52,7 +53,14 @@ class IpuDevice:
 
     def settle(self, workload: Workload) -> IpuPlacement:
         """All that can be refused without PopTorch is refused here, so that a dry run refuses what the run would."""
-        planned = Planned(self._config, self._launch.processes, workload)
+        check_popart_options(self._config.popart)
+        is_model = self.name == "ipu_model"
+        if is_model and self._launch.processes > 1:
+            raise ConfigError(
+                f"device.name ipu_model in {self._launch.processes} processes; the IPU Model has no replicas to share: "
+                "start one process, without poprun"
+            )
+        planned = Planned(self._config, self._launch.processes, workload, one_replica=is_model)
         plan = plan_batch(
             workload.batch,
             uses_batch_norm=workload.uses_batch_norm,
@@ -75,6 +83,7 @@ class IpuDevice:
             planned.checkpoints,
             use_device_grouping(workload.network),
             workload.optimizer,
+            planned.begins,
         )
         details = {**_details(layout), **_host_details(estimate, workload.image_size)}
         return IpuPlacement(layout, {**details, "planner": f"an estimate\n{format_plan(estimate)}"}, estimate)
@@ -114,7 +123,9 @@ class IpuPlacement:
 def _details(layout: Layout) -> Dict[str, str]:
     config, replicas, processes = layout.config, layout.plan.replicas, layout.launch.processes
     given = "proposed" if config.splits is None else "given"
-    text = f"{config.ipus} {config.system} = {replicas} replicas x {layout.stages} stages"
+    text = f"{replicas * layout.stages} {config.system} = {replicas} replicas x {layout.stages} stages"
+    if layout.name == "ipu_model":
+        text += f", not the {config.ipus} of ipu.ipus, since the IPU Model has no replicas"
     text += f", {processes} processes" if processes > 1 else ""
     text += f"; {given} splits: {', '.join(layout.splits) or 'none'}"
     if config.device_iterations > 1:
