@@ -105,9 +105,7 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
         default=NEWEST,
         help="of a run folder; best: by data.validation_images; default: %(default)s",
     )
-    add(
-        "--weights", choices=(AVERAGE, LAST), help="of a checkpoint; default: their average over time, where it has one"
-    )
+    add("--weights", choices=(AVERAGE, LAST), help="of a file with both; default: their average over time")
     add(
         "--split",
         choices=("eval", "validation", "train"),
@@ -160,8 +158,7 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
             raise CheckpointError(f"{options.model} on {config.data.name}: {error}") from error
     described = {
         "model": str(options.model),
-        **({} if saved is None or saved.step is None else {"checkpoint": saved.path.name, "step": saved.step}),
-        "weights": "exported" if saved is None else AVERAGE if saved.is_average else LAST,
+        **({"weights": "exported"} if saved is None else describe_weights(saved)),
         "statistics": "re-estimated" if options.reestimate_statistics else "as saved",
         "data": config.data.name,
         "split": options.split,
@@ -169,6 +166,14 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
         "precision": "as exported" if is_exported else "float32",
     }
     return {**described, **evaluation.report(data.class_names)}, data.class_names
+
+
+def describe_weights(saved: SavedWeights) -> Dict[str, Any]:
+    """Which weights of which file they are, and what showed that they are whole."""
+    checkpoint = None if saved.step is None else saved.path.name
+    known = {"checkpoint": checkpoint, "step": saved.step, "weights": saved.which}
+    known.update({"entry": saved.entry, "checked_by": saved.checked_by})
+    return {key: value for key, value in known.items() if value is not None}
 
 
 def print_classes(options: argparse.Namespace) -> None:

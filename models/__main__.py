@@ -16,6 +16,7 @@ from typing import List, Optional
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from configs.standard_streams import open_standard_streams
 from models import NETWORKS, build_model, unknown_network
 from models.layers import layers_table, measure_layers
 from models.norm_costs import NORM_SETTINGS, measure_norm_costs
@@ -103,5 +104,6 @@ def print_totals() -> None:
 
 
 if __name__ == "__main__":
+    open_standard_streams()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader that has seen enough, such as `head`, ends it silently
     sys.exit(main())

@@ -26,6 +26,7 @@ from backends.plan.trace import Trace, trace_network
 from configs import Config, ConfigError, load_config
 from configs.exit_codes import REFUSED, explain
 from configs.schema.device import IpuConfig
+from configs.standard_streams import open_standard_streams
 from models import NETWORKS, build_model
 from normact import NormActFactory
 
@@ -216,4 +217,5 @@ def _trace(name: str, image_size: int, channels: int, width: Optional[int], **no
 
 
 if __name__ == "__main__":
+    open_standard_streams()
     sys.exit(main())
