@@ -82,8 +82,7 @@ def survey(candidate: Candidate) -> Surveyed:
     image.
     """
     row = Surveyed(candidate.library, candidate.family, candidate.name)
-    with torch.device("meta"):
-        model = candidate.build()
+    model = _without_values(candidate)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     is_real = parameters <= MAX_REAL_PARAMETERS
     if is_real:
@@ -112,6 +111,15 @@ def survey(candidate: Candidate) -> Surveyed:
     except Exception as error:
         found["runs"] = _in_words(error)
     return Surveyed(**found)
+
+
+def _without_values(candidate: Candidate) -> nn.Module:
+    """The network on the meta device; torchvision's RegNets need values while they are built."""
+    try:
+        with torch.device("meta"):
+            return candidate.build()
+    except NotImplementedError:
+        return candidate.build().to("meta")
 
 
 def _in_words(error: Exception) -> str:

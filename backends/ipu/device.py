@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import Dict, Set
+from typing import Dict, Sequence, Set
 
 from torch import nn
 
@@ -14,11 +15,14 @@ from backends.ipu.optimizer import refuse_clipping, require_formula
 from backends.ipu.planned import Planned
 from backends.ipu.popart_options import check_popart_options
 from backends.ipu.step import use_device_grouping, use_plain_operations
-from backends.plan.report import format_plan
+from backends.plan import IpuPlan
+from backends.plan.report import decoding_cores, format_plan
 from configs import BatchPlan, ConfigError, plan_batch
 from configs.schema.device import IpuConfig
 from training.classifier import Classifier
 from training.optimizer import build_optimizer
+
+_PHOTOGRAPHS = 128  # pixels a side: smaller images come from memory, not from files of their own
 
 
 class IpuDevice:
@@ -81,7 +85,8 @@ class IpuDevice:
             workload.optimizer,
             planned.begins,
         )
-        return IpuPlacement(layout, {**_details(layout), "planner": f"an estimate\n{format_plan(estimate)}"})
+        details = {**_details(layout), **_host_details(estimate, workload.image_size)}
+        return IpuPlacement(layout, {**details, "planner": f"an estimate\n{format_plan(estimate)}"}, estimate)
 
     def close(self) -> None:
         pass  # what connects processes is the session's
@@ -94,14 +99,20 @@ class IpuPlacement:
     Attributes:
         layout: where its parts are.
         details: IPUs and options, and the planner's estimate.
+        estimate: the planner's.
     """
 
     layout: Layout
     details: Dict[str, str]
+    estimate: IpuPlan
 
     @property
     def plan(self) -> BatchPlan:
         return self.layout.plan
+
+    @property
+    def refusals(self) -> Sequence[str]:
+        return self.estimate.refusals
 
     def start(self, classifier: Classifier, undecayed: Set[str], seed: int) -> Session:
         from backends.ipu.session import IpuSession  # from here on PopTorch is needed
@@ -121,3 +132,12 @@ def _details(layout: Layout) -> Dict[str, str]:
         text += f"; {config.device_iterations} weight updates a call, at the learning rate of the first"
     poprun = f"--num-replicas {replicas} --ipus-per-replica {layout.stages}"
     return {"ipus": text, **({"poprun": poprun} if layout.name == "ipu" else {})}
+
+
+def _host_details(estimate: IpuPlan, image_size: int) -> Dict[str, str]:
+    """How many cores must decode, where images are files."""
+    if image_size < _PHOTOGRAPHS:
+        return {}
+    needed, present = decoding_cores(estimate.images_per_second), os.cpu_count() or 1
+    few = "" if present >= needed else ", too few: the IPUs will wait for images"
+    return {"host": f"{needed} cores decode as many JPEG files of 500 x 400 pixels; here are {present}{few}"}

@@ -30,12 +30,22 @@ class ModelConfig(Section):
     reset_classifier: bool = Field(
         False, description="initialize the classifier at random instead of taking it from pretrained"
     )
+    calibration_images: Optional[int] = Field(
+        None,
+        gt=0,
+        description="pretrained has batch norm and this network another norm: training images whose moments decide the "
+        "norms' parameters, so that the function stays; default: none, pretrained has this network's norm",
+    )
     train_only: Optional[Words] = Field(None, description="modules to train, e.g. [top, classifier]; default: all")
 
     @model_validator(mode="after")
     def check(self) -> "ModelConfig":
         if self.reset_classifier and self.pretrained is None:
             raise ValueError("reset_classifier true has no effect without pretrained; remove it")
+        if self.calibration_images is not None and self.pretrained is None:
+            raise ValueError(
+                f"calibration_images {self.calibration_images} has no effect without pretrained; remove it"
+            )
         if self.train_only == ():
             raise ValueError("train_only [] leaves nothing to train; name modules, or remove it")
         return self

@@ -27,8 +27,12 @@ class DeviceConfig(Section):
 class IpuConfig(Section):
     """How a run executes on IPUs. Other devices ignore this section; of section `device`, IPUs use name and threads."""
 
-    system: Literal["mk1", "mk2", "bow"] = Field("mk2", description="generation of the IPUs")
-    ipus: int = Field(4, gt=0, le=4096, description="IPUs over all processes, e.g. 16 for a Pod16; a power of 2")
+    system: Literal["mk1", "mk2", "bow", "c600", "c2"] = Field(
+        "mk2", description="kind of the IPUs: three generations in pods; c600 and c2 are cards"
+    )
+    ipus: int = Field(
+        4, gt=0, le=4096, description="IPUs over all processes, e.g. 16 for a Pod16, 1 for a C600, 2 for a C2"
+    )
     splits: Optional[ModulePaths] = Field(
         None, description="modules such as stages.2.0 that begin the next pipeline stage; default: the planner's"
     )

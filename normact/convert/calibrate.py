@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, Tuple
+from typing import Dict, NamedTuple, Tuple, Union
 
 import torch
 from torch import Tensor, nn
 
+from normact.batch_norm import BatchNorm
 from normact.convert.neutral_proxy import neutral_proxy
 from normact.convert.takers import TakersFound, take_back, takers_of
 from normact.factory import NormActFactory
@@ -20,6 +21,18 @@ _MIN_GAMMA = 1e-3
 _EPS = 1e-5
 # Of neutral proxy parameters, how far the mean may be from 0 and the deviation from 1.
 _NEUTRAL = 0.05
+
+
+class BatchNormSource(NamedTuple):
+    """The batch norm whose gamma and beta a layer holds.
+
+    Args:
+        path: of the layer in the network.
+        std: (C,) deviation of its normalized values, sqrt(running_var / (running_var + eps)): 1 but for eps.
+    """
+
+    path: str
+    std: Tensor
 
 
 @dataclass(frozen=True)
@@ -51,25 +64,34 @@ def check_calibration(factory: NormActFactory) -> None:
         )
 
 
+def source_of(path: str, norm: Union[BatchNorm, nn.modules.batchnorm._BatchNorm]) -> BatchNormSource:
+    """What calibration takes of a batch norm with running statistics, which `path` names."""
+    assert norm.running_var is not None
+    var = norm.running_var.double()
+    return BatchNormSource(path, (var / (var + norm.eps)).sqrt())
+
+
 def has_running_moments(norm: nn.Module) -> bool:
     """Whether a norm is batch norm that evaluates by running statistics."""
     return isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.running_mean is not None
 
 
 @torch.no_grad()
-def calibrate_layers(model: nn.Module, layers: Dict[NormAct, str], images: Tensor) -> Tuple[CalibratedLayer, ...]:
+def calibrate_layers(
+    model: nn.Module, layers: Dict[NormAct, BatchNormSource], images: Tensor
+) -> Tuple[CalibratedLayer, ...]:
     """Set layers that hold gamma and beta of batch norms so that what follows sees what it saw behind these.
 
-    In evaluation, batch norm gives its activation u_c = beta_c + gamma_c b_c, where b_c has mean 0 and variance 1 over
-    the images that its running statistics are of. The norm here gives y_c with mean mu_c and deviation sigma_c over
-    `images`, so that
+    In evaluation, batch norm gives its activation u_c = beta_c + gamma_c b_c, where b_c has mean 0 and deviation s_c
+    (1 but for eps) over the images that its running statistics are of. The norm here gives y_c with mean mu_c and
+    deviation sigma_c over `images`, so that
 
-        gamma'_c = gamma_c / sigma_c,   beta'_c = beta_c - gamma'_c mu_c
+        gamma'_c = gamma_c s_c / sigma_c,   beta'_c = beta_c - gamma'_c mu_c
 
     give gamma' y + beta' the first two moments of u. Proxy Normalization then computes (z - m) r from z = phi(u):
 
     * With proxy_beta = mu and 1 + proxy_gamma = sigma the proxy has the moments of y, and m and r are those of
-      phi(N(beta_c, gamma_c^2)). Convolutions and linear layers that follow take z = (z - m) r / r + m back: their
+      phi(N(beta_c, (gamma_c s_c)^2)). Convolutions and linear layers that follow take z = (z - m) r / r + m back: their
       weights are divided by r_c, and what m adds goes into their bias. Where there is none, the calibration of the norm
       behind takes it up, since it is a constant; at the borders of a zero-padded convolution it is none.
     * Where the output also goes elsewhere (a sum, a gate), proxy_beta and proxy_gamma become those under which m = 0
@@ -80,7 +102,7 @@ def calibrate_layers(model: nn.Module, layers: Dict[NormAct, str], images: Tenso
 
     Args:
         model: the network; hooks run.
-        layers: those to set, with their paths.
+        layers: those to set, with the batch norms that they come from.
         images: inputs of the model, in one batch.
 
     Raises:
@@ -96,11 +118,11 @@ def calibrate_layers(model: nn.Module, layers: Dict[NormAct, str], images: Tenso
         if layer in rows:
             if "called" not in rows[layer].note:
                 note = "called at several places, calibrated at the first"
-                rows[layer] = CalibratedLayer(layers[layer], rows[layer].output, note)
+                rows[layer] = CalibratedLayer(layers[layer].path, rows[layer].output, note)
             return
-        _match_moments(layer, inputs[0])
+        _match_moments(layer, layers[layer].std, inputs[0])
         output, note = _undo_proxy(layer, takers.get(layer, TakersFound(reason="no traced data flow reaches it")))
-        rows[layer] = CalibratedLayer(layers[layer], output, note)
+        rows[layer] = CalibratedLayer(layers[layer].path, output, note)
 
     modes = [(module, module.training) for module in model.modules()]
     handles = [layer.register_forward_pre_hook(before) for layer in layers]
@@ -112,17 +134,17 @@ def calibrate_layers(model: nn.Module, layers: Dict[NormAct, str], images: Tenso
             handle.remove()
         for module, training in modes:
             module.training = training
-    for layer, path in layers.items():
-        rows.setdefault(layer, CalibratedLayer(path, note="the images did not reach it"))
+    for layer, source in layers.items():
+        rows.setdefault(layer, CalibratedLayer(source.path, note="the images did not reach it"))
     return tuple(rows[layer] for layer in layers)
 
 
-def _match_moments(layer: NormAct, x: Tensor) -> None:
-    """Give gamma y + beta the moments that it has where y has mean 0 and variance 1, and the proxy those of y."""
+def _match_moments(layer: NormAct, wanted_std: Tensor, x: Tensor) -> None:
+    """Give gamma y + beta the moments that it has where y has mean 0 and wanted_std, and the proxy those of y."""
     y = layer.norm.normalized(x).double()
     var, mean = torch.var_mean(y, dim=[0, *range(2, y.dim())], unbiased=False)
     std = (var + _EPS).sqrt()
-    gamma = layer.weight.double()
+    gamma = layer.weight.double() * wanted_std.to(layer.weight.device)
     gamma = torch.copysign(gamma.abs().clamp(min=_MIN_GAMMA), gamma) / std
     layer.weight.copy_(gamma)
     if layer.bias is not None:

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from normact.activations import Activation
-from normact.convert.calibrate import CalibratedLayer, calibrate_layers, check_calibration, has_running_moments
+from normact.convert.calibrate import (
+    CalibratedLayer,
+    calibrate_layers,
+    check_calibration,
+    has_running_moments,
+    source_of,
+)
 from normact.convert.carry import carry_over, new_parameters, why_not_taken, why_statistics_do_not_carry
 from normact.convert.report import ConversionReport, ConvertedNorm
 from normact.convert.rewrite import Rewriting, has_in_place_operations, rewrite_forward, why_not_rewritten
@@ -108,7 +114,11 @@ def convert_norm(
         rewritten = rewritten | more
     calibrated: Tuple[CalibratedLayer, ...] = ()
     if calibrate is not None:
-        layers = {plan.layer: plan.path for plan in plans if plan.layer is not None and has_running_moments(plan.old)}
+        layers = {
+            plan.layer: source_of(plan.path, plan.old)
+            for plan in plans
+            if plan.layer is not None and has_running_moments(plan.old)
+        }
         calibrated = calibrate_layers(model, layers, calibrate)
     for path, error in failures:
         logger.warning("convert_norm: data flow of %s could not be traced: %s", path or "the network", error)
@@ -246,9 +256,10 @@ def _edit(model: nn.Module, plans: List[_Plan], rewrites: List[_Rewrite]) -> Tup
     for plan in plans:
         if plan.new is None:
             continue
-        model = _replace(model, plan.old, plan.new)
+        # Before the layer, which may hold the activation module itself, is there.
         if plan.activation_module is not None and plan.old not in through_graph:
             model = _replace(model, plan.activation_module, nn.Identity().train(plan.activation_module.training))
+        model = _replace(model, plan.old, plan.new)
     enclosings = {rewrite.enclosing for rewrite in rewrites}
     # Inner modules first: an outer graph then calls them as they are.
     for enclosing in sorted(enclosings, key=len, reverse=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Collection, Dict, List, NamedTuple, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ class TakersFound(NamedTuple):
     reason: str = ""
 
 
-def takers_of(model: nn.Module, layers: Dict[NormAct, str]) -> Dict[NormAct, TakersFound]:
+def takers_of(model: nn.Module, layers: Collection[NormAct]) -> Dict[NormAct, TakersFound]:
     """What takes the output of each layer in evaluation; a layer that no trace reaches is left out."""
     names: Dict[int, int] = {}
     for module in model.modules():
