@@ -10,6 +10,9 @@ from torch.utils._pytree import tree_flatten
 
 from backends.ipu.placement import begin_stages, join_statistics, layers_by_stage
 from backends.ipu.step import DeviceStep, use_plain_operations
+from backends.plan.execution import Execution
+from backends.plan.small_operations import small_operations
+from backends.plan.stages import cut_stages
 from backends.plan.trace import trace_network
 from models import build_model
 from normact import NormAct, NormActFactory
@@ -118,3 +121,16 @@ def test_layers_belong_to_the_stage_in_which_they_run() -> None:
     names = {module: name for name, module in network.named_modules()}
     parts = [sorted({names[layer].rsplit(".", 2)[0] for layer in stage}) for stage in stages]
     assert parts == [["stages.0"], ["stages.1"], ["stages.2"], ["norm", "stages.3"]]  # v2: the last norm is at the end
+
+
+@pytest.mark.parametrize("splits", [ONE_STAGE, FOUR_STAGES], ids=["one stage", "four stages"])
+def test_the_planner_prices_about_as_many_as_run_and_the_padding_of_gradients(splits: Sequence[str]) -> None:
+    network = network_of("resnet50")
+    trace = trace_network(network, 64)
+    forward, backward = counted(network, splits, joint=True)
+    execution = Execution(8, 8, splits=tuple(splits), recompute=False)
+    for stage, layers, ahead, back in zip(
+        cut_stages(trace, splits), layers_by_stage(network, splits, trace.begins), forward, backward
+    ):
+        padded = 2 * sum(layer.proxy is not None for layer in layers)  # PopART pads the gradient of each slice
+        assert small_operations(stage, execution).run == pytest.approx(ahead + back + padded, rel=0.1)
