@@ -7,13 +7,13 @@ from typing import Dict, List, NamedTuple, Optional, Set, Tuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from normact.activations import Activation
 from normact.convert.calibrate import (
     CalibratedLayer,
     calibrate_layers,
     check_calibration,
-    has_running_moments,
     source_of,
 )
 from normact.convert.carry import carry_over, new_parameters, why_kept, why_not_taken
@@ -117,7 +117,7 @@ def convert_norm(
         layers = {
             plan.layer: source_of(plan.path, plan.old)
             for plan in plans
-            if plan.layer is not None and has_running_moments(plan.old)
+            if plan.layer is not None and isinstance(plan.old, _BatchNorm) and plan.old.running_mean is not None
         }
         calibrated = calibrate_layers(model, layers, calibrate)
     for path, error in failures:

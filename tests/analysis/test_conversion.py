@@ -89,9 +89,10 @@ def test_a_network_that_does_not_run_before_is_told() -> None:
 
 def test_the_page_counts_and_lists_what_failed() -> None:
     rows = [survey(candidate(build)) for build in (Block, OnValues, KeepsBatchNorm)]
-    text = page([*rows, Surveyed("made", "blocks", "Broken", refused="ValueError: it breaks")])
+    text = page([*rows, Surveyed("made", "blocks", "Broken", refused="ValueError: it breaks")], ["made: Other"])
     # networks, norms, with PN, alone, kept, pairs, missed, run, independent
     assert "| made | 4 | 12 | 3 | 8 | 1 | 6 | 3 | 3 | 2 of 3 |" in text
+    assert "## Not surveyed yet\n\n1 networks: made: Other.\n" in text
     assert "* made: OnValues, `a`: no traced data flow reaches it" in text
     assert "* made: Broken: ValueError: it breaks" in text and "* made: KeepsBatchNorm\n" in text
 
