@@ -2,7 +2,6 @@
 PYTHON ?= python3
 CONFIG ?= fashion_rn10_gn8pn
 ARGS ?=
-COUNT ?= 500
 DATA ?= fashion
 VENV := .venv
 RUN_READY := $(VENV)/.run-ready
@@ -19,7 +18,7 @@ HOROVOD_READY := $(VENV)/.horovod-ready
 DOCS_VENV := .venv-docs
 DOCS_READY := $(DOCS_VENV)/.ready
 
-.PHONY: help train train-small test test-slow launches lint docs browser bench data clean
+.PHONY: help train train-small test test-slow faults kills launches lint docs browser bench data clean
 
 help:
 	@echo "make train [CONFIG=name] [ARGS='--set section.key=value ...']   train an experiment of configs/"
@@ -30,6 +29,8 @@ help:
 	@echo "make browser      installs Debian's Chromium, if there is none: a test opens the report page in it"
 	@echo "make test-ipu-host [PYTHON_IPU=python3.8]   layer, networks, emulator and IPU backend with torch 2.0.1"
 	@echo "make horovod      builds Horovod into the environment, for several processes without poprun"
+	@echo "make faults       every fault that a run must survive, slow ones too, with their table: build/faults.md"
+	@echo "make kills [COUNT=100]   a run killed at random moments, and compared to the bit; continues where it stopped"
 	@echo "make launches [COUNT=500]   two processes started and ended repeatedly, counting failures; continues where it stopped"
 	@echo "make bench        every number that this project publishes"
 	@echo "make clean        remove the environment and build products; data and runs stay"
@@ -71,8 +72,14 @@ $(HOROVOD_READY): $(DEV_READY)
 		$(VENV)/bin/pip install --disable-pip-version-check --no-deps --no-build-isolation ./$(HOROVOD)
 	touch $@
 
+faults: $(DEV_READY) data
+	$(VENV)/bin/python -m pytest -n 2 -m faults
+
+kills: $(DEV_READY) data
+	$(VENV)/bin/python tests/kills.py $(if $(COUNT),--count $(COUNT))
+
 launches: $(DEV_READY) data
-	$(VENV)/bin/python tests/launches.py --count $(COUNT)
+	$(VENV)/bin/python tests/launches.py $(if $(COUNT),--count $(COUNT))
 
 lint: $(DEV_READY)
 	$(VENV)/bin/ruff format --check .

@@ -6,6 +6,7 @@
     python evaluate.py runs/fashion_rn20_bn --reestimate-statistics     batch norm's statistics re-estimated
     python evaluate.py step_00001404.pt --set data.dir=DIR         one checkpoint; --set changes its configuration.
                                                                    Where images are, the command says alone, or DATA_DIR
+    python evaluate.py runs/fashion_rn20_gn8pn --image cat.jpg      what it takes a picture for
     python evaluate.py resnetv2_50.safetensors --config rn50_bn    a state dict of this program, timm or torchvision
     python evaluate.py model.pt2 --config fashion_rn20_gn8pn        a program of torch.export
     python evaluate.py model.onnx --config fashion_rn20_gn8pn       with onnxruntime
@@ -33,6 +34,7 @@ from configs.atomic_file import replace_file
 from configs.exit_codes import EXPLAINED, explain
 from datasets import DataSets, EvaluationImages, build_datasets
 from datasets.data_sets import PlainTrainingImages
+from experiment.classify import classify, guesses_text
 from experiment.ending import end_with
 from experiment.exported_program import load_program
 from experiment.foreign_config import config_of_file
@@ -41,6 +43,7 @@ from experiment.measurement import reestimate
 from experiment.network import build_network
 from experiment.onnx_file import load_session
 from experiment.starting_weights import place_weights
+from experiment.trained import load_trained
 from experiment.weights_file import AVERAGE, BEST, LAST, NEWEST, SavedWeights, read_weights
 from training.evaluation import Evaluation
 from training.pixels import pixel_scaling, scaled_pixels
@@ -54,6 +57,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
     """Runs the command line and returns the exit code: 0 done, 2 configuration, 3 data, 4 checkpoint, 74 disk."""
     options = parse_arguments(arguments)
     try:
+        if options.image is not None:
+            print_classes(options)
+            return 0
         report, class_names = evaluate(options)
         text = as_json(report)
         if options.out is None:
@@ -99,9 +105,7 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
         default=NEWEST,
         help="of a run folder; best: by data.validation_images; default: %(default)s",
     )
-    add(
-        "--weights", choices=(AVERAGE, LAST), help="of a checkpoint; default: their average over time, where it has one"
-    )
+    add("--weights", choices=(AVERAGE, LAST), help="of a file with both; default: their average over time")
     add(
         "--split",
         choices=("eval", "validation", "train"),
@@ -113,6 +117,7 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
         action="store_true",
         help="use batch norm statistics re-estimated over run.reestimation_images training images",
     )
+    add("--image", type=Path, nargs="+", metavar="FILE", help="print the most probable classes of these images instead")
     add("--batch-size", type=int, default=100, help="images in one forward pass")
     add("--out", type=Path, metavar="FILE.json", help="where the result goes; default: printed")
     add("--picture", type=Path, metavar="FILE.png", help="draw the confusion matrix")
@@ -153,8 +158,7 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
             raise CheckpointError(f"{options.model} on {config.data.name}: {error}") from error
     described = {
         "model": str(options.model),
-        **({} if saved is None or saved.step is None else {"checkpoint": saved.path.name, "step": saved.step}),
-        "weights": "exported" if saved is None else AVERAGE if saved.is_average else LAST,
+        **({"weights": "exported"} if saved is None else describe_weights(saved)),
         "statistics": "re-estimated" if options.reestimate_statistics else "as saved",
         "data": config.data.name,
         "split": options.split,
@@ -162,6 +166,27 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
         "precision": "as exported" if is_exported else "float32",
     }
     return {**described, **evaluation.report(data.class_names)}, data.class_names
+
+
+def describe_weights(saved: SavedWeights) -> Dict[str, Any]:
+    """Which weights of which file they are, and what showed that they are whole."""
+    checkpoint = None if saved.step is None else saved.path.name
+    known = {"checkpoint": checkpoint, "step": saved.step, "weights": saved.which}
+    known.update({"entry": saved.entry, "checked_by": saved.checked_by})
+    return {key: value for key, value in known.items() if value is not None}
+
+
+def print_classes(options: argparse.Namespace) -> None:
+    """The five most probable classes of each image that was named."""
+    for option, value in (("--config", options.config), ("--out", options.out), ("--picture", options.picture)):
+        if value is not None:
+            raise ConfigError(f"{option} has no effect with --image; leave it out")
+    if options.reestimate_statistics or options.split != "eval" or options.device == "cuda":
+        raise ConfigError("--reestimate-statistics, --split and --device have no effect with --image; leave them out")
+    trained = load_trained(options.model, options.checkpoint, options.weights, options.set)
+    print(trained)
+    for path, guesses in zip(options.image, classify(trained, options.image)):
+        print(guesses_text(path, guesses))
 
 
 def images_of(split: str, data: DataSets) -> Union[EvaluationImages, PlainTrainingImages]:

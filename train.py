@@ -17,7 +17,7 @@ from typing import Callable, Dict, List, Optional
 
 from backends import LostProcessError, choose_device
 from backends.process_group import explained_loss
-from configs import Config, config_name, dump_config, load_config, own_seed
+from configs import Config, ConfigError, config_name, dump_config, load_config, own_seed
 from configs.exit_codes import EXPLAINED, exit_code_of, exit_code_of_signal, explain
 from configs.passwords import hide_passwords
 from experiment.checkpoint import has_checkpoint
@@ -54,6 +54,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     given = (("--device", "device.name", options.device), ("--output-dir", "run.output_dir", options.output_dir))
     try:
+        if options.extend_epochs and not options.resume:
+            raise ConfigError("--extend-epochs continues a run for longer; add --resume, or leave it out")
         config = load_config(options.config, options.set, [setting for setting in given if setting[2] is not None])
         if options.print_config:
             print(dump_config(config), end="")
@@ -77,6 +79,7 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     add("--device", metavar="NAME", help="auto, cpu, cuda, ipu, ipu_model or ipu_emulator; overrides device.name")
     add("--output-dir", metavar="DIR", help="the run folder; overrides run.output_dir")
     add("--resume", action="store_true", help="continue from the newest checkpoint of the run folder, if any")
+    add("--extend-epochs", action="store_true", help="with --resume: schedule.epochs may be more than it was")
     add("--print-config", action="store_true", help="print the complete configuration and stop")
     add("--dry-run", action="store_true", help="print device, batch plan, network, memory and steps, and stop")
     options = parser.parse_args(arguments)
@@ -101,6 +104,8 @@ def run_experiment(name: str, config: Config, options: argparse.Namespace) -> in
             if device.is_primary:
                 print(describe(planned))
                 print(describe_norms(planned))
+            if planned.placement.refusals:
+                raise ConfigError(f"this is estimated not to run: {'; '.join(planned.placement.refusals)}")
             return 0
         folder = RunFolder(Path(config.run.output_dir or default_folder(options.config, config)))
         with StopSignals(config.run.stop_signals) as signals, RunOutput(
@@ -125,7 +130,11 @@ def run_experiment(name: str, config: Config, options: argparse.Namespace) -> in
 
 def train(run: Run, output: RunOutput, lockstep: Lockstep, options: argparse.Namespace) -> int:
     """From the first or the restored step to the report. Returns the exit code."""
-    progress = restore(run, output) if options.resume else Progress(average=build_average(run.config.averaging))
+    progress = (
+        restore(run, output, options.extend_epochs)
+        if options.resume
+        else Progress(average=build_average(run.config.averaging))
+    )
     check_same_step(run.session, progress.step, output.folder.path)
     check_same_images(run.session, run.data.fingerprint)
     if progress.evaluated_step == run.steps and output.folder.summary.exists():
@@ -133,10 +142,11 @@ def train(run: Run, output: RunOutput, lockstep: Lockstep, options: argparse.Nam
         return 0
     origin = provenance(options.command)
     observers = Observers([Curves(output), PowerLog(run, output)], run.name, output, run.device.is_primary)
+    own_name = Path(default_folder(options.config, run.config)).name  # with its seed, where that is not the file's
     observed = observers.resume(progress.step, progress.evaluated_step)
     output.start(
         as_comment(origin) + dump_config(run.config),
-        lambda records: build_trackers(run.config, output.folder, run.name, [*records, *observed]),
+        lambda records: build_trackers(run.config, output.folder, own_name, [*records, *observed]),
         step=progress.step,
         evaluated_step=progress.evaluated_step,
         steps=run.steps,
@@ -147,6 +157,7 @@ def train(run: Run, output: RunOutput, lockstep: Lockstep, options: argparse.Nam
     if lockstep.is_stopped:
         if not progress.is_saved:
             save(run, output, progress)
+        output.settle()
         saved = f"saved at step {progress.step:,}; continue with --resume" if progress.step else "before the first step"
         if lockstep.failure is not None:
             output.say(f"images cannot be loaded: {saved}")

@@ -6,7 +6,7 @@ The loop in train.py uses these and knows no device.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ContextManager, Dict, Iterable, List, Mapping, Protocol, Set, Tuple
+from typing import Any, ContextManager, Dict, Iterable, List, Mapping, Protocol, Sequence, Set, Tuple
 
 import torch
 from torch import nn
@@ -83,6 +83,7 @@ class Placement(Protocol):
     Attributes:
         plan: the batch arithmetic.
         details: what else a user should know before the first step, by aspect.
+        refusals: why the run is estimated not to fit, each with ways out. An estimate: the run itself may be tried.
     """
 
     @property
@@ -90,6 +91,9 @@ class Placement(Protocol):
 
     @property
     def details(self) -> Dict[str, str]: ...
+
+    @property
+    def refusals(self) -> Sequence[str]: ...
 
     def start(self, classifier: Classifier, undecayed: Set[str], seed: int) -> Session:
         """Places the classifier on the device and builds its optimizer. Every process must call it.

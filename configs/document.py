@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 from configs.expected import expected_accuracy
 from configs.load import config_names, find_config, load_config
 from configs.schema import Config
+from configs.standard_streams import open_standard_streams
 
 NO_DEFAULT = "not set"
 _RANGES = (
@@ -133,4 +134,5 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == "__main__":
+    open_standard_streams()
     main()

@@ -30,6 +30,7 @@ from PIL import Image
 from configs import ConfigError, load_config
 from configs.exit_codes import DATA, DONE, explain
 from configs.schema import DataConfig
+from configs.standard_streams import open_standard_streams
 from datasets import build_datasets
 from datasets.data_sets import DataSets
 from datasets.errors import DataError
@@ -247,4 +248,5 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 if __name__ == "__main__":
+    open_standard_streams()
     sys.exit(main())

@@ -17,6 +17,7 @@ import numpy as np
 
 from configs.exit_codes import explain
 from configs.schema import DataConfig
+from configs.standard_streams import open_standard_streams
 from datasets.data_sets import DataSets
 from datasets.errors import DataError
 from datasets.fashion_mnist_files import find_file, obtain_files
@@ -80,4 +81,5 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 if __name__ == "__main__":
+    open_standard_streams()
     sys.exit(main())

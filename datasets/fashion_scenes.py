@@ -31,6 +31,7 @@ import numpy as np
 from configs.bounded_file import GIB, MIB, read_bounded
 from configs.exit_codes import explain
 from configs.schema import DataConfig
+from configs.standard_streams import open_standard_streams
 from datasets import fashion_mnist
 from datasets.data_sets import DataSets
 from datasets.errors import DataError
@@ -160,4 +161,5 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 if __name__ == "__main__":
+    open_standard_streams()
     sys.exit(main())

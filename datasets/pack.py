@@ -21,6 +21,7 @@ from typing import Iterator, List, Optional, Sequence, Tuple
 
 from configs.atomic_file import replace_file
 from configs.exit_codes import DISK, explain
+from configs.standard_streams import open_standard_streams
 from datasets.errors import DataError
 from datasets.image_folder import FolderImages, open_folder
 from datasets.keyed_random import KeyedRandom
@@ -160,4 +161,5 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 if __name__ == "__main__":
+    open_standard_streams()
     sys.exit(main())

@@ -28,6 +28,7 @@ from PIL import Image
 
 from configs.exit_codes import explain
 from configs.schema import DataConfig
+from configs.standard_streams import open_standard_streams
 from datasets.data_sets import DataSets, EvaluationImages, TrainingImages, hash_parts
 from datasets.errors import DataError
 from datasets.fetch_lock import fetch_lock
@@ -164,4 +165,5 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 if __name__ == "__main__":
+    open_standard_streams()
     sys.exit(main())

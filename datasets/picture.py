@@ -20,6 +20,7 @@ from configs import load_config
 from configs.exit_codes import EXPLAINED, explain
 from configs.picture_file import save_picture
 from configs.schema import DataConfig
+from configs.standard_streams import open_standard_streams
 from datasets import build_datasets
 from datasets.errors import DataError
 from datasets.images.transforms import to_tensor
@@ -106,4 +107,5 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 if __name__ == "__main__":
+    open_standard_streams()
     sys.exit(main())

@@ -28,6 +28,7 @@ from torch.nn import functional
 from configs import ConfigError, load_config
 from configs.exit_codes import explain
 from configs.schema import DataConfig
+from configs.standard_streams import open_standard_streams
 from datasets import build_datasets
 from datasets.errors import DataError
 from datasets.images.transforms import to_tensor
@@ -174,4 +175,5 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 if __name__ == "__main__":
+    open_standard_streams()
     sys.exit(main())

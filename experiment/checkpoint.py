@@ -1,6 +1,6 @@
 """Checkpoints: written whole or not at all, verified when read, and free of code. Each is two files:
 
-    checkpoints/step_00001234.pt      a dictionary of tensors and builtins (KEYS), read with weights_only
+    checkpoints/step_00001234.pt      tensors and builtins (see checkpoint_schema), read with weights_only
     checkpoints/step_00001234.json    its manifest: size and SHA-256, and the step of the best checkpoint by then (null
                                       without a validation split); written last; what has none does not count
 
@@ -23,29 +23,20 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Union
 import torch
 
 from configs.atomic_file import partial_files, replace_file, sync_folder
-from experiment.manifest import FORMAT, best_by, checkpoint_name, read, read_verified, write_manifest
+from experiment.checkpoint_schema import check_state
+from experiment.manifest import (
+    FORMAT,
+    best_by,
+    checkpoint_name,
+    has_manifest,
+    read,
+    read_verified,
+    write_manifest,
+)
 from experiment.torch_archive import RefusedError, first_line, load_tensors
 from training.weights import CheckpointError
 
 LOGGER = logging.getLogger(__name__)
-# model, optimizer: state dicts; average: of the weights, or None; step: weight updates done; progress: the loop's
-# state; norm: see check_norm; class_names: by label.
-KEYS = frozenset(
-    (
-        "format",
-        "model",
-        "optimizer",
-        "average",
-        "step",
-        "progress",
-        "seed",
-        "config",
-        "norm",
-        "execution",
-        "class_names",
-        "data_fingerprint",
-    )
-)
 CRASH_POINTS = ("before_write", "mid_write", "before_replace", "after_replace", "before_manifest")
 _NAME = re.compile(r"step_(\d{8,})\.(pt|json)")
 
@@ -59,15 +50,16 @@ def save_checkpoint(
 
     Args:
         folder: made if it is missing.
-        state: the keys KEYS without "format", which is added here; tensors (moved to the CPU) and builtins only.
+        state: see checkpoint_schema, without "format", which is added here; tensors (moved to the CPU) and builtins.
         step: weight updates done; equals state["step"].
         keep: number of newest checkpoints that stay, this one included; with those that their manifests call the best.
         best: step of the best checkpoint so far; None where nothing decides which that is.
 
-    Raises: CheckpointError for wrong keys or a value of another type; DiskFullError, OSError. Older checkpoints are
-        intact then.
+    Raises: CheckpointError for what checkpoint_schema refuses, or a value of another type; DiskFullError, OSError.
+        Older checkpoints are intact then.
     """
-    _require_keys(set(state) | {"format"}, "the state to save")
+    plain = {"format": FORMAT, **_plain_dict(state, "state")}
+    check_state(plain, "the state to save")
     if state["step"] != step:
         raise CheckpointError(f"state['step'] is {state['step']}, but step is {step}; they must be equal")
     if keep < 1:
@@ -76,7 +68,7 @@ def save_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     # Serialized in memory: torch.save on a full disk leaves a torn file and a misleading message.
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **_plain_dict(state, "state")}, buffer)
+    torch.save(plain, buffer)
     data = buffer.getbuffer()
     path = folder / checkpoint_name(step)
     replace_file(path, data, passing=_crash_point)
@@ -147,6 +139,11 @@ def load_checkpoint(path: Union[str, Path]) -> Dict[str, Any]:
     path = Path(path)
     state = read_archive(path)
     check_checkpoint(state, path)
+    named = _NAME.fullmatch(path.name)
+    if named is not None and int(named.group(1)) != state["step"]:
+        raise CheckpointError(
+            f"{path} is of step {state['step']}, and its name says another; give it its own name back"
+        )
     return state
 
 
@@ -156,7 +153,7 @@ def read_archive(path: Union[str, Path]) -> Any:
     Raises: CheckpointError for a file that is missing, torn, altered, no zip archive, or that asks for code to be run.
     """
     path = Path(path)
-    data = read_verified(path) if path.with_suffix(".json").exists() else read(path)
+    data = read_verified(path) if has_manifest(path) else read(path)
     try:
         return load_tensors(data)
     except RefusedError as error:
@@ -171,12 +168,12 @@ def check_checkpoint(state: Any, path: Path) -> None:
     """Raises CheckpointError for an object that is no checkpoint of this program in the format of today."""
     if not isinstance(state, dict) or "format" not in state:
         raise CheckpointError(f"{path} is no checkpoint of this program: it has no entry 'format'")
-    if state["format"] != FORMAT:
+    if type(state["format"]) is not int or state["format"] != FORMAT:
         raise CheckpointError(
-            f"{path} has checkpoint format {state['format']}, and this program reads format {FORMAT}; "
+            f"{path} has checkpoint format {str(state['format'])[:80]}, and this program reads format {FORMAT}; "
             "use the version of the program that wrote it"
         )
-    _require_keys(set(state), str(path))
+    check_state(state, str(path))
 
 
 def remove_partial_files(folder: Union[str, Path]) -> None:
@@ -221,12 +218,6 @@ def _crash_point(point: str) -> None:
         raise CheckpointError(f"PROXYNORM_CRASH_AT={wanted} is no crash point; use one of {', '.join(CRASH_POINTS)}")
     if wanted == point:
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _require_keys(keys: Any, where: str) -> None:
-    if keys != KEYS:
-        missing, unknown = sorted(KEYS - keys), sorted(keys - KEYS)
-        raise CheckpointError(f"{where} lacks the keys {missing} and has the unknown keys {unknown}")
 
 
 def _plain_dict(value: Mapping[str, Any], where: str) -> Dict[Any, Any]:

@@ -9,7 +9,7 @@ from backends import Session
 from datasets import DataError
 from experiment.checkpoint import best_checkpoint, check_norm, load_checkpoint, newest_checkpoint, save_checkpoint
 from experiment.progress import Progress
-from experiment.resume import check_same_run, why_inexact
+from experiment.resume import check_same_run, extension_text, why_inexact
 from experiment.run import Run
 from experiment.run_output import RunOutput
 from training.averaging import WeightAverage, build_average
@@ -18,7 +18,10 @@ from training.weights import CheckpointError
 
 
 def save(run: Run, output: RunOutput, progress: Progress) -> None:
-    """A checkpoint of everything that an exact continuation needs. Every process takes part."""
+    """A checkpoint of everything that an exact continuation needs. Every process takes part.
+
+    It is copied here, and written while the training goes on: see RunOutput.write_aside.
+    """
     session, is_primary = run.session, run.device.is_primary
     state = session.state()
     progress.is_saved = True
@@ -39,29 +42,43 @@ def save(run: Run, output: RunOutput, progress: Progress) -> None:
             "class_names": list(run.data.class_names),
             "data_fingerprint": run.data.fingerprint,
         }
+        folder, step, keep = output.folder.checkpoints, progress.step, run.config.run.keep_checkpoints
         best = None if progress.best is None else progress.best.step
-        save_checkpoint(output.folder.checkpoints, record, progress.step, run.config.run.keep_checkpoints, best)
+        output.write_aside(lambda: save_checkpoint(folder, record, step, keep, best))
 
 
-def restore(run: Run, output: RunOutput) -> Progress:
-    """The progress of the newest intact checkpoint, its weights placed on the device; a new one if there is none."""
+def restore(run: Run, output: RunOutput, may_extend: bool = False) -> Progress:
+    """The progress of the newest intact checkpoint, its weights placed on the device; a new one if there is none.
+
+    Args:
+        may_extend: whether schedule.epochs may be more than it was.
+    """
     path = newest_checkpoint(output.folder.checkpoints, tell=output.say)
     if path is None:
         output.say(f"no checkpoint in {output.folder.path}: starting from the beginning")
         return Progress(average=build_average(run.config.averaging))
     saved = load_checkpoint(path)
     check_norm(saved["norm"], run.norm_record)
-    check_same_run(saved["config"], run.config.model_dump(mode="json"), str(path))
+    fewer_epochs = check_same_run(saved["config"], run.config.model_dump(mode="json"), str(path), may_extend)
     if saved["data_fingerprint"] != run.data.fingerprint:
         raise DataError(f"the images of {run.config.data.name} are not those that {path} was trained on; restore them")
     reasons = why_inexact(saved["execution"], run.execution)
     if reasons:
         output.say(f"exactness not guaranteed because {'; '.join(reasons)}")
-    run.session.load_state({"model": saved["model"], "optimizer": saved["optimizer"]})
+    try:
+        run.session.load_state({"model": saved["model"], "optimizer": saved["optimizer"]})
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     progress = Progress.from_state(saved["progress"])
     if saved["average"] is not None:
-        assert run.config.averaging.decay is not None  # as check_same_run found
+        assert run.config.averaging.decay is not None  # as check_same_run and the checkpoint's schema found
         progress.average = WeightAverage.from_state(saved["average"], run.config.averaging.decay, run.session.weights())
+    check_position(progress, run, path)
+    if fewer_epochs is not None:
+        rate, schedule = run.config.optimizer.learning_rate, run.config.schedule
+        output.say(extension_text(schedule, fewer_epochs, rate, progress.step, run.steps_per_epoch))
+        output.set_aside_summary(f"summary_of_{fewer_epochs}_epochs.json")
+        progress.extended = [*progress.extended, {"epochs": fewer_epochs, "step": progress.step}]
     if not run.device.is_primary:
         progress.interval, progress.epoch = StepSums(), StepSums()  # the primary process has those of all
     output.say(f"resuming from {path}")
@@ -71,6 +88,17 @@ def restore(run: Run, output: RunOutput) -> Progress:
         except CheckpointError as error:
             output.say(f"the best checkpoint is lost, and only a better epoch will replace it: {error}")
     return progress
+
+
+def check_position(progress: Progress, run: Run, path: Path) -> None:
+    """Raises CheckpointError for a step that this run does not come to, or an evaluation that it has not made."""
+    step, epoch = progress.step, run.steps_per_epoch
+    finished = {step // epoch * epoch, (step - 1) // epoch * epoch}  # its own evaluation may not be done yet
+    if not 0 < step <= run.steps or progress.evaluated_step not in finished:
+        raise CheckpointError(
+            f"{path} is of step {step}, with epochs finished to step {progress.evaluated_step}, which does not fit "
+            f"{run.config.schedule.epochs} epochs of {epoch} steps; it is damaged, or of another run"
+        )
 
 
 def least_and_largest(session: Session, number: int) -> Tuple[int, int]:

@@ -12,6 +12,7 @@ from typing import Callable, NoReturn
 
 from backends.process_group import was_joined
 from configs.exit_codes import FAILED, INTERRUPTED
+from configs.standard_streams import open_standard_streams
 
 
 def end_with(main: Callable[[], int]) -> NoReturn:
@@ -20,6 +21,7 @@ def end_with(main: Callable[[], int]) -> NoReturn:
     A process that has been in a group of processes does all that Python does at its end but the last: the interpreter
     is not taken apart. A group that could not be left whole, as in an error's traceback, has threads that may need it.
     """
+    open_standard_streams()
     try:
         code = main()
     except BaseException as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any, Optional
 
@@ -15,6 +16,7 @@ FORMAT = 3
 # The largest network here has 0.4 GB of weights; a checkpoint holds up to four copies. Reading takes twice its size.
 MAX_CHECKPOINT_BYTES = 8 * GIB
 MAX_MANIFEST_BYTES = 64 * KIB  # it has about 150
+_NAME = re.compile(r"step_\d{8,}\.pt")
 
 
 def checkpoint_name(step: int) -> str:
@@ -43,6 +45,19 @@ def best_by(folder: Path, step: int) -> Optional[int]:
     except (ValueError, AttributeError, CheckpointError):  # damaged: newest_checkpoint says so to who wants to use it
         return None
     return best if type(best) is int else None
+
+
+def has_manifest(path: Path) -> bool:
+    """Whether a sum of the file lies beside it. A .json beside a file of another name may be anything: it is a manifest
+    if it says a size and a sum."""
+    beside = path.with_suffix(".json")
+    if _NAME.fullmatch(path.name) or not beside.is_file():
+        return beside.exists()
+    try:
+        found = json.loads(read(beside, MAX_MANIFEST_BYTES).decode("utf-8"))
+    except (ValueError, CheckpointError):
+        return False
+    return isinstance(found, dict) and {"size", "sha256"} <= set(found)
 
 
 def read_verified(path: Path) -> bytes:

@@ -11,6 +11,7 @@ from typing import List, Tuple
 
 import torch
 from torch import nn
+from typing_extensions import Protocol
 
 from configs import Config, ConfigError
 from configs.schema import ModelConfig
@@ -27,7 +28,17 @@ OWN_NONLINEARITY = ("frn", "evonorm_s0")
 LOGGER = logging.getLogger(__name__)
 
 
-def build_network(config: Config, data: DataSets) -> Tuple[NormActFactory, ImageClassifier]:
+class Images(Protocol):
+    """What a network has to know of the images that it is for."""
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def channels(self) -> int: ...
+
+
+def build_network(config: Config, data: Images) -> Tuple[NormActFactory, ImageClassifier]:
     """The network of sections `model` and `norm` for the images of `data`, its weights drawn from the run's seed.
 
     Raises:

@@ -18,7 +18,9 @@ from experiment.starting_weights import place_weights
 from experiment.weights_file import read_weights
 from training.mixing import PARTNERS
 
-IMAGENET_FORMATS = ("image_folder", "image_shards")
+# data.name -> classes, images to train on and to evaluate on, of what a dry run plans for where the files are missing
+_IMAGENET, _CIFAR = (1000, 1281167, 50000), (50000, 10000)
+STAND_INS = {"image_folder": _IMAGENET, "image_shards": _IMAGENET, "cifar10": (10, *_CIFAR), "cifar100": (100, *_CIFAR)}
 LOGGER = logging.getLogger(__name__)
 
 
@@ -28,7 +30,7 @@ def prepare(
     """Data, network and batch plan, settled on the device. `start()` of the result places the network there.
 
     Args:
-        dry_run: ImageNet (see `stand_in`) and model.pretrained need not be there.
+        dry_run: images (see `stand_in`) and model.pretrained need not be there.
         weights_follow: those of a checkpoint will be loaded, so model.pretrained is not read.
 
     Raises:
@@ -69,27 +71,35 @@ def prepare(
 
 
 def load_data(config: Config, dry_run: bool) -> Tuple[Config, DataSets]:
-    """The images, and the configuration that they are of: another in a dry run without ImageNet (see `stand_in`)."""
+    """The images, and the configuration that they are of: in a dry run without files another (see `stand_in`).
+
+    A data.dir that is given must be right.
+    """
     try:
         return config, build_datasets(config.data, config.run.seed)
     except DataError as error:
-        if not dry_run or config.data.name not in IMAGENET_FORMATS:
+        if not dry_run or config.data.dir is not None or config.data.name not in STAND_INS:
             raise
-        LOGGER.info("%s. Planned with synthetic images instead, with ImageNet's numbers of images and classes", error)
+        LOGGER.info("%s. Planned with synthetic images instead, as many as %s has", error, _origin(config.data))
     config = config.model_copy(update={"data": stand_in(config.data)})
     return config, build_datasets(config.data, config.run.seed)
 
 
 def stand_in(config: DataConfig) -> DataConfig:
-    """Made images with ImageNet's numbers, to plan a run where the real ones are not."""
+    """Made images with the numbers of CIFAR or, for a folder or shards, of ImageNet: to plan where none are."""
+    classes, training_images, evaluation_images = STAND_INS[config.name]
     return DataConfig(
         name="generated",
-        image_size=config.image_size,
-        num_classes=1000,
-        num_train_images=1281167,
-        num_eval_images=50000,
+        image_size=config.image_size or (32 if config.name.startswith("cifar") else None),
+        num_classes=classes,
+        num_train_images=training_images,
+        num_eval_images=evaluation_images,
         validation_images=config.validation_images,
     )
+
+
+def _origin(config: DataConfig) -> str:
+    return config.name if config.name.startswith("cifar") else "ImageNet"
 
 
 def check_images(config: Config, data: DataSets, plan: BatchPlan) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional
 
 from training.averaging import WeightAverage
 from training.metrics import Means, StepSums
@@ -70,6 +70,7 @@ class Progress:
         training_seconds: the part of it spent in weight updates and in waiting for their images, without compiling.
         untimed_steps: weight updates during which something was compiled; their time is in `seconds` alone.
         interval_untimed_steps: those since the last training record.
+        extended: {"epochs": what schedule.epochs was, "step": when it became more}, each time.
         average: of the weights over time; None for none. It has an entry of its own in a checkpoint.
         is_saved: whether a checkpoint holds all of this; true at the start, where nothing is to be held.
     """
@@ -87,6 +88,7 @@ class Progress:
     training_seconds: float = 0.0
     untimed_steps: int = 0
     interval_untimed_steps: int = 0
+    extended: List[Dict[str, int]] = field(default_factory=list)
     average: Optional[WeightAverage] = None
     is_saved: bool = True
 

@@ -27,6 +27,7 @@ def report(run: Run, output: RunOutput, progress: Progress, details: Dict[str, A
         "best_top1": progress.best_top1,
         **best_by_validation(progress),
         "steps": progress.step,
+        **({"extended": progress.extended} if progress.extended else {}),
         "seconds": progress.seconds,
         "images_per_second": progress.speed(run.plan.global_batch_size),
         "device": run.device.name,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import platform
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, List, Mapping, Optional
 
 import numpy as np
 import torch
 
 from configs import BatchPlan, Config
 from configs.meaning import differences
+from configs.schema.learning import ScheduleConfig
+from training.schedule import build_schedule
 from training.weights import CheckpointError
 
 # Informative only; the other facts decide the result to the last bit.
@@ -50,14 +52,51 @@ def why_inexact(saved: Mapping[str, Any], current: Mapping[str, Any]) -> List[st
     return [f"{fact} was {recorded[fact]}, is {current[fact]}" for fact in facts if recorded[fact] != current[fact]]
 
 
-def check_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], path: str) -> None:
+def check_same_run(
+    saved: Mapping[str, Any], current: Mapping[str, Any], path: str, may_extend: bool = False
+) -> Optional[int]:
     """Raises CheckpointError where the configuration differs in what the experiment means.
 
     What says only how it is executed may differ: see configs.meaning.
+
+    Args:
+        may_extend: whether schedule.epochs may be more than it was.
+
+    Returns:
+        what schedule.epochs was, where it is more now; else None.
     """
-    different = differences(saved, current)
+    was, epochs = saved.get("schedule", {}).get("epochs"), current["schedule"]["epochs"]
+    is_longer = type(was) is int and 0 < was < epochs
+    compared = {**saved, "schedule": {**saved["schedule"], "epochs": epochs}} if is_longer else saved
+    different = differences(compared, current)
+    if is_longer and not may_extend and not different:
+        raise CheckpointError(
+            f"{path} was written by another experiment: schedule.epochs was {was}, is {epochs}. To train longer add "
+            "--extend-epochs, which says what becomes of the learning rate; else resume with the same value"
+        )
     if different:
         raise CheckpointError(
             f"{path} was written by another experiment: {'; '.join(different[:5])}. Resume with the same values, "
             "or start a new run in another --output-dir"
         )
+    return was if is_longer else None
+
+
+def extension_text(schedule: ScheduleConfig, was: int, peak: float, step: int, steps_per_epoch: int) -> str:
+    """What a run that goes on for more epochs says: whether it is the longer run from its beginning.
+
+    Args:
+        schedule: of now.
+        was: schedule.epochs before.
+        peak: learning rate.
+        step: weight updates done.
+    """
+    before = build_schedule(schedule.model_copy(update={"epochs": was}), peak, steps_per_epoch)
+    now = build_schedule(schedule, peak, steps_per_epoch)
+    text = f"schedule.epochs was {was}, is {schedule.epochs}"
+    if all(before(done) == now(done) for done in range(step)):
+        return f"{text}: the learning rates so far are those of {schedule.epochs} epochs, and so is the result"
+    return (
+        f"{text}: from step {step:,} on learning rates are those of {schedule.epochs} epochs, {now(step):.3g} after "
+        f"{before(step - 1):.3g}. The result is not that of {schedule.epochs} epochs from the beginning"
+    )

@@ -11,6 +11,8 @@ from typing import Any, Callable, Dict, Iterable, Optional, Type
 from tqdm import tqdm
 
 from configs.atomic_file import partial_files, replace_file
+from configs.bounded_file import MAX_LOG_BYTES, read_bounded
+from experiment.aside import Aside
 from experiment.checkpoint import remove_partial_files
 from experiment.metrics_log import MetricsLog, read_state, write_status, write_summary
 from experiment.run_folder import RunFolder
@@ -39,6 +41,7 @@ class RunOutput:
         self._step = 0
         self._images_per_step = 0
         self._bar: Optional[tqdm] = None
+        self._aside = Aside()
         self._metrics = MetricsLog(folder.metrics)
         if is_primary:
             folder.acquire(resume)
@@ -52,6 +55,7 @@ class RunOutput:
     def __exit__(
         self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
+        self._settle_quietly()
         if self._bar is not None:
             self._bar.close()
         self._tracker.close()
@@ -90,8 +94,32 @@ class RunOutput:
                 smoothing=0.02,
             )
 
+    def write_aside(self, write: Callable[[], object]) -> None:
+        """Writes a checkpoint while the training goes on, after the one before.
+
+        Raises: the error of the one before.
+        """
+        self._aside.start(write)
+
+    def settle(self) -> None:
+        """Returns when all is on the disk.
+
+        Raises: the error of what was not written.
+        """
+        self._aside.wait()
+
+    def _settle_quietly(self) -> None:
+        try:
+            self._aside.wait()
+        except Exception as error:  # the run ends with an error already, whose message matters more
+            logger.warning("the last checkpoint was not written: %s", error)
+
     def advance(self, step: int) -> None:
-        """`step` weight updates are done."""
+        """`step` weight updates are done.
+
+        Raises: the error of a checkpoint that could not be written.
+        """
+        self._aside.check()
         if self._bar is not None:
             self._bar.update((step - self._step) * self._images_per_step)
         self._step = step
@@ -152,8 +180,15 @@ class RunOutput:
             except (OSError, ValueError):  # closed, as after `| head`: a run goes on without its console
                 sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  as long as the process
 
+    def set_aside_summary(self, name: str) -> None:
+        """The result of the shorter run that goes on now keeps its place under another name."""
+        if self._is_primary and self.folder.summary.exists():
+            replace_file(self.folder.path / name, read_bounded(self.folder.summary, MAX_LOG_BYTES))
+            self.folder.summary.unlink()
+
     def finish(self, summary: Dict[str, Any]) -> None:
         """The result of the finished run."""
+        self.settle()
         if self._is_primary:
             write_summary(self.folder.summary, summary)
             self.ended("done", f"all {self._step} steps", 0)
@@ -168,6 +203,7 @@ class RunOutput:
 
     def ended(self, state: str, reason: str, exit_code: int) -> None:
         """Why the run ended, for users and launchers: status.json."""
+        self._settle_quietly()
         if self._is_primary:
             try:
                 write_status(self.folder.status, state, reason, exit_code, self._step)

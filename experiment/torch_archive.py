@@ -6,11 +6,15 @@ small file cannot grow in memory.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import pickle
 import pickletools
 import re
 import zipfile
-from typing import Any, Dict, Iterator, List, Tuple
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections import OrderedDict
+from typing import Any, Dict, Iterator, List, Set, Tuple
 
 import torch
 
@@ -18,8 +22,33 @@ import torch
 # the version of torch, and names what is refused.
 _TENSOR_NAMES = re.compile(
     r"torch\.(?:[A-Z]\w*Storage|Size|Tensor|device|bool|bfloat16|(?:q?u?int|float|complex)\d\w*)"
-    r"|torch\._utils\._rebuild_\w+|collections\.(?:OrderedDict|defaultdict|Counter)"
+    r"|torch\._utils\._rebuild_\w+|collections\.(?:OrderedDict|Counter)"
 )
+
+# What training scripts save beside tensors, and nobody needs to read them: settings, dates, paths, random states. In
+# place of each stands an object that holds nothing and does nothing; the class of that name is never imported.
+_INERT_NAMES = re.compile(
+    r"argparse\.Namespace|typing\.Any|collections\.defaultdict|_codecs\.encode"
+    r"|__builtin__\.(?:set|frozenset|dict|list|tuple|int|long|float|complex|bool|str|unicode|bytearray|slice|range)"
+    r"|pathlib\.(?:Pure)?(?:Posix|Windows)?Path|datetime\.(?:datetime|date|time|timedelta|timezone)"
+    r"|numpy\.(?:dtype|ndarray|dtypes\.\w+|_?core\.multiarray\.(?:scalar|_reconstruct))"
+    r"|omegaconf\.(?:dictconfig\.DictConfig|listconfig\.ListConfig|base\.\w+|nodes\.\w+)"
+    r"|(?:pytorch_lightning|lightning)\.(?:\w+\.)*callbacks\.(?:\w+\.)*[A-Z]\w+"
+)
+_INERT_DICTIONARIES = re.compile(r"(?:pytorch_lightning|lightning|lightning_fabric)\.(?:\w+\.)*AttributeDict")
+_INERT_SINCE = (2, 6)  # torch's unpickler takes another class for a name
+
+
+class Inert:
+    """Stands for an object of a file that is not needed."""
+
+    __slots__ = ()
+
+    def __new__(cls, *arguments: Any, **settings: Any) -> Inert:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        pass
 
 
 class RefusedError(ValueError):
@@ -29,14 +58,51 @@ class RefusedError(ValueError):
 def load_tensors(data: bytes) -> Any:
     """What torch.save put into an archive, on the CPU: tensors and builtins. Nothing in it is run.
 
+    Objects of a few harmless kinds, such as the argparse.Namespace that training scripts save beside the weights, are
+    not made: an Inert stands for each.
+
     Raises:
         RefusedError: it asks for code to be run.
         ValueError, zipfile.BadZipFile and others for bytes that are torn or no such archive.
     """
     # First: a bare pickle is refused for what it would import, and then for being one.
-    refuse_globals(data)
-    open_archive(data)
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    inert = refuse_globals(data)
+    refuse_damage(open_archive(data))
+    with _standing_for(inert):
+        try:
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:  # with advice that leads to running what the file says
+            raise ValueError(str(error).rpartition("WeightsUnpickler error: ")[2].strip()) from error
+
+
+def refuse_damage(archive: zipfile.ZipFile) -> None:
+    """Raises ValueError for a record whose bytes do not have the sum (CRC-32) that the archive has for it. torch does
+    not compare them."""
+    try:
+        damaged = archive.testzip()
+    except (zipfile.BadZipFile, EOFError) as error:  # its own header differs from the archive's index
+        raise ValueError(f"it is damaged: {first_line(error)}") from error
+    if damaged is not None:
+        raise ValueError(
+            f"its record {damaged!r} is damaged: its bytes do not have the sum (CRC-32) that was written with them"
+        )
+
+
+@contextlib.contextmanager
+def _standing_for(names: Set[str]) -> Iterator[None]:
+    """Inside, torch's unpickler makes an inert object where a file asks for one of these names."""
+    if not names:
+        yield
+        return
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    if version < _INERT_SINCE:
+        raise ValueError(
+            f"it holds {min(names)} beside its tensors, which is harmless, but torch {torch.__version__} cannot leave "
+            "it out; use torch 2.6 or later, or save the state dict alone"
+        )
+    stand_ins = [(_stand_in(name), known) for name in sorted(names) for known in (name, _name_of_today(name))]
+    with torch.serialization.safe_globals(stand_ins):  # type: ignore[arg-type]  # pairs, since torch 2.6
+        yield
 
 
 def open_archive(data: bytes) -> zipfile.ZipFile:
@@ -77,18 +143,43 @@ def read_records(data: bytes) -> Dict[str, bytes]:
     return {name[len(root) :]: archive.read(name) for name in archive.namelist()}
 
 
-def refuse_globals(data: bytes) -> None:
-    """Raises RefusedError for bytes that would import a name that is not part of a dictionary of tensors when they
-    are unpickled: read from the instructions, without running any of them.
+def _name_of_today(name: str) -> str:
+    """What torch looks for: its pickles have the names of Python 2."""
+    module, _, kind = name.rpartition(".")
+    module, kind = NAME_MAPPING.get((module, kind), (IMPORT_MAPPING.get(module, module), kind))
+    return f"{module}.{kind}"
+
+
+def _stand_in(name: str) -> Any:
+    if name == "collections.defaultdict":  # called with a class, and then filled
+        return _empty_dictionary
+    return OrderedDict if _INERT_DICTIONARIES.fullmatch(name) else Inert
+
+
+def _empty_dictionary(*arguments: Any) -> Dict[Any, Any]:
+    return {}
+
+
+def refuse_globals(data: bytes) -> Set[str]:
+    """The harmless names beside tensors' that bytes would import when they are unpickled: read from the instructions,
+    without running any of them.
 
     Args:
         data: a file of torch.save (a zip archive with pickles in it), or a bare pickle.
 
-    Raises: also what pickletools and zipfile raise for bytes that are torn or neither of these.
+    Raises: RefusedError for any other name; also what pickletools and zipfile raise for bytes that are torn or neither
+        of these.
     """
+    inert: Set[str] = set()
     for name, is_certain in _imported_names(data):
-        if not is_certain or not _TENSOR_NAMES.fullmatch(name):
-            raise RefusedError(f"asks for the global {name}: refused, nothing was run. Do not trust this file")
+        if is_certain and (_INERT_NAMES.fullmatch(name) or _INERT_DICTIONARIES.fullmatch(name)):
+            inert.add(name)
+        elif not is_certain or not _TENSOR_NAMES.fullmatch(name):
+            raise RefusedError(
+                f"asks for the global {name}: refused, nothing was run. Do not trust this file; if you made it "
+                "yourself, save model.state_dict() alone"
+            )
+    return inert
 
 
 def _imported_names(data: bytes) -> Iterator[Tuple[str, bool]]:

@@ -1,16 +1,25 @@
-"""Sends the records of a run to Weights & Biases."""
+"""Sends the records of a run to Weights & Biases: one run there for one run folder, however often it is resumed."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
+import re
 import sys
+import threading
 from pathlib import Path
 from typing import Any, Dict, Mapping
 
+from configs.atomic_file import replace_file
+from configs.bounded_file import KIB, read_bounded
 from configs.passwords import hide_passwords
 from configs.schema import Config
 
 INIT_TIMEOUT_SECONDS = 20.0  # wandb's own default is 90, which a run without network would wait
+FINISH_TIMEOUT_SECONDS = 60.0  # wandb itself waits for ever for a server that has fallen silent
+ID_FILE = "wandb_id.txt"
+_ID = re.compile(r"[a-z0-9]{8,32}")
 
 
 class WandbTracker:
@@ -25,16 +34,25 @@ class WandbTracker:
     def __init__(self, config: Config, folder: Path, name: str) -> None:
         wandb = importlib.import_module("wandb")
         settings: Dict[str, Any] = {"init_timeout": INIT_TIMEOUT_SECONDS}
+        settings.update(finish_timeout=FINISH_TIMEOUT_SECONDS, finish_timeout_raises=True)
         if any(hide_passwords(argument) != argument for argument in sys.argv):
             settings["x_disable_meta"] = True  # wandb would note the whole command
-        self._run = wandb.init(
-            mode=config.run.wandb,
-            project=config.run.wandb_project,
-            name=name,
-            dir=str(folder),
-            config=config.model_dump(mode="json"),
-            settings=wandb.Settings(**settings),
-        )
+        resumed = {} if config.run.wandb == "offline" else {"resume": "allow"}  # offline it warns, and joins by the id
+        try:
+            self._run = wandb.init(
+                mode=config.run.wandb,
+                project=config.run.wandb_project,
+                name=name,
+                id=run_id(folder),
+                **resumed,
+                dir=str(folder),
+                config=config.model_dump(mode="json"),
+                settings=wandb.Settings(**settings),
+            )
+        except Exception:
+            # wandb's own process tries for ten seconds more to report its end: beside the training, not after it.
+            threading.Thread(target=_end_service).start()
+            raise
 
     def log(self, record: Mapping[str, Any]) -> None:
         """One record, under its split's name."""
@@ -44,3 +62,20 @@ class WandbTracker:
     def close(self) -> None:
         """Flushes what is left."""
         self._run.finish()
+
+
+def run_id(folder: Path) -> str:
+    """What wandb calls the run of a folder, kept in ID_FILE: made at its first start, and the same after --resume."""
+    path = folder / ID_FILE
+    if path.exists():
+        found = read_bounded(path, KIB).decode("ascii", errors="replace").strip()
+        if _ID.fullmatch(found):
+            return found
+    made = os.urandom(8).hex()
+    replace_file(path, f"{made}\n".encode("ascii"))
+    return made
+
+
+def _end_service() -> None:
+    with contextlib.suppress(Exception):  # whoever catches the failure above tells of it
+        importlib.import_module("wandb").teardown()

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
 
 from configs.bounded_file import MIB, read_bounded
 from experiment.checkpoint import best_checkpoint, check_checkpoint, newest_checkpoint, read_archive
-from experiment.manifest import MAX_CHECKPOINT_BYTES
+from experiment.manifest import MAX_CHECKPOINT_BYTES, has_manifest
 from experiment.run_folder import RunFolder
 from training.weights import CheckpointError, plain_name
 
-NEWEST, BEST = "newest", "best"  # which checkpoint of a run folder
-AVERAGE, LAST = "average", "last"  # which weights of a checkpoint
+LOGGER = logging.getLogger(__name__)
 MAX_HEADER_BYTES = 16 * MIB  # of a .safetensors file: 100,000 tensors
+
+
+NEWEST, BEST = "newest", "best"  # which checkpoint of a run folder
+AVERAGE, LAST = "average", "last"  # which weights
+AS_SAVED = "as saved"  # of a file that does not say
+AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict")  # timm's entry, torchvision's, and others'
+ENTRIES = ("state_dict", "model", "model_state_dict")  # timm's and Lightning's, torchvision's, and others'
 
 
 @dataclass(frozen=True)
@@ -27,20 +35,28 @@ class SavedWeights:
     Attributes:
         path: of the file.
         tensors: by name.
+        which: AVERAGE over time, LAST, or AS_SAVED.
+        entry: where in the file they are; None: they are all of it.
         norm: what decides how they are to be read (experiment.checkpoint.check_norm); None where the file does not say.
-        is_average: whether they are an average over time.
         config: the configuration that they were trained with; None where the file does not say.
         class_names: the classifier's classes, by label; None where the file does not say.
-        step: weight updates that they had; None where the file does not say.
+        step: weight updates done; None where the file does not say.
+        checked_by: what shows that no bit has changed since they were written; None: nothing does.
     """
 
     path: Path
     tensors: Dict[str, Tensor]
+    which: str = AS_SAVED
+    entry: Optional[str] = None
     norm: Optional[Mapping[str, Any]] = None
-    is_average: bool = False
     config: Optional[Mapping[str, Any]] = None
     class_names: Optional[Tuple[str, ...]] = None
     step: Optional[int] = None
+    checked_by: Optional[str] = None
+
+    @property
+    def is_average(self) -> bool:
+        return self.which == AVERAGE
 
 
 def read_weights(path: Union[str, Path], checkpoint: str = NEWEST, weights: Optional[str] = None) -> SavedWeights:
@@ -49,10 +65,11 @@ def read_weights(path: Union[str, Path], checkpoint: str = NEWEST, weights: Opti
     Args:
         path: of a file, or of a run folder.
         checkpoint: of a run folder: NEWEST, its newest intact one, or BEST, the best one by its validation split.
-        weights: of a checkpoint: AVERAGE over time, or LAST; None: the average where it has one.
+        weights: AVERAGE over time, or LAST; None: the average where there is one.
 
-    A state dict is a .safetensors file, or one of torch.save with tensors by name, alone or as its entry "state_dict"
-    or "model". The prefixes `module.` and `_orig_mod.` are taken off the names.
+    A state dict is a .safetensors file, or one of torch.save: tensors by name, alone or as an entry of AVERAGES or
+    ENTRIES, or as Composer has them, in "state" and "model". Prefixes of wrappers are taken off the names: `module.`
+    (distributed training, AveragedModel) and `_orig_mod.` (torch.compile). What else training scripts save is left.
 
     Raises: CheckpointError for a file that is missing, torn, of another kind, or that asks for code to be run, and for
         a checkpoint or weights that are not there.
@@ -62,32 +79,22 @@ def read_weights(path: Union[str, Path], checkpoint: str = NEWEST, weights: Opti
         path = _checkpoint_of(path, checkpoint)
     elif checkpoint == BEST:
         raise CheckpointError(f"{path} is a file, and the best checkpoint is one of a run folder; name that folder")
-    if weights is not None and path.suffix == ".safetensors":
-        raise _without_choice(path, weights)
     if path.suffix == ".safetensors":
-        return SavedWeights(path, _plain_names(_read_safetensors(path)))
-    saved = read_archive(path)
-    if isinstance(saved, dict) and "format" in saved:
-        check_checkpoint(saved, path)
-        average = saved["average"]
-        has_average = average is not None and average["updates"] > 0  # 0: averaged by epoch, stopped within the first
-        if weights == AVERAGE and not has_average:
-            raise CheckpointError(f"{path} holds no average of its weights (averaging.every never, or none made yet)")
-        is_average = has_average and weights != LAST
-        tensors = average["weights"] if is_average else saved["model"]
-        facts = (saved["norm"], is_average, saved["config"], tuple(saved["class_names"]), saved["step"])
-        return SavedWeights(path, _plain_names(tensors), *facts)
-    if weights is not None:
-        raise _without_choice(path, weights)
-    for key in ("state_dict", "model"):
-        if isinstance(saved, dict) and isinstance(saved.get(key), dict):
-            saved = saved[key]
-    if not isinstance(saved, dict) or not saved or not all(isinstance(value, Tensor) for value in saved.values()):
-        raise CheckpointError(
-            f"{path} holds no weights: neither a checkpoint of this program nor a dictionary of tensors; "
-            "save model.state_dict()"
+        found = [SavedWeights(path, _read_safetensors(path))]
+    else:
+        saved = read_archive(path)
+        is_ours = isinstance(saved, dict) and "format" in saved
+        found = _of_checkpoint(saved, path) if is_ours else _of_archive(saved, path)
+    asked = [one for one in found if weights in (None, one.which)]
+    if not asked:
+        what = "average of its weights" if weights == AVERAGE else "weights that are known to be the last"
+        raise CheckpointError(f"{path} holds no {what}, only weights {' and '.join(one.which for one in found)}")
+    chosen = asked[0]
+    if len(asked) > 1:
+        LOGGER.info(
+            "%s: the weights are the %s ones, of its %s", path, chosen.which, " and ".join(o.which for o in found)
         )
-    return SavedWeights(path, _plain_names(saved))
+    return dataclasses.replace(chosen, tensors=_plain_names(chosen.tensors, path), checked_by=_checked_by(path))
 
 
 def _checkpoint_of(folder: Path, which: str) -> Path:
@@ -106,12 +113,68 @@ def _checkpoint_of(folder: Path, which: str) -> Path:
     return best
 
 
-def _without_choice(path: Path, weights: str) -> CheckpointError:
-    return CheckpointError(f"{path} is no checkpoint of this program, so it has no {weights} weights to choose")
+def _checked_by(path: Path) -> Optional[str]:
+    """The format safetensors has no sum of its own."""
+    if path.suffix == ".safetensors":
+        return None
+    return "SHA-256" if has_manifest(path) else "CRC-32"
 
 
-def _plain_names(tensors: Mapping[str, Tensor]) -> Dict[str, Tensor]:
-    return {plain_name(name): tensor for name, tensor in tensors.items()}
+def _of_checkpoint(saved: Any, path: Path) -> List[SavedWeights]:
+    """Of one of this program: the average first, where it has one."""
+    check_checkpoint(saved, path)
+    facts = {"norm": saved["norm"], "config": saved["config"], "step": saved["step"]}
+    last = SavedWeights(path, saved["model"], LAST, "model", class_names=tuple(saved["class_names"]), **facts)
+    average = saved["average"]
+    if average is None or average["updates"] == 0:  # 0: averaged by epoch, stopped within the first
+        return [last]
+    return [dataclasses.replace(last, tensors=average["weights"], which=AVERAGE, entry="average"), last]
+
+
+def _of_archive(saved: Any, path: Path) -> List[SavedWeights]:
+    """Of another program's: averages first."""
+    found = []
+    entries = saved if isinstance(saved, dict) else {}
+    inner = entries.get("state")  # Composer's
+    if isinstance(inner, dict):
+        entries = {**entries, "state.model": inner.get("model")}
+    averages = [name for name in AVERAGES if _are_tensors(entries.get(name))]
+    for name in (*averages, *(name for name in (*ENTRIES, "state.model") if _are_tensors(entries.get(name)))):
+        which = AVERAGE if name in averages else LAST if averages else AS_SAVED
+        found.append(SavedWeights(path, entries[name], which, name))
+    if not found and _are_tensors(saved):
+        found.append(SavedWeights(path, saved))
+    if not found:
+        raise CheckpointError(
+            f"{path} holds no weights: neither a checkpoint of this program nor a dictionary of tensors; "
+            "save model.state_dict()"
+        )
+    # torch.optim.swa_utils.AveragedModel counts its updates beside the weights.
+    return [
+        dataclasses.replace(
+            weights, which=AVERAGE, tensors={name: t for name, t in weights.tensors.items() if name != "n_averaged"}
+        )
+        if "n_averaged" in weights.tensors
+        else weights
+        for weights in found
+    ]
+
+
+def _are_tensors(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
+    )
+
+
+def _plain_names(tensors: Mapping[str, Tensor], path: Path) -> Dict[str, Tensor]:
+    plain: Dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if plain_name(name) in plain:
+            raise CheckpointError(f"{path}: two entries are {plain_name(name)} once their prefixes are taken off")
+        plain[plain_name(name)] = tensor
+    return plain
 
 
 def _read_safetensors(path: Path) -> Dict[str, Tensor]:

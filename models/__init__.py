@@ -36,6 +36,9 @@ class Network:
     options: FrozenSet[str] = frozenset()
 
 
+_COLUMNS = 3  # of names in a message
+
+
 def _small_resnet(shape: ResNetShape, *, width: Optional[int] = None, **arguments: object) -> ResNet:
     return ResNet(shape if width is None else replace(shape, width=width), **arguments)  # type: ignore[arg-type]
 
@@ -48,6 +51,17 @@ NETWORKS: Dict[str, Network] = {
         for name, (shape, image_size) in EFFICIENTNET_SHAPES.items()
     },
 }
+
+
+def unknown_network(name: str) -> str:
+    """The message for a name that is no network's: the nearest ones, then all of them in columns."""
+    nearest = difflib.get_close_matches(name, NETWORKS, n=3, cutoff=0.0)
+    names = list(NETWORKS)
+    width = max(map(len, names))
+    rows = -(-len(names) // _COLUMNS)
+    table = ["  ".join(f"{word:{width}}" for word in names[row::rows]).rstrip() for row in range(rows)]
+    lines = "".join(f"\n  {line}" for line in table)
+    return f"unknown network {name!r}; the nearest names are {', '.join(nearest)}; all:{lines}"
 
 
 def build_model(
@@ -77,8 +91,7 @@ def build_model(
         ValueError: an unknown name, a value out of range, or an option that this network has no use for.
     """
     if name not in NETWORKS:
-        nearest = difflib.get_close_matches(name, NETWORKS, n=3, cutoff=0.0)
-        raise ValueError(f"unknown network {name!r}; the nearest names are {', '.join(nearest)}; all: {list(NETWORKS)}")
+        raise ValueError(unknown_network(name))
     for rate_name, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
         if not 0.0 <= rate < 1.0:
             raise ValueError(f"{rate_name} {rate} is not a probability in [0, 1); use 0 to switch it off")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Dict, List, Set, Tuple
+from typing import Callable, Dict, List, Set, Tuple
 
 import torch
 from torch import nn
@@ -69,7 +69,8 @@ def measure_cost(model: nn.Module, image_size: int, *, in_channels: int = 3, ima
 def _count(model: nn.Module, x: torch.Tensor) -> Tuple[int, int]:
     """Multiply-adds and saved bytes of one forward pass over the batch x."""
     multiply_adds: List[int] = []
-    saved = _SavedStorages(model)
+    sizes: List[int] = []
+    saved = SavedStorages(model, sizes.append)
 
     def count_layer(layer: nn.Module, inputs: object, output: torch.Tensor) -> None:
         assert isinstance(layer, _MULTIPLYING_LAYERS)
@@ -84,14 +85,19 @@ def _count(model: nn.Module, x: torch.Tensor) -> Tuple[int, int]:
             model(x)
     for hook in hooks:
         hook.remove()
-    return sum(multiply_adds), saved.total_bytes
+    return sum(multiply_adds), sum(sizes)
 
 
-class _SavedStorages:
-    """Adds up the storages that autograd saves, each once, without those of parameters and buffers."""
+class SavedStorages:
+    """Sees the storages that autograd saves, each once, without those of parameters and buffers.
 
-    def __init__(self, model: nn.Module) -> None:
-        self.total_bytes = 0
+    Args:
+        model: whose parameters and buffers do not count.
+        keep: is given the bytes of each storage as it is first saved.
+    """
+
+    def __init__(self, model: nn.Module, keep: Callable[[int], object]) -> None:
+        self._keep = keep
         self._own: Set[int] = {_key(tensor) for tensor in (*model.parameters(), *model.buffers())}
         # Holding the tensors keeps their storages alive, so no address is used twice within one count.
         self._seen: Dict[int, torch.Tensor] = {}
@@ -102,7 +108,7 @@ class _SavedStorages:
             key = _key(kept)
             if key not in self._own and key not in self._seen:
                 self._seen[key] = kept
-                self.total_bytes += kept.untyped_storage().nbytes()
+                self._keep(kept.untyped_storage().nbytes())
         return tensor
 
     def unpack(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Dict, List, Mapping, Tuple
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from models.foreign_names import foreign_names
 from models.image_classifier import ImageClassifier
 
+LOGGER = logging.getLogger(__name__)
 OURS = "this package"
 _SHOWN = 5
 
@@ -18,7 +20,9 @@ def load_pretrained(
 ) -> str:
     """Copy a state dict into a network, all of it or nothing.
 
-    Whose names the state dict has is found by counting; see models.foreign_names for networks that are the same.
+    Whose names the state dict has is found by counting; see models.foreign_names for networks that are the same. They
+    may stand behind a prefix, such as Lightning's `model.` or `net.`, which is found by counting too; tensors without
+    it belong to something beside the network, and a warning names them.
 
     Args:
         model: a network of this package.
@@ -30,19 +34,25 @@ def load_pretrained(
     Returns:
         whose names the state dict has: OURS, "timm" or "torchvision".
 
-    dtype: values are converted to the type of the model's own parameters.
+    dtype: real numbers are converted to the type of the model's own parameters; others are refused.
 
     Raises:
-        ValueError: tensors are missing, left over or of another shape; they are listed by their names in the state
-            dict.
+        ValueError: tensors are missing, left over or of another shape or type; they are listed by their names in the
+            state dict.
     """
     own = model.state_dict()
-    source, names = _choose_names(model, state_dict)
+    source, names, prefix = _choose_names(model, state_dict)
+    if prefix:
+        beside = [name for name in state_dict if not name.startswith(prefix)]
+        if beside:
+            LOGGER.warning("%d tensors are left out, beside the network in %r: %s", len(beside), prefix, _first(beside))
+        state_dict = {name[len(prefix) :]: state_dict[name] for name in state_dict if name.startswith(prefix)}
     is_reset = {name for name in names if reset_classifier and _is_classifier(names[name])}
     # A count of updates, which torch's batch norm keeps and hardly ever reads; ours has none.
     counters = {f"{name[: -len('.running_mean')]}.num_batches_tracked" for name in names}
     loaded: Dict[str, torch.Tensor] = {name: own[name] for name in own if reset_classifier and _is_classifier(name)}
     shapes: List[str] = []
+    types: List[str] = []
     for foreign, name in names.items():
         if foreign not in state_dict or foreign in is_reset:
             continue
@@ -51,11 +61,14 @@ def load_pretrained(
             tensor = tensor.flatten(1)
         if tensor.shape != own[name].shape:
             shapes.append(f"{foreign} {tuple(tensor.shape)}, here {name} {tuple(own[name].shape)}")
+        if tensor.dtype != own[name].dtype and not (tensor.is_floating_point() and own[name].is_floating_point()):
+            types.append(f"{foreign} {tensor.dtype}, here {name} {own[name].dtype}")
         loaded[name] = tensor
     differences = {
         "missing": [name for name in names if name not in state_dict and name not in is_reset],
         "unexpected": [name for name in state_dict if name not in names and name not in counters],
         "of another shape": shapes,
+        "of another type": types,
     }
     if any(differences.values()):
         listed = "; ".join(f"{len(names)} {kind}: {_first(names)}" for kind, names in differences.items() if names)
@@ -71,11 +84,49 @@ def load_pretrained(
     return source
 
 
-def _choose_names(model: ImageClassifier, state_dict: Mapping[str, torch.Tensor]) -> Tuple[str, Dict[str, str]]:
-    """Whose names the state dict has, and {name there: name here}. Ours where none has more in common."""
+def _choose_names(model: ImageClassifier, state_dict: Mapping[str, torch.Tensor]) -> Tuple[str, Dict[str, str], str]:
+    """Whose names the state dict has, {name there: name here}, and the prefix of all of them. Ours, without a prefix,
+    where none has more in common.
+
+    Raises: ValueError where several networks are in it, or its names are of none that is known.
+    """
     candidates = {OURS: {name: name for name in model.state_dict()}, **foreign_names(model)}
-    source = max(candidates, key=lambda key: sum(name in state_dict for name in candidates[key]))
-    return source, candidates[source]
+    counts = {
+        (source, prefix): sum(prefix + name in state_dict for name in names)
+        for source, names in candidates.items()
+        for prefix in ("", *_prefixes(names, state_dict))
+    }
+    (source, prefix), most = max(counts.items(), key=lambda item: item[1])
+    if most < len(candidates[source]) / 2:
+        raise ValueError(_of_nobody(model, state_dict, candidates))
+    equal = sorted({other for (_, other), count in counts.items() if count == most})
+    if prefix and len(equal) > 1:
+        raise ValueError(
+            f"the state dict has several such networks, in {', '.join(equal)}; save the state dict of one of them"
+        )
+    return source, candidates[source], prefix
+
+
+def _prefixes(names: Mapping[str, str], state_dict: Mapping[str, torch.Tensor]) -> List[str]:
+    """What stands before one of `names` in the state dict; looked for at one of them, as all have the same."""
+    ends = [f".{name}" for name in list(names)[:1] + list(names)[-1:]]
+    return sorted({name[: len(name) - len(end) + 1] for name in state_dict for end in ends if name.endswith(end)})
+
+
+def _of_nobody(
+    model: ImageClassifier, state_dict: Mapping[str, torch.Tensor], candidates: Mapping[str, Mapping[str, str]]
+) -> str:
+    hint = ""
+    if any("layer1.0.conv1.weight" in name for name in state_dict):
+        hint = (
+            "They look like a ResNet of torchvision or timm in v1 order, with norms after convolutions; here it is v2. "
+        )
+    wanted = "; ".join(f"{source} {_first(list(names)[:2])}" for source, names in candidates.items())
+    return (
+        f"the state dict is of another network than this {type(model).__name__}, nothing was loaded. It has the names "
+        f"{_first(list(state_dict))}. {hint}Known are the names of {' and '.join(candidates)} ({wanted}); to convert "
+        "another network as it is, see normact.convert_norm"
+    )
 
 
 def _is_classifier(name: str) -> bool:

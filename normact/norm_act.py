@@ -105,6 +105,7 @@ class NormAct(nn.Module):
     bias: Optional[Tensor]
     proxy_beta: Optional[Tensor]
     proxy_gamma: Optional[Tensor]
+    handed_affine: Optional[Tuple[Tensor, Tensor]] = None  # the proxy's, for one forward pass: JointProxyStatistics
 
     def __init__(
         self,
@@ -147,6 +148,10 @@ class NormAct(nn.Module):
         return None if self.phi is None else activation_name(self.phi)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.handed_affine is not None:
+            assert self.phi is not None
+            (scale, shift), self.handed_affine = self.handed_affine, None
+            return affine(activation_function(self.phi)(self.norm(x, self.weight, self.bias)), scale, shift)
         groups = self.norm.groups()
         if groups is not None:
             return self._group_norm_act(x, groups)

@@ -12,6 +12,12 @@ if not torch.cuda.is_available():
     # Read when triton is first imported, which torchvision may do: its kernels then run on a CPU, interpreted.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+from fault_table import (  # noqa: F401  (hooks: the tests of the table are marked, and reported in it)
+    pytest_collection_modifyitems,
+    pytest_runtest_logreport,
+    pytest_terminal_summary,
+)
+
 import datasets.images.torchvision_import  # noqa: F401  (tests that use torchvision's networks need its operators)
 
 torch.set_num_threads(1)

@@ -13,6 +13,7 @@ import pytest
 
 import analyze
 import evaluate
+import export
 import reproduce
 import train
 from configs import config_names
@@ -30,6 +31,7 @@ DOCUMENTS += sorted((ROOT / "docs").glob("*.md"))
 PARSERS: Dict[str, Callable[[Optional[List[str]]], object]] = {
     "train.py": train.parse_arguments,
     "evaluate.py": evaluate.parse_arguments,
+    "export.py": export.parse_arguments,
     "analyze.py": analyze.parse_arguments,
     "reproduce.py": reproduce.parse_arguments,
 }

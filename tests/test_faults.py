@@ -204,6 +204,34 @@ def test_torchrun_starts_killed_processes_again_and_the_bits_are_the_same(tmp_pa
     assert_equal_weights(final(killed, 120), final(straight, 120))
 
 
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [(TWO_PROCESSES, PYTHON), pytest.param(PYTHON, TWO_PROCESSES, marks=pytest.mark.slow)],
+    ids=["two, then one", "one, then two"],
+)
+def test_a_killed_run_goes_on_with_another_number_of_processes(
+    tmp_path: Path, first: List[str], then: List[str]
+) -> None:
+    folder, straight = tmp_path / "killed", tmp_path / "straight"
+    settings = ["--set", "schedule.epochs=10"]
+    process = start(folder, *settings, launcher=first)
+    wait_until(lambda: newest_step(folder) >= 6)
+    for killed in children(process.pid) or [process.pid]:  # the launcher then ends by itself
+        os.kill(killed, signal.SIGKILL)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode != 0, output
+    output, _ = start(folder, *settings, "--resume", launcher=then).communicate(timeout=600)
+    assert status(folder)["state"] == "done", output
+    before = 2 if first is TWO_PROCESSES else 1
+    assert f"exactness not guaranteed because replicas was {before}, is {3 - before}; micro_batch_size was" in output
+    assert run(straight, *settings) == 0
+    assert [row["step"] for row in rows(folder)] == [row["step"] for row in rows(straight)]
+    for left, right in zip(rows(folder), rows(straight)):
+        assert left["loss"] == pytest.approx(
+            right["loss"], rel=1e-3
+        )  # sums cut elsewhere: 1e-6 an update, and it grows
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_run_that_is_killed_twenty_times_at_random_moments_ends_with_the_same_bits(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from configs.schema.learning import AveragingConfig
+from training.weights import fitting
 
 
 class WeightAverage:
@@ -56,17 +57,24 @@ class WeightAverage:
         torch._foreach_lerp_(averages, news, share)
 
     def state(self) -> Dict[str, Any]:
-        """Tensors and builtins for a checkpoint."""
-        return {"updates": self.updates, "weights": dict(self.weights)}
+        """Tensors and builtins for a checkpoint: copies on the CPU, which later updates leave alone."""
+        weights = {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in self.weights.items()}
+        return {"updates": self.updates, "weights": weights}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], decay: float, like: Mapping[str, Tensor]) -> WeightAverage:
-        """Continue from `state()`, on the devices and in the memory layouts of `like`, the network's state."""
+        """Continue from `state()`, on the devices and in the memory layouts of `like`, the network's state.
+
+        Raises:
+            CheckpointError: they are the weights of another network.
+        """
         average = cls(decay)
         average.updates = state["updates"]
-        average.weights = {
-            name: torch.empty_like(like[name]).copy_(tensor) for name, tensor in state["weights"].items()
-        }
+        if average.updates:
+            average.weights = {
+                name: torch.empty_like(like[name]).copy_(tensor)
+                for name, tensor in fitting(state["weights"], like).items()
+            }
         return average
 
 

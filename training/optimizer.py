@@ -10,6 +10,7 @@ from torch import nn
 
 from configs.schema.learning import OptimizerConfig
 from training.lamb import Lamb
+from training.optimizer_state import check_optimizer_state
 from training.rmsprop import RMSpropTF
 
 Groups = List[Dict[str, Any]]
@@ -122,8 +123,14 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Dict[str, Any]
     Checkpoints hold the default layout. Lamb sums over whole tensors, and rounds as before the checkpoint only if it
     sums in the same order. A checkpoint's own choice between fused and plain updates stays, as far as this torch can:
     the two round differently.
+
+    Raises:
+        CheckpointError: it is not the state of such an optimizer.
     """
-    optimizer.load_state_dict(state)
+    check_optimizer_state(optimizer, state)
+    own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    groups = [{**settings, **saved} for settings, saved in zip(own, state["param_groups"])]
+    optimizer.load_state_dict({**state, "param_groups": groups})
     if not optimizer.defaults.get("fused", True):
         for group in optimizer.param_groups:
             group["fused"] = None

@@ -21,24 +21,40 @@ def load_model_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     The prefixes `module.` (distributed training) and `_orig_mod.` (torch.compile) are taken off the names on both
     sides, so weights move between plain, compiled and distributed models.
 
-    Raises: CheckpointError, before anything is changed, that lists missing and unexpected entries and different shapes,
-        at most five each.
+    Raises: as `fitting`, before anything is changed.
     """
-    own: Dict[str, str] = {plain_name(name): name for name in model.state_dict()}
-    shapes = {plain_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    model.load_state_dict(fitting(state, model.state_dict()), strict=True)
+
+
+def fitting(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+    """The tensors of `state` by the names in `like`, both without their prefixes.
+
+    Raises: CheckpointError that lists missing and unexpected entries, different shapes and types (real numbers take the
+        type of those in `like`; other types must be the same), at most five each.
+    """
+    own: Dict[str, str] = {plain_name(name): name for name in like}
     given: Dict[str, Tensor] = {}
     for name, tensor in state.items():
         if plain_name(name) in given:
             raise CheckpointError(f"two saved entries are {plain_name(name)} once their prefixes are taken off")
         given[plain_name(name)] = tensor
+    both = [(name, tensor, like[own[name]]) for name, tensor in given.items() if name in own]
     problems = _listed("missing", [name for name in own if name not in given])
     problems += _listed("unexpected", [name for name in given if name not in own])
     problems += _listed(
         "of another shape",
         [
-            f"{name} (saved {tuple(tensor.shape)}, here {shapes[name]})"
-            for name, tensor in given.items()
-            if name in own and tuple(tensor.shape) != shapes[name]
+            f"{name} (saved {tuple(saved.shape)}, here {tuple(wanted.shape)})"
+            for name, saved, wanted in both
+            if saved.shape != wanted.shape
+        ],
+    )
+    problems += _listed(
+        "of another type",
+        [
+            f"{name} (saved {saved.dtype}, here {wanted.dtype})"
+            for name, saved, wanted in both
+            if not is_convertible(saved, wanted)
         ],
     )
     if problems:
@@ -46,14 +62,21 @@ def load_model_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             f"the saved weights do not fit this model: {'; '.join(problems)}. Use the configuration that wrote them "
             "(model.name, model.width, norm, number of classes)"
         )
-    model.load_state_dict({own[name]: tensor for name, tensor in given.items()}, strict=True)
+    return {own[name]: tensor for name, tensor in given.items()}
+
+
+def is_convertible(saved: Tensor, wanted: Tensor) -> bool:
+    """Whether `saved` may take the type of `wanted`: both are of real numbers, or their types are the same."""
+    return saved.dtype == wanted.dtype or (saved.is_floating_point() and wanted.is_floating_point())
 
 
 def plain_name(name: str) -> str:
     """The name of a tensor without the prefixes of distributed training and torch.compile."""
     # torch.compile wraps any submodule, so its prefix may stand anywhere; distributed training wraps the whole model.
     name = name.replace("_orig_mod.", "")
-    return name[len("module.") :] if name.startswith("module.") else name
+    while name.startswith("module."):  # an average of a distributed model has it twice
+        name = name[len("module.") :]
+    return name
 
 
 def _listed(what: str, names: List[str]) -> List[str]:

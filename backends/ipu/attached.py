@@ -14,7 +14,8 @@ from backends.ipu.launch import started_by_horovod
 from backends.ipu.layout import Launch
 from configs.schema.device import IpuConfig
 
-_HARDWARE_VERSIONS = {"mk1": 1, "mk2": 2, "bow": 2}  # by poptorch.ipuHardwareVersion; 21 is a MK2 too
+# ipu.system -> what poptorch.ipuHardwareVersion says
+_HARDWARE_VERSIONS = {"mk1": (1,), "c2": (1,), "mk2": (2, 21), "bow": (2, 21), "c600": (21,)}
 
 
 def require_ipus(name: str, config: IpuConfig) -> Launch:
@@ -48,11 +49,11 @@ def _require_hardware(system: str) -> None:
             "device.name ipu: PopTorch is installed, but no IPU is attached; check `gc-info -l` and IPUOF_VIPU_API_*, "
             "or use device.name ipu_model, ipu_emulator (in an environment without the SDK), cpu or cuda"
         )
-    version = int(str(poptorch.ipuHardwareVersion())[0])
-    if version != _HARDWARE_VERSIONS[system]:
+    version = int(poptorch.ipuHardwareVersion())
+    if version not in _HARDWARE_VERSIONS[system]:
         raise DeviceError(
             f"ipu.system {system}, but the IPUs here are of version {version}; set ipu.system to "
-            f"{' or '.join(name for name, number in _HARDWARE_VERSIONS.items() if number == version)}"
+            f"{' or '.join(name for name, versions in _HARDWARE_VERSIONS.items() if version in versions)}"
         )
 
 

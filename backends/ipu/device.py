@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import Dict, Set
+from typing import Dict, Sequence, Set
 
 from torch import nn
 
@@ -12,12 +13,16 @@ from backends.ipu.batches import check_whole_calls
 from backends.ipu.layout import Launch, Layout
 from backends.ipu.optimizer import refuse_clipping, require_formula
 from backends.ipu.planned import Planned
+from backends.ipu.popart_options import check_popart_options
 from backends.ipu.step import use_device_grouping, use_plain_operations
-from backends.plan.report import format_plan
-from configs import BatchPlan, plan_batch
+from backends.plan import IpuPlan
+from backends.plan.report import decoding_cores, format_plan
+from configs import BatchPlan, ConfigError, plan_batch
 from configs.schema.device import IpuConfig
 from training.classifier import Classifier
 from training.optimizer import build_optimizer
+
+_PHOTOGRAPHS = 128  # pixels a side: smaller images come from memory, not from files of their own
 
 
 class IpuDevice:
@@ -48,7 +53,14 @@ class IpuDevice:
 
     def settle(self, workload: Workload) -> IpuPlacement:
         """All that can be refused without PopTorch is refused here, so that a dry run refuses what the run would."""
-        planned = Planned(self._config, self._launch.processes, workload)
+        check_popart_options(self._config.popart)
+        is_model = self.name == "ipu_model"
+        if is_model and self._launch.processes > 1:
+            raise ConfigError(
+                f"device.name ipu_model in {self._launch.processes} processes; the IPU Model has no replicas to share: "
+                "start one process, without poprun"
+            )
+        planned = Planned(self._config, self._launch.processes, workload, one_replica=is_model)
         plan = plan_batch(
             workload.batch,
             uses_batch_norm=workload.uses_batch_norm,
@@ -71,8 +83,10 @@ class IpuDevice:
             planned.checkpoints,
             use_device_grouping(workload.network),
             workload.optimizer,
+            planned.begins,
         )
-        return IpuPlacement(layout, {**_details(layout), "planner": f"an estimate\n{format_plan(estimate)}"})
+        details = {**_details(layout), **_host_details(estimate, workload.image_size)}
+        return IpuPlacement(layout, {**details, "planner": f"an estimate\n{format_plan(estimate)}"}, estimate)
 
     def close(self) -> None:
         pass  # what connects processes is the session's
@@ -85,14 +99,20 @@ class IpuPlacement:
     Attributes:
         layout: where its parts are.
         details: IPUs and options, and the planner's estimate.
+        estimate: the planner's.
     """
 
     layout: Layout
     details: Dict[str, str]
+    estimate: IpuPlan
 
     @property
     def plan(self) -> BatchPlan:
         return self.layout.plan
+
+    @property
+    def refusals(self) -> Sequence[str]:
+        return self.estimate.refusals
 
     def start(self, classifier: Classifier, undecayed: Set[str], seed: int) -> Session:
         from backends.ipu.session import IpuSession  # from here on PopTorch is needed
@@ -103,10 +123,21 @@ class IpuPlacement:
 def _details(layout: Layout) -> Dict[str, str]:
     config, replicas, processes = layout.config, layout.plan.replicas, layout.launch.processes
     given = "proposed" if config.splits is None else "given"
-    text = f"{config.ipus} {config.system} = {replicas} replicas x {layout.stages} stages"
+    text = f"{replicas * layout.stages} {config.system} = {replicas} replicas x {layout.stages} stages"
+    if layout.name == "ipu_model":
+        text += f", not the {config.ipus} of ipu.ipus, since the IPU Model has no replicas"
     text += f", {processes} processes" if processes > 1 else ""
     text += f"; {given} splits: {', '.join(layout.splits) or 'none'}"
     if config.device_iterations > 1:
         text += f"; {config.device_iterations} weight updates a call, at the learning rate of the first"
     poprun = f"--num-replicas {replicas} --ipus-per-replica {layout.stages}"
     return {"ipus": text, **({"poprun": poprun} if layout.name == "ipu" else {})}
+
+
+def _host_details(estimate: IpuPlan, image_size: int) -> Dict[str, str]:
+    """How many cores must decode, where images are files."""
+    if image_size < _PHOTOGRAPHS:
+        return {}
+    needed, present = decoding_cores(estimate.images_per_second), os.cpu_count() or 1
+    few = "" if present >= needed else ", too few: the IPUs will wait for images"
+    return {"host": f"{needed} cores decode as many JPEG files of 500 x 400 pixels; here are {present}{few}"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Optional, Tuple
+from typing import Any, Mapping, Optional, Tuple
 
 from configs import BatchPlan
 from configs.schema.device import IpuConfig
@@ -38,6 +38,7 @@ class Layout:
         checkpoints: modules whose outputs are kept for backward.
         is_strided: whether the device groups the channels of group norms c mod G.
         optimizer: the section of the configuration.
+        begins: module path -> place of its first operation in the order of execution.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Layout:
     checkpoints: Tuple[str, ...]
     is_strided: bool
     optimizer: OptimizerConfig
+    begins: Mapping[str, int]
 
     @property
     def stages(self) -> int:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from backends.errors import DeviceError
 from configs.schema.learning import OptimizerConfig
+from training.optimizer_state import check_optimizer_state
 from training.rmsprop import RMSpropTF
-from training.weights import CheckpointError
 
 
 class StatePart(NamedTuple):
@@ -68,22 +68,13 @@ class IpuOptimizer:
         """Takes over a state dict of the host's form; `write_loaded` sends it.
 
         Raises:
-            CheckpointError: it belongs to other parameter groups, or lacks a part.
+            CheckpointError: it is not the state of such an optimizer.
         """
-        sizes = [len(group["params"]) for group in state["param_groups"]]
-        own = [len(group["params"]) for group in self._host.param_groups]
-        loaded = {
+        check_optimizer_state(self._host, state)
+        self._loaded = {
             index: {name: torch.as_tensor(value) for name, value in kept.items() if value is not None}
             for index, kept in state["state"].items()
         }
-        wanted = {part.host_name for part in self._parts_used()}
-        different = {name for kept in loaded.values() for name in wanted ^ set(kept)}
-        if sizes != own or different:
-            raise CheckpointError(
-                f"the saved optimizer has groups of {sizes} parameters and differs in {sorted(different)}; this one "
-                f"has groups of {own} and keeps {sorted(wanted)}. Use the configuration that wrote it"
-            )
-        self._loaded = loaded
 
     def write_loaded(self) -> None:
         """Puts what `load` took over in place of the device's state, once the executor is compiled and attached."""

@@ -9,11 +9,16 @@ import torch
 from configs import BatchPlan
 from configs.schema.device import IpuConfig
 
+# popart.AccumulateOuterFragmentSchedule
+_OUTER_SCHEDULES = {"scheduler": 0, "serial": 1, "overlap_cycles": 2, "overlap_memory": 3}
 _RECOMPUTE_ALL = 4  # popart.RecomputationType.RecomputeAll: everything but the checkpoints
 
 
-def set_training_options(poptorch: Any, options: Any, plan: BatchPlan) -> None:
+def set_training_options(poptorch: Any, options: Any, plan: BatchPlan, config: IpuConfig) -> None:
     """Batch arithmetic of training: the mean gradient over micro-batches and replicas; outputs summed over a call.
+
+    Beside it, how the weight update is compiled; Graphcore's own image classification application chooses as the
+    defaults do.
 
     Args:
         poptorch: the module.
@@ -23,6 +28,15 @@ def set_training_options(poptorch: Any, options: Any, plan: BatchPlan) -> None:
     options.Training.gradientAccumulation(plan.gradient_accumulation)
     options.Training.accumulationAndReplicationReductionType(poptorch.ReductionType.Mean)
     options.outputMode(poptorch.OutputMode.Sum)
+    update = {
+        "replicatedCollectivesSettings.mergeAllReduceCollectives": config.merge_all_reduces,
+        "replicatedCollectivesSettings.prepareScheduleForMergingCollectives": config.merge_all_reduces,
+        "scheduleNonWeightUpdateGradientConsumersEarly": config.merge_all_reduces,
+        "accumulateOuterFragmentSettings.schedule": _OUTER_SCHEDULES[config.outer_schedule],
+        "disableGradAccumulationTensorStreams": not config.gradient_streams,
+    }
+    for name, value in update.items():
+        options._Popart.set(name, value)
 
 
 def set_evaluation_options(poptorch: Any, options: Any, iterations: int) -> None:
@@ -35,8 +49,16 @@ def set_evaluation_options(poptorch: Any, options: Any, iterations: int) -> None
     options.outputMode(poptorch.OutputMode.All)
 
 
-def set_device_options(poptorch: Any, options: Any, config: IpuConfig, stages: int, has_checkpoints: bool) -> None:
-    """What training and evaluation have in common: placement, memory, precision, caching."""
+def set_device_options(
+    poptorch: Any, options: Any, config: IpuConfig, stages: int, has_checkpoints: bool, seed: int
+) -> None:
+    """What training and evaluation have in common: placement, memory, precision, caching.
+
+    Args:
+        seed: of the device's random numbers, which round where rounding is stochastic.
+    """
+    options.randomSeed(seed)
+    options.enableStableNorm(config.stable_norm)
     # Pipelined execution asks for accumulation even of one stage, and excludes overlapped transfers.
     pipelined, sharded = poptorch.PipelinedExecution, poptorch.ShardedExecution
     options.setExecutionStrategy((pipelined if stages > 1 else sharded)(poptorch.AutoStage.SameAsIpu))
@@ -56,9 +78,13 @@ def set_device_options(poptorch: Any, options: Any, config: IpuConfig, stages: i
         options.TensorLocations.setOptimizerLocation(location)
     if config.io_tiles is not None:
         options.TensorLocations.numIOTiles(config.io_tiles)
+    if config.prefetch_depth is not None:
+        options._Popart.set("defaultPrefetchBufferingDepth", config.prefetch_depth)
     if config.executable_cache is not None:
         options.enableExecutableCaching(config.executable_cache)
     if config.synthetic_data:
         options.enableSyntheticData(True)
     if config.profile_dir is not None:
         options.enableProfiling(config.profile_dir)
+    for name, value in config.popart.items():
+        options._Popart.set(name, value)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import bisect
 import difflib
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, List, Mapping, Sequence
 
+import torch
 from torch import nn
 
 from configs import ConfigError
+from normact import NormAct
+from normact.joint_statistics import JointProxyStatistics
 
 
 def find_module(network: nn.Module, path: str, field: str) -> nn.Module:
@@ -41,3 +45,33 @@ def keep_outputs(network: nn.Module, checkpoints: Sequence[str], keep: Callable[
     """
     for path in checkpoints:
         find_module(network, path, "ipu.checkpoints").register_forward_hook(lambda module, inputs, out: keep(out))
+
+
+def layers_by_stage(network: nn.Module, splits: Sequence[str], begins: Mapping[str, int]) -> List[List[NormAct]]:
+    """The norm+activation layers of each stage, as far as they are executed.
+
+    Args:
+        begins: module path -> place of its first operation in the order of execution (backends.plan.trace).
+    """
+    starts = [begins[path] for path in splits]
+    stages: List[List[NormAct]] = [[] for _ in range(len(splits) + 1)]
+    for path, module in network.named_modules():
+        if isinstance(module, NormAct) and path in begins:
+            stages[bisect.bisect_right(starts, begins[path])].append(module)
+    return stages
+
+
+def join_statistics(
+    network: nn.Module, splits: Sequence[str], begins: Mapping[str, int], activations: torch.dtype
+) -> None:
+    """Computes the proxy statistics of each stage's layers together, when the stage begins.
+
+    After `begin_stages`, so that it is done on the stage's own IPU.
+
+    Args:
+        begins: as for `layers_by_stage`.
+        activations: type of the layers' inputs.
+    """
+    modules = [network, *(find_module(network, path, "ipu.splits") for path in splits)]
+    for module, layers in zip(modules, layers_by_stage(network, splits, begins)):
+        module.register_forward_pre_hook(JointProxyStatistics(layers, activations))

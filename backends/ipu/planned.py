@@ -22,24 +22,29 @@ class Planned:
         config: section `ipu`.
         processes: that share the IPUs.
         workload: to be executed.
+        one_replica: whatever ipu.ipus allows, for the IPU Model, which has no replicas.
 
     Attributes:
         splits: modules at which a stage begins.
         checkpoints: modules whose outputs are kept for backward.
         replicas: of all stages, over all processes.
         largest_micro_batch: images of the proposal, or that are estimated to fit the given splits.
+        begins: module path -> place of its first operation in the order of execution.
 
     Raises:
         ConfigError: stages that do not divide the IPUs, an unknown module, or nothing that fits.
     """
 
-    def __init__(self, config: IpuConfig, processes: int, workload: Workload) -> None:
+    def __init__(self, config: IpuConfig, processes: int, workload: Workload, one_replica: bool = False) -> None:
         self._config, self._workload = config, workload
         for field in ("splits", "checkpoints"):
             for path in getattr(config, field) or ():
                 find_module(workload.network, path, f"ipu.{field}")
         self._trace = trace_network(workload.network, workload.image_size, workload.in_channels)
+        self.begins = self._trace.begins
         found = self._proposed() if config.splits is None else self._largest()
+        if one_replica:  # with the same micro-batches, more of them in a weight update
+            found = replace(found, replicas=1)
         self._execution = found
         self.splits: Tuple[str, ...] = found.splits
         self.checkpoints: Tuple[str, ...] = found.checkpoints

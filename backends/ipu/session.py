@@ -22,7 +22,7 @@ from backends.ipu.launch import be_an_instance, check_replicas, connect, instanc
 from backends.ipu.layout import Layout
 from backends.ipu.optimizer import IpuOptimizer
 from backends.ipu.options import set_device_options, set_evaluation_options, set_training_options
-from backends.ipu.placement import begin_stages, keep_outputs
+from backends.ipu.placement import begin_stages, join_statistics, keep_outputs
 from backends.ipu.processes import OneProcess, Processes
 from backends.ipu.step import DeviceStep, set_precision
 from normact import share_statistics
@@ -61,6 +61,8 @@ class IpuSession:
         host_optimizer = build_optimizer(layout.optimizer, classifier.network, undecayed)
         set_precision(classifier, self._config.precision)
         begin_stages(classifier.network, layout.splits, poptorch.BeginBlock)
+        activations = torch.float32 if self._config.precision == "32.32" else torch.float16
+        join_statistics(classifier.network, layout.splits, layout.begins, activations)
         keep_outputs(classifier.network, layout.checkpoints, poptorch.recomputationCheckpoint)
         overlap = None if self._config.io_tiles is None else _overlapped
         self._step = DeviceStep(classifier, self._plan.micro_batch_size, poptorch.identity_loss, overlap)
@@ -154,7 +156,9 @@ class IpuSession:
             options.replicationFactor(self._plan.local_replicas)
         if self._layout.name == "ipu_model":
             options.useIpuModel(True)
-        set_device_options(poptorch, options, self._config, self._layout.stages, bool(self._layout.checkpoints))
+        set_device_options(
+            poptorch, options, self._config, self._layout.stages, bool(self._layout.checkpoints), self._seed
+        )
         options._Popart.set("groupNormStridedChannelGrouping", self._layout.is_strided)
         if any(True for _ in self._classifier.network.buffers()):
             options.broadcastBuffers(False)  # running statistics: each replica has its own
@@ -167,7 +171,7 @@ class IpuSession:
         if self._training is None:
             self._step.train()
             options = self._options()
-            set_training_options(poptorch, options, self._plan)
+            set_training_options(poptorch, options, self._plan, self._config)
             self._training = poptorch.trainingModel(self._step, options, self._optimizer.device)
             self._training.compile(*inputs)
         if not _is_attached(self._training):

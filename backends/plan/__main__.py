@@ -18,14 +18,15 @@ from backends.plan.compare import format_norm_comparison
 from backends.plan.execution import Execution, OptimizerState
 from backends.plan.hardware import SYSTEMS, find_system
 from backends.plan.ipu_plan import IpuPlan, plan_ipu
-from backends.plan.pods import plan_pods
 from backends.plan.propose import largest_micro_batch, propose_plan
 from backends.plan.published import KNOWN_GOOD, PUBLISHED, Configuration
 from backends.plan.report import format_plan
+from backends.plan.systems_table import plan_systems
 from backends.plan.trace import Trace, trace_network
 from configs import Config, ConfigError, load_config
 from configs.exit_codes import REFUSED, explain
 from configs.schema.device import IpuConfig
+from configs.standard_streams import open_standard_streams
 from models import NETWORKS, build_model
 from normact import NormActFactory
 
@@ -73,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--micro-batch-size", type=int, metavar="N", help="default: the largest that fits")
     add("--compare-norms", type=int, metavar="N", help="also: batch norm with norm_batch_size N beside this norm")
-    add("--pods", action="store_true", help="instead: a table of Pod4, Pod16 and Pod64 of MK1 and of MK2")
+    add("--systems", action="store_true", help="instead: a table of one C600, one C2, and pods of 4, 16 and 64")
     add("--plot", metavar="PNG", help="also draw the stages as bars of memory")
     add("--published", action="store_true", help="instead: published throughputs against predicted ones")
     add("--calibrate", action="store_true", help="instead: fit the constants anew")
@@ -90,8 +91,8 @@ def _plan(options: argparse.Namespace) -> int:
     channels = _CHANNELS.get(config.data.name, 3) if config else 3
     width = config.model.width if config else None
     trace = _trace(name, image_size, channels, width, **norm)
-    if options.pods:
-        return _plan_pods(options, trace, config)
+    if options.systems:
+        return _plan_systems(options, trace, config)
     plan = _choose(options, trace, config)
     print(f"{name}, norm {norm['norm']}, images of {image_size} x {image_size}\n\n{format_plan(plan)}")
     if options.compare_norms:
@@ -104,11 +105,11 @@ def _plan(options: argparse.Namespace) -> int:
     return 0 if plan.fits else 2
 
 
-def _plan_pods(options: argparse.Namespace, trace: Trace, config: Optional[Config]) -> int:
+def _plan_systems(options: argparse.Namespace, trace: Trace, config: Optional[Config]) -> int:
     def plan_of(system: str, ipus: int) -> IpuPlan:
         return _choose(argparse.Namespace(**{**vars(options), "system": system, "ipus": ipus}), trace, config)
 
-    table, fit = plan_pods(options.config or options.model, plan_of)
+    table, fit = plan_systems(options.config or options.model, plan_of)
     print(table)
     return 0 if fit else 2
 
@@ -216,4 +217,5 @@ def _trace(name: str, image_size: int, channels: int, width: Optional[int], **no
 
 
 if __name__ == "__main__":
+    open_standard_streams()
     sys.exit(main())

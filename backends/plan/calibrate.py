@@ -7,10 +7,11 @@ from typing import Callable, Dict, List, Sequence
 
 import torch
 
-from backends.plan.hardware import find_system
+from backends.plan.hardware import SYSTEMS, find_system
 from backends.plan.ipu_plan import IpuPlan, plan_ipu
+from backends.plan.measured import PRODUCT_CYCLES, WHOLE_CYCLES, predict_forward_cycles
 from backends.plan.memory import stage_memory
-from backends.plan.published import CALIBRATION, JUDGED, PUBLISHED, Configuration, Published
+from backends.plan.published import CALIBRATION, JUDGED, KNOWN_GOOD, PUBLISHED, Configuration, Published
 from backends.plan.stages import cut_stages
 from backends.plan.timing import Rates
 from backends.plan.trace import Trace
@@ -65,8 +66,24 @@ def predict(traces: Traces, row: Published) -> IpuPlan:
     return plan_ipu(traces(configuration), configuration.execution, system=configuration.system)
 
 
+def largest_error(traces: Traces, fitted: Sequence[Published], judged: Sequence[Published]) -> float:
+    """predicted / published - 1, the furthest from 0 among the judged rows, with the constants of the fitted ones."""
+    rates, errors = fit_rates(traces, fitted), []
+    for row in judged:
+        configuration = row.configuration
+        plan = plan_ipu(traces(configuration), configuration.execution, system=configuration.system, rates=rates)
+        errors.append(plan.images_per_second / row.images_per_second - 1)
+    return max(errors, key=abs)
+
+
+def known_fullness(traces: Traces) -> Dict[str, float]:
+    """Configuration that is known to run -> share of the memory that its fullest IPU is estimated to need."""
+    running = [row.configuration for row in PUBLISHED] + list(KNOWN_GOOD)
+    return {each.name: plan_ipu(traces(each), each.execution, system=each.system).full for each in running}
+
+
 def format_published(traces: Traces) -> str:
-    """The published rows: which half, predicted, published, error, and what had to be assumed."""
+    """The published rows: which half, predicted, published, error, and what had to be assumed; memory; the profile."""
     lines = [f"{'':44}{'half':>11}{'published':>11}{'predicted':>11}{'error':>8}"]
     notes: Dict[str, int] = {}
     errors: List[float] = []
@@ -79,7 +96,32 @@ def format_published(traces: Traces) -> str:
         name = f"{row.configuration.name}{mark}"
         lines.append(f"{name:44}{half:>11}{row.images_per_second:>11,.0f}{predicted:>11,.0f}{error:>+8.1%}")
     lines.append(f"largest error of the judged half: {max(errors, key=abs):+.1%}")
-    return "\n".join(lines + [f"[{number}] {note}" for note, number in notes.items()])
+    lines.append(f"with the halves exchanged: {largest_error(traces, JUDGED, CALIBRATION):+.1%}")
+    lines += [f"[{number}] {note}" for note, number in notes.items()]
+    lines += ["", "configurations that run: what their fullest IPU is estimated to need of its memory"]
+    lines += [
+        f"{name:44}{full:>11.0%}" for name, full in sorted(known_fullness(traces).items(), key=lambda row: -row[1])
+    ]
+    return "\n".join([*lines, "", *_profile_lines()])
+
+
+def _profile_lines() -> List[str]:
+    """The planner beside a profile of hardware that took no part in the fit (measured.py)."""
+    predicted = predict_forward_cycles()
+    rates, peak = Rates(), SYSTEMS["c600"].tiles * SYSTEMS["c600"].half_flops_per_cycle / 2
+    lines = [
+        "cycles of a vision transformer's forward pass on an IPU21, by Poplar 3.4",
+        f"{'':44}{'profile':>11}{'predicted':>11}{'error':>8}{'of peak':>9}",
+        f"{'whole':44}{WHOLE_CYCLES:>11,}{predicted:>11,.0f}{predicted / WHOLE_CYCLES - 1:>+8.1%}",
+    ]
+    for name, product in PRODUCT_CYCLES.items():
+        cycles = product.multiply_adds / (peak * rates.product_efficiency) + rates.product_overhead_cycles
+        error = cycles / product.cycles - 1
+        lines.append(f"{name:44}{product.cycles:>11,}{cycles:>11,.0f}{error:>+8.0%}{product.efficiency:>9.0%}")
+    return lines + [
+        "the profile's products leave out rearranging, exchange and synchronization, which the planner's rate holds:",
+        "only the whole can be compared",
+    ]
 
 
 def _rates(point: torch.Tensor) -> Rates:

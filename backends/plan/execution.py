@@ -68,6 +68,7 @@ class Execution:
             stages, or one for each.
         num_io_tiles: tiles taken from computing to overlap host transfers with it; 0 for none.
         optimizer: what is kept for each weight.
+        joint_proxies: whether the proxies of a stage's layers are computed together, as one vector.
     """
 
     micro_batch_size: int
@@ -81,6 +82,7 @@ class Execution:
     available_memory_proportion: Tuple[float, ...] = (0.6,)
     num_io_tiles: int = 0
     optimizer: OptimizerState = OptimizerState()
+    joint_proxies: bool = True
 
     def __post_init__(self) -> None:
         for name in ("micro_batch_size", "gradient_accumulation", "replicas"):
@@ -133,6 +135,11 @@ class Execution:
     def weight_bytes(self) -> int:
         """Bytes of one stored weight."""
         return int(self.precision.split(".")[1]) // 8
+
+    @property
+    def casts_weights(self) -> bool:
+        """Whether each pass casts the weights of its products: they are stored wider than activations."""
+        return self.weight_bytes != self.stored_bytes
 
     def proportion_of(self, stage: int) -> float:
         """available_memory_proportion of one stage."""

@@ -7,6 +7,7 @@ from typing import List, Optional, Tuple, Union
 
 from torch import nn
 
+from backends.plan.constants import MEMORY_AIM, MEMORY_FACTORS, SMALL_OPERATION_FACTORS, TIME_UNCERTAINTY
 from backends.plan.execution import Execution
 from backends.plan.hardware import MIB, System, find_system
 from backends.plan.memory import StageMemory, stage_memory
@@ -52,9 +53,28 @@ class IpuPlan:
         return self.system.memory_without(self.execution.num_io_tiles)
 
     @property
+    def full(self) -> float:
+        """Share of its memory that the fullest IPU needs."""
+        return max(stage.memory.total for stage in self.stages) / self.memory_bytes
+
+    @property
+    def full_range(self) -> Tuple[float, float]:
+        """What `full` may be in truth."""
+        low, high = MEMORY_FACTORS
+        return self.full * low, self.full * high
+
+    @property
+    def has_margin(self) -> bool:
+        """Whether it fits and leaves memory free for what the estimate does not know."""
+        return self.fits and self.full <= MEMORY_AIM
+
+    @property
     def pipeline_cycle(self) -> float:
         """Seconds between two micro-batches: the slowest stage's."""
-        return max(stage.seconds.total for stage in self.stages)
+        return self._cycle()
+
+    def _cycle(self, small_factor: float = 1.0) -> float:
+        return max(each.seconds.total + (small_factor - 1) * each.seconds.small for each in self.stages)
 
     @property
     def pipeline_use(self) -> float:
@@ -65,11 +85,21 @@ class IpuPlan:
     @property
     def step_seconds(self) -> float:
         """Of one weight update: (GA + 2F - 2) cycles, then the update."""
-        return self.execution.gradient_accumulation / self.pipeline_use * self.pipeline_cycle + self.update
+        return self._step_seconds()
+
+    def _step_seconds(self, small_factor: float = 1.0) -> float:
+        cycles = self.execution.gradient_accumulation / self.pipeline_use
+        return cycles * self._cycle(small_factor) + self.update
 
     @property
     def images_per_second(self) -> float:
         return self.execution.global_batch_size / self.step_seconds
+
+    @property
+    def images_per_second_range(self) -> Tuple[float, float]:
+        """What it may be in truth: off as published runs are, with small operations at either end of their range."""
+        fast, slow = (self.execution.global_batch_size / self._step_seconds(f) for f in SMALL_OPERATION_FACTORS)
+        return slow / (1 + TIME_UNCERTAINTY), fast * (1 + TIME_UNCERTAINTY)
 
     @property
     def multiply_adds(self) -> int:
@@ -93,7 +123,7 @@ def plan_ipu(
         execution: batch arithmetic, splits, recomputation, precision, optimizer.
         image_size: side of the square images; not used with a trace.
         in_channels: channels of the images; not used with a trace.
-        system: "mk1", "mk2", "bow", or a System of your own.
+        system: a name of SYSTEMS, or a System of your own.
         rates: the fitted constants; None for the calibrated ones.
 
     Raises:

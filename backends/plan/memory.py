@@ -9,11 +9,13 @@ from backends.plan.constants import (
     CODE_BYTES_PER_PRODUCT,
     FLOAT32_BYTES,
     PIXEL_BYTES,
+    SMALL_OPERATION_CODE_BYTES,
     SMALLEST_SHARDED_TENSOR,
 )
 from backends.plan.execution import Execution
 from backends.plan.hardware import System
-from backends.plan.stages import Stage
+from backends.plan.small_operations import small_operations
+from backends.plan.stages import Stage, stage_recomputes
 from backends.plan.trace import Size
 
 
@@ -72,7 +74,8 @@ def stage_memory(
         stash=stash_bytes(stage, execution),
         activations=sum(parts),
         temporaries=_temporary_bytes(stage, execution, system),
-        code=int(_product_passes(stage, execution) * code_bytes_per_product * system.tiles),
+        code=int(_product_passes(stage, execution) * code_bytes_per_product * system.tiles)
+        + int(small_operations(stage, execution).compiled * SMALL_OPERATION_CODE_BYTES * system.tiles),
     )
 
 
@@ -90,11 +93,6 @@ def _kept_bytes(stage: Stage, execution: Execution) -> int:
 
 def _stored(size: Size, execution: Execution) -> int:
     return execution.micro_batch_size * size.per_image * execution.stored_bytes + size.fixed * FLOAT32_BYTES
-
-
-def stage_recomputes(stage: Stage, execution: Execution) -> bool:
-    """Whether this stage recomputes activations: never the last of a pipeline."""
-    return execution.recomputes and (stage.count == 1 or not stage.is_last)
 
 
 def optimizer_state_bytes(stage: Stage, execution: Execution) -> int:
@@ -130,6 +128,6 @@ def _temporary_bytes(stage: Stage, execution: Execution, system: System) -> int:
 
 
 def _product_passes(stage: Stage, execution: Execution) -> int:
-    """Products alone: the other operations share their code, and no number is published for what each adds."""
+    """Of products; large operations of other kinds share their code, and no number is published for what each adds."""
     passes = 1 + BACKWARD_PASSES + int(stage_recomputes(stage, execution))
     return passes * len(stage.products)

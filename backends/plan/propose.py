@@ -7,6 +7,7 @@ from typing import Callable, List, Optional, Sequence, Union
 
 from torch import nn
 
+from backends.plan.constants import MEMORY_AIM
 from backends.plan.execution import Execution
 from backends.plan.hardware import System, find_system
 from backends.plan.ipu_plan import IpuPlan, as_trace, plan_ipu
@@ -26,7 +27,9 @@ def largest_micro_batch(
     in_channels: int = 3,
     system: Union[str, System] = "mk2",
 ) -> int:
-    """The largest micro_batch_size whose stages all fit the memory, everything else as in `execution`; 0 if none does.
+    """The largest micro_batch_size whose stages all leave a tenth of the memory free (MEMORY_AIM); 0 if none does.
+
+    Everything else is as in `execution`.
 
     Args:
         network: from images to logits, or its trace.
@@ -39,7 +42,7 @@ def largest_micro_batch(
         system = find_system(system)
     trace = as_trace(network, image_size, in_channels)
     stages = cut_stages(trace, execution.splits, execution.checkpoints)
-    offered = system.memory_without(execution.num_io_tiles)
+    offered = MEMORY_AIM * system.memory_without(execution.num_io_tiles)
 
     def fits(size: int) -> bool:
         sized = replace(execution, micro_batch_size=size)
@@ -58,10 +61,11 @@ def propose_plan(
     ipus_per_replica: Optional[int] = None,
     micro_batch_size: Optional[int] = None,
 ) -> IpuPlan:
-    """The fastest plan on so many IPUs that fits; where none fits, the one with the smallest micro-batch, refused.
+    """The fastest plan on so many IPUs that leaves a tenth of the memory free; else the one that is least full.
 
     For each number of stages that is a power of 2, with and without the blocks' outputs as checkpoints: the largest
-    micro-batch that divides the replica's share of the global batch, fills the pipeline and fits with balanced splits.
+    micro-batch that divides the replica's share of the global batch, fills the pipeline and leaves that margin with
+    balanced splits, or else the smallest one.
 
     Args:
         trace: of the network.
@@ -99,11 +103,13 @@ def propose_plan(
             f"{len(split_places(trace)) + 1}; use a global_batch_size that is a larger multiple of the replicas, fewer "
             "IPUs, or another micro_batch_size"
         )
-    return max(plans, key=lambda plan: (plan.fits, plan.images_per_second if plan.fits else -_overfull(plan)))
+    return max(
+        plans, key=lambda plan: (plan.fits, plan.has_margin, plan.images_per_second if plan.has_margin else -plan.full)
+    )
 
 
 def _plans_of(trace: Trace, like: Execution, search: SplitSearch, share: int, sizes: Sequence[int]) -> List[IpuPlan]:
-    """With each choice of checkpoints, the plan with the largest micro-batch that fits, or else the smallest one."""
+    """With each choice of checkpoints, the plan with the largest micro-batch that has a margin, else the smallest."""
     plans = []
     for checkpoints in ((), tuple(search.places[1:])):
         recompute = bool(checkpoints) or search.stages > 1
@@ -113,12 +119,8 @@ def _plans_of(trace: Trace, like: Execution, search: SplitSearch, share: int, si
             sized = replace(base, micro_batch_size=size, gradient_accumulation=share // size)
             return plan_ipu(trace, replace(sized, splits=search.best(sized)), system=search.system)
 
-        plans.append(plan(_largest(sizes, lambda size, plan=plan: plan(size).fits) or sizes[0]))  # type: ignore[misc]
+        plans.append(plan(_largest(sizes, lambda size, plan=plan: plan(size).has_margin) or sizes[0]))  # type: ignore[misc]
     return plans
-
-
-def _overfull(plan: IpuPlan) -> float:
-    return max(stage.memory.total for stage in plan.stages) / plan.memory_bytes
 
 
 def _largest(sizes: Sequence[int], fits: Callable[[int], bool]) -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
+from typing import List, Tuple
 
+from backends.plan.constants import DECODED_IMAGES_PER_CORE, MEMORY_AIM
 from backends.plan.hardware import MIB
 from backends.plan.ipu_plan import IpuPlan, StagePlan
 
@@ -33,11 +36,42 @@ def format_plan(plan: IpuPlan) -> str:
         "from the host",
         f"a weight update every {1e3 * plan.step_seconds:.1f} ms, {1e3 * plan.update:.2f} ms of it for all-reduce and "
         "update",
-        f"{plan.images_per_second:,.0f} images/s expected",
+        f"{plan.images_per_second:,.0f} images/s expected, {_range(plan.images_per_second_range)} by what the estimate "
+        "has been off",
+        f"fullest IPU {plan.full:.0%}, {plan.full_range[0]:.0%} to {plan.full_range[1]:.0%} by what is known to run",
     ]
+    lines += settings_by_hand(plan)
+    if plan.fits and not plan.has_margin:
+        lines += _wrapped(
+            f"narrow: more than {MEMORY_AIM:.0%} of the memory; the compiler may not fit it: lower micro_batch_size"
+        )
     for refusal in plan.refusals:
-        lines += textwrap.wrap(f"refused: {refusal}", 118, subsequent_indent="  ")
+        lines += _wrapped(f"refused: {refusal}")
     return "\n".join(lines)
+
+
+def settings_by_hand(plan: IpuPlan) -> List[str]:
+    """The plan as settings of train.py, so that it can be repeated and changed by hand."""
+    execution = plan.execution
+    values = {
+        "ipu.splits": f"[{','.join(execution.splits)}]",
+        "ipu.checkpoints": f"[{','.join(execution.checkpoints)}]",
+        "batch.micro_batch_size": f"{execution.micro_batch_size}",
+    }
+    return ["the same by hand:", *(f"  --set '{key}={value}'" for key, value in values.items())]
+
+
+def decoding_cores(images_per_second: float) -> int:
+    """CPU cores of the host that keep up by decoding JPEG files."""
+    return math.ceil(images_per_second / DECODED_IMAGES_PER_CORE)
+
+
+def _range(values: Tuple[float, float]) -> str:
+    return f"{values[0]:,.0f} to {values[1]:,.0f}"
+
+
+def _wrapped(text: str) -> List[str]:
+    return textwrap.wrap(text, 118, subsequent_indent="  ")
 
 
 def _stage_line(each: StagePlan, plan: IpuPlan) -> str:

@@ -7,6 +7,7 @@ from typing import Dict, FrozenSet, List, Optional, Tuple, Union
 
 from torch import nn
 
+from backends.plan.constants import MEMORY_AIM
 from backends.plan.execution import Execution
 from backends.plan.hardware import System, find_system
 from backends.plan.ipu_plan import as_trace
@@ -31,7 +32,8 @@ def propose_splits(
     """Module paths at which to begin the second and later stages.
 
     Among all ways to cut the network at the beginnings of its modules (children of a Sequential, such as blocks), the
-    one whose slowest stage is fastest, where one fits the memory; otherwise the one whose fullest stage is least full.
+    one whose slowest stage is fastest, where one leaves a tenth of the memory free (MEMORY_AIM); otherwise the one
+    whose fullest stage is least full.
 
     Args:
         network: from images to logits, or its trace.
@@ -87,7 +89,7 @@ class SplitSearch:
         self._cut: Cuts = {} if cut is None else cut
 
     def best(self, execution: Execution) -> Tuple[str, ...]:
-        """Splits whose slowest stage is fastest, among those that fit; else those whose fullest stage is least full."""
+        """Splits whose slowest stage is fastest, among those with a margin; else with the least full fullest stage."""
         # How many splits there are decides what is recomputed; which they are does not.
         execution = replace(execution, splits=tuple(self.places[1 : self.stages]))
         checkpoints = find_checkpoints(self._trace, execution.checkpoints)
@@ -109,7 +111,7 @@ class SplitSearch:
     def _cost(
         self, first: int, end: int, index: int, execution: Execution, checkpoints: FrozenSet[int]
     ) -> Tuple[float, float]:
-        """(memory over what is offered or 1, seconds) of one stage, to be compared in this order."""
+        """(memory over what a plan may fill or 1, seconds) of one stage, to be compared in this order."""
         key = (first, end, execution.checkpoints)
         if key not in self._cut:
             begin, stop = self._begins[first], self._begins[end]
@@ -123,4 +125,4 @@ class SplitSearch:
             self._known[known] = (memory.total - memory.stash, seconds)
         rest, seconds = self._known[known]
         needed = rest + stash_bytes(stage, execution)
-        return max(1.0, needed / self.system.memory_without(execution.num_io_tiles)), seconds
+        return max(1.0, needed / (MEMORY_AIM * self.system.memory_without(execution.num_io_tiles))), seconds

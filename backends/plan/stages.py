@@ -7,6 +7,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Dict, FrozenSet, List, Sequence, Tuple
 
+from backends.plan.execution import Execution
 from backends.plan.trace import INPUT, Operation, Size, Trace
 
 
@@ -19,6 +20,8 @@ class Stage:
         count: F, the number of forward stages.
         products: the convolutions and matrix products that it runs.
         vectors: elements that its other operations read and write.
+        small: those of the other operations that compute on values of channels alone, proxies apart.
+        proxies: the same of the layers with Proxy Normalization.
         largest_vector: elements of one image that the largest of these reads and writes.
         parameters: sizes of the parameters it owns.
         inputs: tensors that come from the stage before.
@@ -32,6 +35,8 @@ class Stage:
     count: int
     products: Tuple[Operation, ...]
     vectors: Size
+    small: Tuple[Operation, ...]
+    proxies: Tuple[Operation, ...]
     largest_vector: int
     parameters: Tuple[int, ...]
     inputs: Size
@@ -64,6 +69,11 @@ class Stage:
     @property
     def num_parameters(self) -> int:
         return sum(self.parameters)
+
+
+def stage_recomputes(stage: Stage, execution: Execution) -> bool:
+    """Whether this stage recomputes activations: never the last of a pipeline."""
+    return execution.recomputes and (stage.count == 1 or not stage.is_last)
 
 
 def cut_stages(trace: Trace, splits: Sequence[str] = (), checkpoints: Sequence[str] = ()) -> List[Stage]:
@@ -123,6 +133,8 @@ def cut_stage(trace: Trace, index: int, count: int, start: int, end: int, checkp
         count=count,
         products=tuple(operation for operation in trace.operations[start:end] if operation.is_product),
         vectors=sum((operation.moved for operation in vectors), Size()),
+        small=tuple(each for each in vectors if each.is_small and each.path not in trace.proxies),
+        proxies=tuple(each for each in vectors if each.is_small and each.path in trace.proxies),
         largest_vector=max((operation.moved.per_image for operation in vectors), default=0),
         parameters=tuple(size for first, sizes in trace.parameters.values() if start <= first < end for size in sizes),
         inputs=entering,

@@ -14,12 +14,15 @@ from backends.plan.constants import (
     PRODUCT_EFFICIENCY,
     PRODUCT_OVERHEAD_CYCLES,
     SINGLE_PRODUCT_WIDTH,
+    SMALL_OPERATION_CYCLES,
+    STRIDED_COPY_BYTES_PER_CYCLE,
     VECTOR_EFFICIENCY,
 )
 from backends.plan.execution import Execution
 from backends.plan.hardware import System
-from backends.plan.memory import accumulator_bytes, optimizer_state_bytes, stage_recomputes
-from backends.plan.stages import Stage
+from backends.plan.memory import accumulator_bytes, optimizer_state_bytes
+from backends.plan.small_operations import small_operations
+from backends.plan.stages import Stage, stage_recomputes
 from backends.plan.trace import Size
 
 
@@ -41,6 +44,8 @@ class StageSeconds:
         overhead: of each product: rearranging, reducing, synchronizing.
         vectors: all other operations, at the speed of the memory.
         exchange: operands and results of products between tiles.
+        casts: laying out anew weights that are cast for each pass.
+        small: operations on values of channels alone, such as the proxy's.
         links: activations from the stage before, and their gradients back.
         host: images from the host, where IO tiles do not overlap them.
     """
@@ -49,6 +54,8 @@ class StageSeconds:
     overhead: float
     vectors: float
     exchange: float
+    casts: float
+    small: float
     links: float
     host: float
 
@@ -62,6 +69,8 @@ def stage_seconds(stage: Stage, execution: Execution, system: System, rates: Rat
 
     products  2 multiply_adds passes / (peak x efficiency x filled), filled = min(summed values / width of the unit, 1)
     vectors   bytes moved x passes / (SRAM bandwidth x efficiency)
+    casts     bytes of cast weights x passes / (tiles x bytes per cycle x clock)
+    small     number of operations in all passes x cycles of one / clock
     passes    1 forward + 2 backward (+ 1 where activations are recomputed)
     """
     images, passes = execution.micro_batch_size, 1 + BACKWARD_PASSES + int(stage_recomputes(stage, execution))
@@ -76,10 +85,13 @@ def stage_seconds(stage: Stage, execution: Execution, system: System, rates: Rat
         return images * size.per_image * execution.stored_bytes + size.fixed * FLOAT32_BYTES
 
     products = exchange_bytes = 0.0
+    cast_bytes = 0
     for product in stage.products:
         filled = min(product.summed / width, 1.0)
         products += 2 * product.multiply_adds * images / (peak * rates.product_efficiency * filled)
         exchange_bytes += stored(product.moved) + product.weights * execution.stored_bytes
+        cast_bytes += product.weights * execution.stored_bytes if execution.casts_weights else 0
+    copied_per_second = system.tiles * share * STRIDED_COPY_BYTES_PER_CYCLE * system.clock_hertz
     overhead = len(stage.products) * rates.product_overhead_cycles / system.clock_hertz
     vector_bytes = stored(stage.vectors)
     host_bytes = 0 if execution.num_io_tiles else stage.image.elements(images) * PIXEL_BYTES
@@ -89,6 +101,8 @@ def stage_seconds(stage: Stage, execution: Execution, system: System, rates: Rat
         overhead=overhead * passes,
         vectors=vector_bytes * passes / (system.sram_bytes_per_second * share * VECTOR_EFFICIENCY),
         exchange=exchange_bytes * passes / (system.exchange_bytes_per_second * share),
+        casts=cast_bytes * passes / copied_per_second,
+        small=small_operations(stage, execution).run * SMALL_OPERATION_CYCLES / system.clock_hertz,
         links=link_bytes / system.link_bytes_per_second,
         host=host_bytes / system.host_bytes_per_second,
     )

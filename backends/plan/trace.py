@@ -15,8 +15,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from normact import NormAct
+
 _IMAGES = (2, 4)  # one image would leave batch norm a single value per channel where the map is 1x1
 _PRODUCTS = {"convolution": 1, "mm": 1, "addmm": 2, "bmm": 1}  # position of the weight among the arguments
+_ALLOCATIONS = ("empty", "empty_like")
 _GROUPS = 8  # position of the number of groups among a convolution's arguments
 INPUT = -1  # index of the operation that made the network's input
 
@@ -77,6 +80,11 @@ class Operation:
     def is_product(self) -> bool:
         return self.summed > 0
 
+    @property
+    def is_small(self) -> bool:
+        """Whether it computes on something that does not grow with the batch, such as a value for each channel."""
+        return not self.is_product and self.moved.per_image == 0 and self.name not in _ALLOCATIONS
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -87,6 +95,7 @@ class Trace:
         tensors: all that operations wrote, and the input first.
         begins: module path -> index of its first operation.
         outputs: module path -> the tensor (index) that the module returned.
+        proxies: paths of the modules with Proxy Normalization.
         parameters: module path of the owner -> (index of the first operation inside it, sizes of its own parameters).
     """
 
@@ -95,6 +104,7 @@ class Trace:
     begins: Dict[str, int]
     outputs: Dict[str, int]
     parameters: Dict[str, Tuple[int, Tuple[int, ...]]]
+    proxies: FrozenSet[str]
 
     @property
     def multiply_adds(self) -> int:
@@ -259,7 +269,9 @@ def _join(few: _Recorder, many: _Recorder) -> Trace:
         for sizes in [tuple(parameter.numel() for parameter in module.parameters(recurse=False))]
         if sizes and path in few.begins
     }
-    return Trace(operations, tensors, few.begins, few.outputs, parameters)
+    modules = few.network.named_modules()
+    proxies = frozenset(path for path, module in modules if isinstance(module, NormAct) and module.proxy is not None)
+    return Trace(operations, tensors, few.begins, few.outputs, parameters, proxies)
 
 
 def _size(few: int, many: int) -> Size:

@@ -45,6 +45,7 @@ class TorchPlacement:
         plan: the batch arithmetic.
         optimizer: the section of the configuration.
         details: there are none.
+        refusals: none, since nothing is estimated: what does not fit fails.
     """
 
     device: torch.device
@@ -53,6 +54,7 @@ class TorchPlacement:
     plan: BatchPlan
     optimizer: OptimizerConfig
     details: Dict[str, str] = field(default_factory=dict)
+    refusals: Tuple[str, ...] = ()
 
     def start(self, classifier: Classifier, undecayed: Set[str], seed: int) -> TorchSession:
         return TorchSession(self, classifier, undecayed, seed)

@@ -119,17 +119,22 @@ def resized_crop(image: StoredImage, window: Tuple[int, int, int, int], image_si
 
 @dataclass(frozen=True)
 class CentreCrop:
-    """Short side resized to image_size * 256 / 224 (rounded), then the central image_size x image_size pixels.
+    """Short side resized to short_side pixels, then the central image_size x image_size pixels.
 
     JPEG images are decoded at their full size here: these are the pixels that published results were evaluated on.
+
+    Attributes:
+        image_size: pixels per side of the result.
+        short_side: default: image_size * 256 / 224, rounded.
     """
 
     image_size: int
+    short_side: Optional[int] = None
 
     def __call__(self, image: EncodedImage) -> torch.Tensor:
         """Return the (3, image_size, image_size) tensor."""
         whole = torch.from_numpy(image.pixels()).permute(2, 0, 1)
-        short_side = round(self.image_size / EVALUATION_SHARE)
+        short_side = self.short_side or round(self.image_size / EVALUATION_SHARE)
         shortest = min(image.height, image.width)
         # whole numbers are cut, not rounded, as torchvision does it
         height, width = (short_side * side // shortest for side in (image.height, image.width))

@@ -25,8 +25,12 @@ def prepared(device: str, *overrides: str) -> Run:
 
 
 def assert_equal_but_rounding(left: torch.Tensor, right: torch.Tensor, change: torch.Tensor, what: str) -> None:
-    """float32 keeps 6e-8 of a weight's size; sums of gradients in another order differ by about 1e-7 of theirs."""
-    bound = 3e-7 * float(right.abs().max()) + 1e-6 * float(change.abs().max())
+    """float32 keeps 6e-8 of a weight's size.
+
+    Statistics of a stage's layers are computed on one vector, in which torch sums in another order than in short ones:
+    scales differ by their last bit, 1.2e-7, the same for all channels; ten layers make 5e-6 of a gradient of that.
+    """
+    bound = 3e-7 * float(right.abs().max()) + 1e-5 * float(change.abs().max())
     assert float((left - right).abs().max()) <= bound, what
 
 

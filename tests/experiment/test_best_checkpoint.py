@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import pytest
 import torch
+from test_checkpoint import make_state
 
 import evaluate
 import train
@@ -119,14 +120,9 @@ def test_evaluate_refuses_choices_that_are_not_there(whole: Path, capsys: pytest
     assert "no images were held out" in capsys.readouterr().err
 
 
-def state_of(step: int) -> Dict[str, Any]:
-    names = "model optimizer average progress seed config norm execution class_names data_fingerprint".split()
-    return {**{name: None for name in names}, "step": step}
-
-
 def save_all(folder: Path, bests: List[Optional[int]]) -> None:
     for step, best in enumerate(bests, start=1):
-        save_checkpoint(folder, state_of(step), step, 2, best)
+        save_checkpoint(folder, make_state(step), step, 2, best)
 
 
 @pytest.mark.parametrize(

@@ -32,20 +32,25 @@ from experiment.checkpoint import (
     remove_partial_files,
     save_checkpoint,
 )
+from experiment.progress import Progress
 from training.weights import CheckpointError, load_model_state
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def make_state(step: int, **changes: Any) -> Dict[str, Any]:
+    sums = torch.tensor([2.5, 1.0, 2.0, 3.0], dtype=torch.float64)
     state = {
         "model": {"weight": torch.full((4, 4), float(step)), "half": torch.tensor([0.1], dtype=torch.bfloat16)},
         "optimizer": {"state": {0: {"momentum_buffer": torch.ones(3)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
         "average": None,
         "step": step,
-        "progress": {"sums": torch.zeros(4, dtype=torch.float64), "best_top1": 0.5},
+        "progress": {
+            **Progress().state(),
+            **{"step": step, "interval": sums, "epoch": sums.clone(), "best_top1": 0.5, "seconds": 1.25},
+        },
         "seed": 1,
-        "config": {"model": {"name": "resnet20", "width": None}},
+        "config": {"model": {"name": "resnet20", "width": None}, "run": {"seed": 1}},
         "norm": {"name": "group", "num_groups": 8, "grouping": "contiguous"},
         "execution": {"torch": "2", "threads": 1},
         "class_names": ["a", "b"],
@@ -83,7 +88,8 @@ def assert_same(left: Any, right: Any) -> None:
 
 
 def test_a_saved_state_comes_back_to_the_bit(tmp_path: Path) -> None:
-    state = make_state(3, seed=2**40, progress={"nested": [(1, None), {"x": -0.0}], "text": "ä"})
+    config = {"run": {"seed": 2**40}, "nested": {"values": [(1, None), {"x": -0.0}], "text": "ä"}}
+    state = make_state(3, seed=2**40, config=config)
     path = save_checkpoint(tmp_path / "checkpoints", state, 3, keep=2)
     assert path == tmp_path / "checkpoints" / "step_00000003.pt"
     loaded = load_checkpoint(path)
@@ -157,8 +163,8 @@ REFUSED = [
 def test_values_that_safe_loading_would_refuse_are_refused_when_saving(
     tmp_path: Path, name: str, value: Any, kind: str
 ) -> None:
-    with pytest.raises(CheckpointError, match=rf"state\['progress'\]\['a'\]\[1\] is a .*{kind}"):
-        save_checkpoint(tmp_path, make_state(1, progress={"a": [0, value]}), 1, keep=1)
+    with pytest.raises(CheckpointError, match=rf"state\['config'\]\['a'\]\['b'\]\[1\] is a .*{kind}"):
+        save_checkpoint(tmp_path, make_state(1, config={"a": {"b": [0, value]}}), 1, keep=1)
     assert not names(tmp_path)
 
 
@@ -182,6 +188,7 @@ folder, step, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 state = load_checkpoint(sys.argv[4])
 del state["format"]
 state.update(step=step, model={"weight": torch.ones(size)})
+state["progress"]["step"] = step
 save_checkpoint(folder, state, step, keep=2)
 """
 
@@ -271,7 +278,7 @@ def test_a_full_disk_is_told_with_its_bytes_and_the_old_checkpoint_stays(tmp_pat
     script = SAVE + (
         "import os\nfrom configs.atomic_file import DiskFullError\n"
         "from experiment.checkpoint import newest_checkpoint\n"
-        "state.update(step=2, model={'weight': torch.ones(1_000_000)})\n"
+        "state.update(step=2, model={'weight': torch.ones(1_000_000)}, progress={**state['progress'], 'step': 2})\n"
         "try:\n    save_checkpoint(folder, state, 2, keep=2)\n"
         "except DiskFullError as error:\n    print(error)\n"
         "print(sorted(os.listdir(folder)), newest_checkpoint(folder).name)\n"

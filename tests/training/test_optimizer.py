@@ -162,12 +162,14 @@ def test_a_checkpoint_of_plain_updates_continues_with_plain_ones_and_the_reverse
     fused = build_optimizer(config, model, set())
     monkeypatch.setattr("training.optimizer._fused_where_possible", lambda kind, groups, **given: kind(groups, **given))
     plain = build_optimizer(config, model, set())
+    for optimizer in (fused, plain):  # without an update there is no state to go on from
+        update(model, optimizer, 0)
     fused_state, plain_state = copy.deepcopy(fused.state_dict()), copy.deepcopy(plain.state_dict())
     load_optimizer_state(fused, plain_state)
     load_optimizer_state(plain, fused_state)
     assert not fused.param_groups[0].get("fused") and not plain.param_groups[0].get("fused")
-    update(model, fused, 0)
-    update(model, plain, 0)
+    update(model, fused, 1)
+    update(model, plain, 1)
 
 
 @pytest.mark.skipif("fused" not in inspect.signature(torch.optim.SGD).parameters, reason="this torch has no fused SGD")

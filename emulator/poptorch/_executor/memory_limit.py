@@ -1,4 +1,4 @@
-"""An optional limit of the memory of each emulated IPU: POPTORCH_EMULATOR_IPU=mk1, mk2 or bow.
+"""An optional limit of the memory of each emulated IPU: POPTORCH_EMULATOR_IPU=mk1, mk2, bow, c600 or c2.
 
 What is counted, in bytes of the device's types, for each IPU of a replica:
 
@@ -44,7 +44,8 @@ class IpuKind(NamedTuple):
     tile_bytes: int
 
 
-KINDS = {"mk1": IpuKind(1216, 256 * _KIB), "mk2": IpuKind(1472, 624 * _KIB), "bow": IpuKind(1472, 624 * _KIB)}
+_GC2, _GC200 = IpuKind(1216, 256 * _KIB), IpuKind(1472, 624 * _KIB)
+KINDS = {"mk1": _GC2, "mk2": _GC200, "bow": _GC200, "c600": _GC200, "c2": _GC2}  # the last two are cards
 
 
 def limited_kind() -> Optional[IpuKind]:

@@ -13,6 +13,7 @@ from ..errors import backend_error
 from . import formulas
 from .device_numbers import check_constants, device_settings
 from .settings import OptimizerKind, OptimizerSettings, Setting
+from .stochastic_rounding import StochasticRounding
 from .update_log import log_settings
 
 Place = Tuple[int, int]  # position of the weight, replica group
@@ -51,6 +52,7 @@ class DeviceOptimizer:
         trained: the weights it updates.
         divisor: makes the mean of summed gradients, in the update.
         auto_scaling: changes the loss scale; None: it stays.
+        rounding: of updated float16 weights; None: to the nearest.
     """
 
     def __init__(
@@ -59,11 +61,13 @@ class DeviceOptimizer:
         trained: List[Trained],
         divisor: int,
         auto_scaling: Optional[AutomaticLossScaling] = None,
+        rounding: Optional[StochasticRounding] = None,
     ) -> None:
         self.settings = settings
         self._divisor = divisor
         self.trained = trained
         self.auto_scaling = auto_scaling
+        self._rounding = rounding
         self.has_momentum = [self._momentum_of(position) for position in range(len(trained))]
         self.parts = [self._state_parts(position) for position in range(len(trained))]
         self.state = [
@@ -119,7 +123,10 @@ class DeviceOptimizer:
             for place, direction in directions:
                 position, copy = place
                 updated = self._computed(place, self._formula(position).update, direction, numbers[position])
-                self.trained[position].weight.values[copy].copy_(updated)
+                weight = self.trained[position].weight.values[copy]
+                if self._rounding is not None and weight.dtype == torch.float16:
+                    updated = self._rounding(updated)
+                weight.copy_(updated)
         if self.auto_scaling is not None:
             self.auto_scaling.update()
 

@@ -16,6 +16,7 @@ from ..enums import MeanReductionStrategy
 from .device_optimizer import DeviceOptimizer, Trained
 from .reduction import Reduction
 from .settings import AttributeTracker, OptimizerSettings, settings_of
+from .stochastic_rounding import StochasticRounding
 
 
 class ExecutorOptimizer:
@@ -94,7 +95,8 @@ class ExecutorOptimizer:
         trained = _trained(weights.parameters, self.torch_optimizer)
         options = self._executor().options
         divisor = Reduction.of(options).divisor_of_update
-        self._device = DeviceOptimizer(self._settings, trained, divisor, AutomaticLossScaling.of(options))
+        scaling, rounding = AutomaticLossScaling.of(options), StochasticRounding.of(options)
+        self._device = DeviceOptimizer(self._settings, trained, divisor, scaling, rounding)
         self._is_dirty = False
         return self._device
 

@@ -99,7 +99,7 @@ class _PrecisionOptions(OptionsDict):
         return self
 
     def enableStochasticRounding(self, enabled: bool) -> _PrecisionOptions:
-        """Round half precision results at random (accepted; the emulator rounds to nearest)."""
+        """Round half precision results at random (in the emulator: weights, when they are updated)."""
         self._popart_options.set("enableStochasticRounding", enabled)
         return self
 

@@ -4,7 +4,9 @@ import poptorch
 import pytest
 import torch
 import torch.nn.functional as F
-from poptorch._executor.memory_limit import memory_of
+from poptorch._executor.memory_limit import KINDS, memory_of
+
+from backends.plan.hardware import SYSTEMS
 
 MIB = 1 << 20
 WIDTH, ROWS = 512, 256  # a weight is 1 MiB, an activation 0.5 MiB
@@ -145,3 +147,9 @@ def test_an_unknown_ipu_is_an_error(monkeypatch):
     monkeypatch.setenv("POPTORCH_EMULATOR_IPU", "mk3")
     with pytest.raises(ValueError, match="mk1, mk2, bow"):
         poptorch.inferenceModel(torch.nn.Identity()).compile(torch.ones(1))
+
+
+def test_the_kinds_of_ipus_are_those_that_can_be_planned_for():
+    assert set(KINDS) == set(SYSTEMS)
+    for name, system in SYSTEMS.items():
+        assert (KINDS[name].tiles, KINDS[name].tile_bytes) == (system.tiles, system.tile_bytes)

@@ -5,16 +5,22 @@ from __future__ import annotations
 from typing import Callable, Tuple
 
 from backends.plan.ipu_plan import IpuPlan
+from backends.plan.report import decoding_cores
 
-PODS: Tuple[Tuple[str, int], ...] = tuple((system, ipus) for system in ("mk1", "mk2") for ipus in (4, 16, 64))
+# One C600 card, one C2 card, and pods of 4, 16 and 64.
+SYSTEM_SIZES: Tuple[Tuple[str, int], ...] = (
+    ("c600", 1),
+    ("c2", 2),
+    *((system, ipus) for system in ("mk1", "mk2") for ipus in (4, 16, 64)),
+)
 _COLUMNS = (
     "experiment", "ipu.system, ipu.ipus", "--num-replicas", "--ipus-per-replica", "micro-batch x accumulation", "full",
-    "images/s",
+    "images/s", "range", "cores",
 )  # fmt: skip
 
 
-def plan_pods(name: str, plan_of: Callable[[str, int], IpuPlan]) -> Tuple[str, bool]:
-    """A table with one line for each of PODS, and whether the experiment fits all of them.
+def plan_systems(name: str, plan_of: Callable[[str, int], IpuPlan]) -> Tuple[str, bool]:
+    """A table with one line for each of SYSTEM_SIZES, and whether the experiment fits all of them.
 
     Args:
         name: of the experiment.
@@ -22,7 +28,7 @@ def plan_pods(name: str, plan_of: Callable[[str, int], IpuPlan]) -> Tuple[str, b
     """
     lines = [f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|"]
     fit = True
-    for system, ipus in PODS:
+    for system, ipus in SYSTEM_SIZES:
         try:
             plan = plan_of(system, ipus)
             refusal = "" if plan.fits else plan.refusals[0]
@@ -36,8 +42,10 @@ def plan_pods(name: str, plan_of: Callable[[str, int], IpuPlan]) -> Tuple[str, b
 
 def _cells(plan: IpuPlan) -> str:
     execution = plan.execution
-    fullest = max(each.memory.total for each in plan.stages) / plan.memory_bytes
+    low, high = plan.images_per_second_range
+    full = f"{plan.full:.0%}" if plan.has_margin else f"{plan.full:.0%}, narrow"
     return (
         f"{execution.replicas} | {execution.ipus_per_replica} | {execution.micro_batch_size} x "
-        f"{execution.gradient_accumulation} | {fullest:.0%} | {plan.images_per_second:,.0f}"
+        f"{execution.gradient_accumulation} | {full} | {plan.images_per_second:,.0f} | {low:,.0f}-{high:,.0f} | "
+        f"{decoding_cores(plan.images_per_second)}"
     )
