@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 import sys
 from contextlib import contextmanager
 from types import FrameType
@@ -18,6 +19,7 @@ from normact.norm_act import NormAct
 from normact.recognize import describe_norm, is_dropout, is_pass_through
 
 _DECORATORS = ("torch.utils._contextlib", "torch.amp.autocast_mode", "torch.autograd.grad_mode")
+_IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 _REGISTERED = ("_parameters", "_buffers", "_modules")
 
 
@@ -39,6 +41,25 @@ class Consumer(NamedTuple):
     module_calls: int = 0
     caller: str = ""
     traced: str = ""
+
+
+class _Proxy(torch.fx.Proxy):
+    """A symbolic value that records `x += y` as what it is; torch.fx's own makes it `x = x + y`."""
+
+    def __iadd__(self, other: Any) -> torch.fx.Proxy:
+        return self._in_place(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> torch.fx.Proxy:
+        return self._in_place(operator.isub, other)
+
+    def __imul__(self, other: Any) -> torch.fx.Proxy:
+        return self._in_place(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> torch.fx.Proxy:
+        return self._in_place(operator.itruediv, other)
+
+    def _in_place(self, operation: Callable[..., Any], other: Any) -> torch.fx.Proxy:
+        return self.tracer.create_proxy("call_function", operation, (self, other), {})
 
 
 class FlowTracer(torch.fx.Tracer):
@@ -84,6 +105,9 @@ class FlowTracer(torch.fx.Tracer):
             manager = frame.f_locals.get("self")
             function = getattr(manager, "func", None)  # of a generator made a context manager
             self.contexts.add(getattr(function, "__name__", type(manager).__name__))
+
+    def proxy(self, node: torch.fx.Node) -> torch.fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, torch.jit.ScriptModule):
@@ -316,7 +340,7 @@ def _consumer(node: torch.fx.Node, part: TracedPart, calls: Dict[nn.Module, int]
     if activation is None and module is not None and is_activation(module):
         activation = module
     if activation is None or activation == "identity":
-        target = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
+        target = type(module).__name__ if module is not None else _name_of(node.target)
         return Consumer(None, f"followed by {target}, not by a known activation")
     if dropout and not _is_positively_homogeneous(activation):
         return Consumer(
@@ -325,6 +349,12 @@ def _consumer(node: torch.fx.Node, part: TracedPart, calls: Dict[nn.Module, int]
     note = f"{dropout} now follows Proxy Normalization" if dropout else ""
     caller = ".".join(name for name in (part.path, part.callers[node]) if name)
     return Consumer(activation, note, module, calls[module] if module is not None else 0, caller, part.path)
+
+
+def _name_of(target: Any) -> str:
+    """A function's name, or a method's; `add` for `+=` too, as everyone reads it."""
+    name = getattr(target, "__name__", str(target))
+    return name[1:] if target in _IN_PLACE else name
 
 
 def _is_positively_homogeneous(activation: Activation) -> bool:

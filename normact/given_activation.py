@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Callable, List, Optional
+from typing import Callable, List, Optional, cast
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +80,7 @@ def _made(activation: GivenActivation) -> Activation:
         return module
     if not isinstance(activation, str) and not callable(activation):
         raise TypeError(f"activation {activation!r} is a {type(activation).__name__}; give a name, function or module")
-    return activation
+    return cast(Activation, activation)
 
 
 def _name_of(activation: Activation) -> Optional[str]:
@@ -99,7 +99,7 @@ def _tensors(activation: object) -> List[Tensor]:
 
 @torch.no_grad()
 def _check_elementwise(function: Callable[[Tensor], Tensor], channels: int, device: torch.device) -> None:
-    """Each value of the result must come from the value at its place (and its channel) alone, and always be the same."""
+    """Each value of the result must come from the value at its place and from its channel, and always be the same."""
     name = activation_name(function)
     nodes = torch.linspace(-3.0, 3.0, 4, device=device).reshape(4, 1, 1, 1)
     x = nodes + torch.linspace(-1.0, 1.0, channels * 6, device=device).reshape(1, channels, 2, 3)
@@ -143,8 +143,8 @@ def _check_smooth(name: str, function: Callable[[Tensor], Tensor], channels: int
             error = ((coarse - fine).abs() / fine.abs().clamp(min=1.0)).max().item()
             if not error <= MOST_GRADIENT_ERROR:
                 raise ValueError(
-                    f"activation {name} has a kink or is too steep: a gradient of its proxy statistics would be off by "
-                    f'{error:.2g}; give it by a name that has a closed form, or use proxy_method="sampled" or proxy=False'
+                    f"activation {name} has a kink or is too steep: a gradient of its proxy statistics would be off "
+                    f'by {error:.2g}; give it by a name that has a closed form, or use proxy_method="sampled"'
                 )
 
 

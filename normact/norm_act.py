@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from typing import Callable, NamedTuple, Optional, Set, Tuple
+from typing import Any, Callable, NamedTuple, Optional, Set, Tuple
 
 import torch
 import torch.fx
@@ -16,8 +16,9 @@ from normact.channels import affine, check_channels
 from normact.given_activation import take_activation
 from normact.kernels import FUSED_ACTIVATIONS
 from normact.norm import Groups, Norm
-from normact.norms import check_values_per_group, group_norm
+from normact.norms import check_values_per_group
 from normact.proxy import mid_quantiles, proxy_statistics
+from normact.reference import proxy_normalize, reference_norm_act
 
 try:
     from torch.compiler import is_compiling
@@ -33,6 +34,14 @@ except ImportError:  # older torch
 
     def is_exporting() -> bool:
         return False
+
+
+try:
+    from torch._C._functorch import peek_interpreter_stack
+except ImportError:  # a torch without torch.func
+
+    def peek_interpreter_stack() -> Any:  # type: ignore[misc]
+        return None
 
 
 KERNELS = ("auto", "fused", "reference")
@@ -148,6 +157,10 @@ class NormAct(nn.Module):
         return None if self.phi is None else activation_name(self.phi)
 
     def forward(self, x: Tensor) -> Tensor:
+        if type(self.weight).__name__ == "ExpandedWeight":
+            from normact.per_sample import with_expanded_weights  # leans on torch's private parts: only where asked for
+
+            return with_expanded_weights(self, x)
         if self.handed_affine is not None:
             assert self.phi is not None
             (scale, shift), self.handed_affine = self.handed_affine, None
@@ -231,47 +244,6 @@ def group_norm_act(
     )
 
 
-def reference_norm_act(
-    x: Tensor,
-    weight: Optional[Tensor],
-    bias: Optional[Tensor],
-    proxy_mean: Optional[Tensor],
-    proxy_inverse_std: Optional[Tensor],
-    *,
-    num_groups: int,
-    grouping: str,
-    activation: Activation,
-    eps: float,
-) -> Tensor:
-    """What the fused kernels compute, in ordinary torch operations.
-
-    Formula: (phi(weight GN(x) + bias) - proxy_mean) * proxy_inverse_std, per channel.
-
-    Args:
-        x: (N, C, *spatial).
-        weight: (C,), or None for 1.
-        bias: (C,), or None for 0.
-        proxy_mean: (C,), or None for no Proxy Normalization.
-        proxy_inverse_std: (C,), None together with proxy_mean.
-        num_groups: 1 is layer norm, C is instance norm.
-        grouping: "contiguous" or "strided".
-        activation: a name or a function.
-        eps: of the norm.
-
-    Dtype: elementwise work in the type of x, with the parameters cast to it; statistics in float32.
-    """
-    z = activation_function(activation)(group_norm(x, num_groups, grouping, eps, weight=weight, bias=bias))
-    if proxy_mean is None or proxy_inverse_std is None:
-        return z
-    return proxy_normalize(z, proxy_mean, proxy_inverse_std)
-
-
-@torch.fx.wrap
-def proxy_normalize(z: Tensor, mean: Tensor, inverse_std: Tensor) -> Tensor:
-    """(z - mean) * inverse_std per channel, as one multiply-add that saves nothing but z for backward."""
-    return affine(z, inverse_std, -mean * inverse_std)
-
-
 def _use_fused(x: Tensor, settings: GroupSettings) -> bool:
     """Whether the fused kernels apply; says so once per reason."""
     reason = _why_not_fused(x, settings) or kernels.why_not_fused(
@@ -297,6 +269,12 @@ def _why_not_fused(x: Tensor, settings: GroupSettings) -> Optional[str]:
         return "the layer is being traced, and a trace holds torch operations alone"
     if is_exporting() and settings.kernel != "fused":
         return "the layer is being exported, and an exported program holds torch operations alone"
+    # A compiler traces derivatives and batches of the fused operator itself.
+    if settings.kernel != "fused" and not is_compiling():
+        if torch.autograd.forward_ad._current_level >= 0:
+            return "a forward-mode derivative is being taken"
+        if peek_interpreter_stack() is not None:
+            return "a transform of torch.func is at work"
     if not isinstance(settings.activation, str):
         return f"activation {activation_name(settings.activation)} is a function without a name known to the kernels"
     return None
@@ -305,4 +283,5 @@ def _why_not_fused(x: Tensor, settings: GroupSettings) -> Optional[str]:
 # fx records a wrapped function by the module that calls it.
 torch.fx.wrap("affine")
 torch.fx.wrap("check_channels")
+torch.fx.wrap("proxy_normalize")
 torch.fx.wrap("proxy_statistics")

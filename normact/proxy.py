@@ -30,6 +30,8 @@ PROXY_METHODS = ("exact", "sampled")
 MIN_PROXY_STD = 1e-6
 # exp(-40^2 / 2) is 0 in float64 too, so a larger |m / s| cannot change a result, and its square could overflow.
 _MAX_STANDARDIZED = 40.0
+# Far below, E_k is 0, and rounding makes torch's derivative of log_ndtr infinite.
+_MIN_LOG_NDTR = -1e4
 # Trapezoid over [-8, 8] in steps of 0.125. Node i is exactly i / 8 - 8 in float16, bfloat16 and float32 alike.
 _NUM_NODES, _STEP = 129, 0.125
 _NODE_WEIGHT_SUM = sum(math.exp(-0.5 * (i * _STEP - 8.0) ** 2) for i in range(_NUM_NODES))
@@ -199,7 +201,8 @@ def _exponential_below_zero(alpha: float, m: Tensor, s: Tensor) -> Tuple[Tensor,
     a = (m / s).clamp(min=-_MAX_STANDARDIZED, max=_MAX_STANDARDIZED)
     upper, lower, density = _normal_cdf(a), _normal_cdf(-a), _normal_pdf(a)
     first, second = (
-        torch.exp(k * m + 0.5 * k * k * s * s + torch.special.log_ndtr(-(m / s + k * s))) for k in (1.0, 2.0)
+        torch.exp(k * m + 0.5 * k * k * s * s + torch.special.log_ndtr((-(m / s + k * s)).clamp(min=_MIN_LOG_NDTR)))
+        for k in (1.0, 2.0)
     )
     raised = (m + alpha) * upper + s * density + alpha * first
     above = m + alpha - raised

@@ -13,7 +13,8 @@ from normact import kernels
 from normact.activations import Activation, activation_function, activation_name
 from normact.channels import affine, check_channels, per_channel
 from normact.norm import Groups, Norm
-from normact.norm_act import is_exporting, proxy_normalize
+from normact.norm_act import is_exporting
+from normact.reference import proxy_normalize
 from normact.weight_standardization import WeightStandardizedConv2d, standardized
 
 # In evaluation they hand their input on.

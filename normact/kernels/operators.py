@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from normact.kernels.memory_format import memory_format_of
+from normact.kernels.transforms import register_transforms
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ def _load() -> Optional[str]:
     except OSError as error:  # it is whole: its sum was compared
         return f"the built library does not load ({error}); remove {library.parent} to have it built again"
     _register_shapes()
+    register_transforms()
     return None
 
 

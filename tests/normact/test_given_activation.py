@@ -145,7 +145,7 @@ def test_the_slope_of_prelu_is_learned_through_the_proxy_statistics_too(norm: st
     assert isinstance(layer.phi, nn.PReLU)
     with torch.no_grad():
         for parameter in layer.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
+            parameter.add_(0.1 * torch.randn_like(parameter))
         layer.phi.weight[:] = 0.2
     named = NormActFactory(norm=norm)(4, "leaky_relu(0.2)").double()
     named.load_state_dict({name: value for name, value in layer.state_dict().items() if name != "phi.weight"})
@@ -185,7 +185,7 @@ def test_layers_with_learned_activations_are_copied_saved_traced_folded_and_halv
     torch.testing.assert_close(folded(x), expected)
     with torch.no_grad():  # the folded network shares nothing with the original
         for parameter in model[1].phi.parameters():
-            parameter += 1
+            parameter.add_(1)
     torch.testing.assert_close(folded(x), expected)
     half = model[1](torch.randn(2, 8, 6, 6, dtype=torch.bfloat16))
     assert half.dtype == torch.bfloat16

@@ -58,6 +58,16 @@ def test_a_second_call_finds_the_library_of_the_first(fake_compiler: Path) -> No
     assert build.build_library() == library and runs_of(fake_compiler) == sources() + 1 + 2
 
 
+def test_a_build_says_so_in_one_line_and_what_is_built_says_nothing(
+    fake_compiler: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build.build_library()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and "building its CPU kernels" in lines[0] and str(fake_compiler) in lines[0]
+    build.build_library()
+    assert capsys.readouterr().err == ""
+
+
 def test_processes_that_start_together_build_once(fake_compiler: Path) -> None:
     command = [sys.executable, "-c", "from normact.kernels.cpu.build import build_library; print(build_library())"]
     root = Path(__file__).resolve().parents[2]

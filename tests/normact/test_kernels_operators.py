@@ -89,7 +89,8 @@ def test_functional_gradients_equal_backward() -> None:
     x, leaves = torch.randn(2, 4, 5, 5), parameters()
     gradient = torch.func.grad(lambda weight: layer(x, weight, *leaves[1:]).square().sum())(leaves[0].detach())
     layer(x, *leaves).square().sum().backward()
-    assert torch.equal(gradient, leaves[0].grad)
+    # torch.func differentiates with create_graph, and so by ordinary operations: float32 sums in another order.
+    torch.testing.assert_close(gradient, leaves[0].grad, rtol=1e-4, atol=1e-4)
 
 
 def test_checkpointing_gives_the_same_gradients() -> None:
@@ -102,13 +103,10 @@ def test_checkpointing_gives_the_same_gradients() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*results))
 
 
-def test_derivatives_that_are_not_there_are_refused_in_words() -> None:
-    x, leaves = torch.randn(2, 4, 5, 5, requires_grad=True), parameters()
-    (gradient,) = torch.autograd.grad(layer(x, *leaves).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="norm_act_backward is not implemented"):
-        gradient.sum().backward()
+def test_a_forward_mode_derivative_of_the_operator_itself_is_refused_in_words() -> None:
+    x, leaves = torch.randn(2, 4, 5, 5), parameters()
     with pytest.raises(NotImplementedError, match="forward-mode"):
-        torch.func.jvp(lambda v: layer(v, *leaves), (x.detach(),), (torch.ones_like(x),))
+        torch.func.jvp(lambda v: layer(v, *leaves), (x,), (torch.ones_like(x),))
 
 
 def test_bfloat16_autocast_with_float32_parameters_stays_bfloat16() -> None:

@@ -45,7 +45,6 @@ REFERENCES: Dict[str, Tuple[Real, Real, List[int]]] = {
         [-3, 3],
     ),
     "hard_tanh": (lambda x: min(max(x, mp.mpf(-1)), mp.mpf(1)), lambda x: mp.mpf(abs(x) < 1), [-1, 1]),
-    "softplus(2.0)": (lambda x: mp.log1p(mp.exp(2 * x)) / 2, lambda x: 1 / (1 + mp.exp(-2 * x)), []),
     "silu": (
         lambda x: x / (1 + mp.exp(-x)),
         lambda x: 1 / (1 + mp.exp(-x)) * (1 + x * (1 - 1 / (1 + mp.exp(-x)))),

@@ -18,6 +18,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import List, Optional, Sequence
@@ -146,7 +147,9 @@ def _processor_flags() -> str:
 def _compile(compiler: str, flags: Sequence[str], folder: Path, library: Path, stop: StopRequests) -> None:
     """Compile every source side by side, link, and move the result into place in one step."""
     start = time.monotonic()
-    logger.info("building the fused kernels with %s in %s (once; under a minute)", compiler, folder)
+    # Not only a log, which nobody sees by default: the first forward would be a silent minute.
+    print(f"normact: building its CPU kernels with {compiler} (once, about a minute) ...", file=sys.stderr, flush=True)
+    logger.info("building the fused kernels with %s in %s", compiler, folder)
     common = ["-std=" + _language_standard(), "-fPIC", "-fopenmp", "-w", *flags, *_torch_flags()]
     with scratch_folder(folder) as scratch:
         sources = [path for path in source_files() if path.suffix == ".cpp"]

@@ -35,12 +35,8 @@ NodePointer owned(T* node) {
   }
 }
 
-// A backward that is not differentiated itself (no create_graph) skips the autograd layer of its operators. Saved tensors are
-// unpacked before: that may run a checkpoint's forward, which needs the layer.
-std::unique_ptr<at::AutoDispatchBelowADInplaceOrView> without_derivatives() {
-  if (at::GradMode::is_enabled()) return nullptr;
-  return std::make_unique<at::AutoDispatchBelowADInplaceOrView>();
-}
+// A backward that may be differentiated itself (create_graph) is in ordinary operations: normact/kernels/transforms.py.
+bool is_differentiated() { return at::GradMode::is_enabled(); }
 
 void refuse_forward_mode(const char* name, std::initializer_list<OptionalTensor> tensors) {
   for (const OptionalTensor& tensor : tensors) {
@@ -82,6 +78,9 @@ using ForwardSignature = std::tuple<Tensor, Tensor>(const Tensor&, const Optiona
 using BackwardSignature = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&,
                                                      const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
                                                      int64_t, bool, c10::string_view);
+using DifferentiableSignature = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const OptionalTensor&,
+                                                           const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
+                                                           int64_t, bool, c10::string_view, double);
 
 struct NormActBackward : public Node {
   enum Saved : size_t { X, STATISTICS, WEIGHT, BIAS, PROXY_MEAN, PROXY_INVERSE_STD, COUNT };
@@ -89,6 +88,7 @@ struct NormActBackward : public Node {
   int64_t num_groups = 1;
   bool strided = false;
   std::string activation;
+  double eps = 0;
 
   std::string name() const override { return "NormActBackward"; }
 
@@ -96,11 +96,9 @@ struct NormActBackward : public Node {
     std::lock_guard<std::mutex> lock(mutex_);
     variable_list result(5);   // x, weight, bias, proxy_mean, proxy_inverse_std
     if (!gradients[0].defined()) return result;
-    static const auto backward = operator_named<BackwardSignature>("normact::norm_act_backward");
+    // Unpacking may run a checkpoint's forward, which needs the layer of autograd.
     const std::array<OptionalTensor, COUNT> kept = saved.unpack();
-    const auto below_autograd = without_derivatives();
-    const auto [dx, parameters] = backward.call(gradients[0], *kept[X], *kept[STATISTICS], kept[WEIGHT], kept[BIAS],
-                                                kept[PROXY_MEAN], kept[PROXY_INVERSE_STD], num_groups, strided, activation);
+    const auto [dx, parameters] = is_differentiated() ? differentiable(gradients[0], kept) : fused(gradients[0], kept);
     if (task_should_compute_output(0)) result[0] = dx;
     for (size_t i = 1; i < 5; ++i) {
       if (task_should_compute_output(i)) result[i] = parameters.select(0, (int64_t)i - 1);
@@ -111,6 +109,21 @@ struct NormActBackward : public Node {
   void release_variables() override {
     std::lock_guard<std::mutex> lock(mutex_);
     saved.release();
+  }
+
+ private:
+  using Kept = std::array<OptionalTensor, COUNT>;
+
+  std::tuple<Tensor, Tensor> fused(const Tensor& gradient, const Kept& kept) const {
+    static const auto backward = operator_named<BackwardSignature>("normact::norm_act_backward");
+    const at::AutoDispatchBelowADInplaceOrView below_autograd;
+    return backward.call(gradient, *kept[X], *kept[STATISTICS], kept[WEIGHT], kept[BIAS], kept[PROXY_MEAN],
+                         kept[PROXY_INVERSE_STD], num_groups, strided, activation);
+  }
+  std::tuple<Tensor, Tensor> differentiable(const Tensor& gradient, const Kept& kept) const {
+    static const auto backward = operator_named<DifferentiableSignature>("normact::norm_act_differentiable_backward");
+    return backward.call(gradient, *kept[X], kept[WEIGHT], kept[BIAS], kept[PROXY_MEAN], kept[PROXY_INVERSE_STD], num_groups,
+                         strided, activation, eps);
   }
 };
 
@@ -135,6 +148,7 @@ std::tuple<Tensor, Tensor> norm_act(const Tensor& x, const OptionalTensor& weigh
     node->num_groups = num_groups;
     node->strided = strided;
     node->activation = std::string(activation);
+    node->eps = eps;
     node->saved.save({x, statistics, weight, bias, proxy_mean, proxy_inverse_std});
     torch::autograd::set_history(out, owner);
   }
@@ -147,10 +161,15 @@ using ProxySignature = std::tuple<Tensor, Tensor, Tensor>(c10::string_view, cons
                                                           const OptionalTensor&, const OptionalTensor&, double);
 using ProxyBackwardSignature = Tensor(const OptionalTensor&, const OptionalTensor&, const Tensor&, const OptionalTensor&,
                                       const OptionalTensor&, const OptionalTensor&, const OptionalTensor&);
+using ProxyDifferentiableSignature = Tensor(c10::string_view, const OptionalTensor&, const OptionalTensor&,
+                                            const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
+                                            const OptionalTensor&, double);
 
 struct ProxyStatisticsBackward : public Node {
   enum Saved : size_t { SLOPES, WEIGHT, BIAS, PROXY_BETA, PROXY_GAMMA, COUNT };
   SavedTensors<COUNT> saved;
+  std::string activation;
+  double eps = 0;
 
   std::string name() const override { return "ProxyStatisticsBackward"; }
 
@@ -159,11 +178,10 @@ struct ProxyStatisticsBackward : public Node {
     variable_list result(4);   // weight, bias, proxy_beta, proxy_gamma
     if (!gradients[0].defined() && !gradients[1].defined()) return result;
     const auto given = [](const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; };
-    static const auto backward = operator_named<ProxyBackwardSignature>("normact::proxy_statistics_backward");
+    const OptionalTensor grad_mean = given(gradients[0]), grad_inverse_std = given(gradients[1]);
     const std::array<OptionalTensor, COUNT> kept = saved.unpack();
-    const auto below_autograd = without_derivatives();
-    const Tensor parameters = backward.call(given(gradients[0]), given(gradients[1]), *kept[SLOPES], kept[WEIGHT], kept[BIAS],
-                                            kept[PROXY_BETA], kept[PROXY_GAMMA]);
+    const Tensor parameters = is_differentiated() ? differentiable(grad_mean, grad_inverse_std, kept)
+                                                  : fused(grad_mean, grad_inverse_std, kept);
     for (size_t i = 0; i < 4; ++i) {
       if (task_should_compute_output(i)) result[i] = parameters.select(0, (int64_t)i);
     }
@@ -173,6 +191,22 @@ struct ProxyStatisticsBackward : public Node {
   void release_variables() override {
     std::lock_guard<std::mutex> lock(mutex_);
     saved.release();
+  }
+
+ private:
+  using Kept = std::array<OptionalTensor, COUNT>;
+
+  static Tensor fused(const OptionalTensor& grad_mean, const OptionalTensor& grad_inverse_std, const Kept& kept) {
+    static const auto backward = operator_named<ProxyBackwardSignature>("normact::proxy_statistics_backward");
+    const at::AutoDispatchBelowADInplaceOrView below_autograd;
+    return backward.call(grad_mean, grad_inverse_std, *kept[SLOPES], kept[WEIGHT], kept[BIAS], kept[PROXY_BETA],
+                         kept[PROXY_GAMMA]);
+  }
+  Tensor differentiable(const OptionalTensor& grad_mean, const OptionalTensor& grad_inverse_std, const Kept& kept) const {
+    static const auto backward =
+        operator_named<ProxyDifferentiableSignature>("normact::proxy_statistics_differentiable_backward");
+    return backward.call(activation, grad_mean, grad_inverse_std, kept[WEIGHT], kept[BIAS], kept[PROXY_BETA], kept[PROXY_GAMMA],
+                         eps);
   }
 };
 
@@ -193,6 +227,8 @@ std::tuple<Tensor, Tensor, Tensor> proxy_statistics(c10::string_view activation,
     std::tie(mean, inverse_std, slopes) = forward.call(activation, weight, bias, proxy_beta, proxy_gamma, eps);
   }
   if (node) {
+    node->activation = std::string(activation);
+    node->eps = eps;
     node->saved.save({slopes, weight, bias, proxy_beta, proxy_gamma});
     torch::autograd::set_history(std::vector<Tensor>{mean, inverse_std}, owner);
   }

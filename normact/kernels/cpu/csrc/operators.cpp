@@ -194,6 +194,11 @@ TORCH_LIBRARY(normact, m) {
         "float eps) -> (Tensor mean, Tensor inverse_std, Tensor slopes)");
   m.def("proxy_statistics_backward(Tensor? grad_mean, Tensor? grad_inverse_std, Tensor slopes, Tensor? weight, Tensor? bias, "
         "Tensor? proxy_beta, Tensor? proxy_gamma) -> Tensor");
+  // The two backwards in differentiable operations; normact/kernels/transforms.py computes them.
+  m.def("norm_act_differentiable_backward(Tensor grad, Tensor x, Tensor? weight, Tensor? bias, Tensor? proxy_mean, "
+        "Tensor? proxy_inverse_std, int num_groups, bool strided, str activation, float eps) -> (Tensor dx, Tensor parameters)");
+  m.def("proxy_statistics_differentiable_backward(str activation, Tensor? grad_mean, Tensor? grad_inverse_std, Tensor? weight, "
+        "Tensor? bias, Tensor? proxy_beta, Tensor? proxy_gamma, float eps) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(normact, CPU, m) {

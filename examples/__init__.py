@@ -1,0 +1,1 @@
+"""The layer in plain torch, and in others' libraries."""
