@@ -1,4 +1,4 @@
-"""What section `ipu` says to PopTorch beside the placement: options of the weight update, and others by PopART's names."""
+"""What section `ipu` says to PopTorch: options of the weight update, and others by PopART's names."""
 
 import sys
 from typing import Any, Dict, List
