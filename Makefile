@@ -12,17 +12,29 @@ IPU_READY := $(IPU_VENV)/.ready
 IPU_TESTS := tests/emulator tests/backends/test_ipu_backend.py tests/backends/test_ipu_lockstep.py tests/backends/test_ipu_operators.py tests/backends/test_ipu_train.py \
 	tests/configs/test_batch.py tests/configs/test_config.py tests/normact/test_proxy.py tests/normact/test_norms.py tests/normact/test_norm_act.py tests/models/test_resnet.py \
 	tests/models/test_efficientnet.py tests/models/test_models.py
+# Some of each room, all from seconds: what a change breaks most likely, before `make test` looks at everything.
+FAST_TESTS := tests/test_architecture.py \
+	tests/analysis/test_curves.py tests/backends/test_image_loader.py tests/backends/test_torch_native.py \
+	tests/configs/test_batch.py tests/configs/test_config_base.py \
+	tests/datasets/test_datasets_folder.py tests/datasets/test_datasets_generated.py tests/datasets/test_held_out.py \
+	tests/datasets/test_transforms.py tests/emulator/test_emulator_surface.py \
+	tests/experiment/test_metrics.py tests/experiment/test_progress.py tests/experiment/test_resume.py \
+	tests/experiment/test_run_folder.py tests/grids/test_grids.py tests/models/test_resnet.py \
+	tests/normact/test_norms.py tests/normact/test_pointwise.py tests/normact/test_proxy.py \
+	tests/training/test_loss.py tests/training/test_optimizer.py \
+	tests/training/test_order.py tests/training/test_schedule.py
 HOROVOD := build/horovod/horovod-0.28.1
 HOROVOD_READY := $(VENV)/.horovod-ready
 
 DOCS_VENV := .venv-docs
 DOCS_READY := $(DOCS_VENV)/.ready
 
-.PHONY: help train train-small test test-slow faults kills launches lint docs browser bench data clean
+.PHONY: help train train-small test test-fast test-slow faults kills launches lint docs browser bench data clean
 
 help:
 	@echo "make train [CONFIG=name] [ARGS='--set section.key=value ...']   train an experiment of configs/"
 	@echo "make train-small [DATA=fashion|photos]   small ResNeXts and EfficientNets with BN, GN and GN+PN, one after another"
+	@echo "make test-fast    some of each room, under a minute on two quiet cores"
 	@echo "make test         the tests            make test-slow   the slow ones too"
 	@echo "make lint         formatting, static checks and types"
 	@echo "make docs         the documentation as a site: build/site/index.html"
@@ -41,6 +53,9 @@ train: $(RUN_READY)
 train-small: $(RUN_READY)
 	set -e; for network in rnx en en_g16; do for norm in bn gn gnpn; do \
 	    $(VENV)/bin/python train.py --config $(DATA)_$${network}_$${norm} $(ARGS); done; done
+
+test-fast: $(DEV_READY)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -q -m "not slow" $(FAST_TESTS)
 
 test: $(DEV_READY) data
 	$(VENV)/bin/python -m pytest -n 2 -m "not slow"

@@ -16,6 +16,7 @@ from typing_extensions import Protocol
 from configs import Config, ConfigError
 from configs.schema import ModelConfig
 from datasets import DataSets
+from experiment.norm_corrections import corrections
 from models import ImageClassifier, build_model
 from models.cost import Cost, measure_cost
 from normact import NormActFactory, recompute_activations
@@ -56,6 +57,9 @@ def build_network(config: Config, data: Images) -> Tuple[NormActFactory, ImageCl
         factory = NormActFactory(
             norm=config.norm.name, norm_batch_size=config.batch.norm_batch_size if uses_batch_norm else None, **given
         )
+    except ValueError as error:
+        raise ConfigError(f"{error}{corrections(config, given)}") from error
+    try:
         torch.manual_seed(config.run.seed)  # here and not earlier: even imports draw from torch's generator
         network = build_model(
             config.model.name,

@@ -1,4 +1,4 @@
-"""What a layer makes of the activation that it is given: a name where one is known, else a function, looked at."""
+"""The activation that a layer is given: a name where one is known, else a function that was looked at."""
 
 from __future__ import annotations
 

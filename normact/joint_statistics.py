@@ -54,11 +54,10 @@ class JointProxyStatistics:
         first = layers[0]
         assert first.proxy is not None and first.phi is not None
         eps, method, num_samples = first.proxy
-        joint = [
+        gamma, *others = (
             None if getattr(first, name) is None else torch.cat([getattr(layer, name) for layer in layers])
             for name in ("weight", "bias", "proxy_beta", "proxy_gamma")
-        ]
-        mean, inverse_std = proxy_statistics(
-            first.phi, joint[0], *joint[1:], eps=eps, method=method, num_samples=num_samples
         )
+        assert gamma is not None
+        mean, inverse_std = proxy_statistics(first.phi, gamma, *others, eps=eps, method=method, num_samples=num_samples)
         return inverse_std.to(self._dtype), (-mean * inverse_std).to(self._dtype)

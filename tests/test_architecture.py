@@ -1,6 +1,7 @@
 """The house rules as a test: imports go one way, and only one file knows the IPU."""
 
 import ast
+import re
 from pathlib import Path
 from typing import Dict, Iterator, List, Set, Tuple
 
@@ -177,3 +178,11 @@ def test_pictures_and_texts_are_not_written_in_place() -> None:
     called = {(name.rpartition(".")[2], str(path.relative_to(ROOT))) for path in files for name in calls(path)}
     assert {path for name, path in called if name == "savefig"} == DRAWN
     assert {path for name, path in called if name in ("write_text", "write_bytes")} == WRITTEN
+
+
+def test_the_fast_tests_are_some_of_each_room() -> None:
+    listed = re.search(r"(?m)^FAST_TESTS := ((?:.*\\\n)*.*)$", (ROOT / "Makefile").read_text())
+    assert listed is not None
+    files = listed.group(1).replace("\\\n", " ").split()
+    assert not [file for file in files if not (ROOT / file).is_file()]
+    assert {file.split("/")[1] for file in files if file.count("/") == 2} == {*MAY_IMPORT, "emulator"}

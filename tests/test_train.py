@@ -308,7 +308,7 @@ def test_a_run_whose_pictures_cannot_be_written_is_done_all_the_same(
     def fail(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("experiment.report.plot_curves", fail)
+    monkeypatch.setattr("experiment.observers.plot_curves", fail)
     assert run(tmp_path / "run", "--set", "schedule.epochs=1") == 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 4
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "done"

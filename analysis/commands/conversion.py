@@ -35,13 +35,17 @@ def conversion(options: argparse.Namespace) -> None:
     """Surveys what is not in the file of results yet, and writes the page of all that is."""
     options.rows.parent.mkdir(parents=True, exist_ok=True)
     done = {(row.library, row.name) for row in read_rows(options.rows)}
+    left: List[str] = []
     logging.disable(logging.WARNING)  # what the networks' own code says of itself
     warnings.simplefilter("ignore")
     with open(options.rows, "a", encoding="utf-8") as file:
         for library in options.library:
             for candidate in _installed(library, options):
                 is_asked = options.name is None or candidate.name in options.name
-                if not is_asked or (library, candidate.name) in done:
+                if (library, candidate.name) in done:
+                    continue
+                if not is_asked:
+                    left.append(f"{library}: {candidate.name}")
                     continue
                 row = survey(candidate)
                 file.write(json.dumps(row.as_dict()) + "\n")
@@ -49,7 +53,7 @@ def conversion(options: argparse.Namespace) -> None:
                 verdict = row.refused or row.runs or f"{row.with_proxy} of {row.norms} norms with PN"
                 print(f"{library}: {candidate.name}: {verdict}, {len(row.missed)} of {row.pairs} pairs missed")
     rows = read_rows(options.rows)
-    replace_file(options.page, page(rows).encode("utf-8"))
+    replace_file(options.page, page(rows, left).encode("utf-8"))
     print(f"{options.page}: {len(rows)} networks")
 
 

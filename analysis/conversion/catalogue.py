@@ -43,8 +43,8 @@ def torchvision_networks(import_module: ImportModule, *, every: bool) -> Iterato
         shape: Tuple[int, ...] = (3, 224, 224)
         if ".video." in module:
             shape = (3, 16, 224, 224) if family in ("mvit", "s3d") else (3, 8, 112, 112)
-        elif family == "inception":
-            shape = (3, 299, 299)
+        elif family in ("inception", "ssd"):
+            shape = (3, 300, 300)
         build = functools.partial(_build_torchvision, models.get_model, name, is_detector)
         yield Candidate("torchvision", family, name, build, shape, inputs=2 if ".optical_flow." in module else 1)
 

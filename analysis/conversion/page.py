@@ -31,8 +31,13 @@ would be another function. A batch norm that is kept leaves its network dependen
 """
 
 
-def page(rows: Sequence[Surveyed]) -> str:
-    """Markdown: totals by library, families, what is kept and alone with reasons, what was missed or failed."""
+def page(rows: Sequence[Surveyed], left: Sequence[str]) -> str:
+    """Markdown: totals by library, families, what is kept and alone with reasons, what was missed or failed.
+
+    Args:
+        rows: what was found.
+        left: names of the networks that were not surveyed.
+    """
     parts = [_INTRODUCTION, "## Totals\n", _table(_groups(rows, lambda row: row.library), "library")]
     for library, own in _groups(rows, lambda row: row.library):
         names = library in ("monai", "segmentation-models-pytorch", "nnU-Net")
@@ -57,6 +62,8 @@ def page(rows: Sequence[Surveyed]) -> str:
         ("Dependent on other images", dependent),
     ):
         parts += [f"## {title}\n", "\n".join(lines) + "\n" if lines else "None.\n"]
+    if left:
+        parts += ["## Not surveyed yet\n", f"{len(left)} networks: {', '.join(left)}.\n"]
     return "\n".join(parts)
 
 

@@ -71,11 +71,6 @@ def source_of(path: str, norm: Union[BatchNorm, nn.modules.batchnorm._BatchNorm]
     return BatchNormSource(path, (var / (var + norm.eps)).sqrt())
 
 
-def has_running_moments(norm: nn.Module) -> bool:
-    """Whether a norm is batch norm that evaluates by running statistics."""
-    return isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.running_mean is not None
-
-
 @torch.no_grad()
 def calibrate_layers(
     model: nn.Module, layers: Dict[NormAct, BatchNormSource], images: Tensor

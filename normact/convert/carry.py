@@ -11,9 +11,15 @@ from normact.factory import NormActFactory
 from normact.given_activation import take_activation
 from normact.norm_act import NormAct
 from normact.norms import BatchNorm
+from normact.recognize import NormDescription
 
 
-def why_statistics_do_not_carry(old: nn.Module, factory: NormActFactory) -> str:
+def why_kept(old: nn.Module, description: NormDescription, factory: NormActFactory) -> str:
+    """Why a norm stays what it is; empty where a layer takes its place."""
+    return description.kept_because or _why_statistics_do_not_carry(old, factory)
+
+
+def _why_statistics_do_not_carry(old: nn.Module, factory: NormActFactory) -> str:
     """Why batch norm cannot become this package's batch norm; empty where it can, and for every other pair."""
     if not factory.uses_batch_norm or not isinstance(old, nn.modules.batchnorm._BatchNorm):
         return ""

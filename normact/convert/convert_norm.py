@@ -7,16 +7,16 @@ from typing import Dict, List, NamedTuple, Optional, Set, Tuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from normact.activations import Activation
 from normact.convert.calibrate import (
     CalibratedLayer,
     calibrate_layers,
     check_calibration,
-    has_running_moments,
     source_of,
 )
-from normact.convert.carry import carry_over, new_parameters, why_not_taken, why_statistics_do_not_carry
+from normact.convert.carry import carry_over, new_parameters, why_kept, why_not_taken
 from normact.convert.report import ConversionReport, ConvertedNorm
 from normact.convert.rewrite import Rewriting, has_in_place_operations, rewrite_forward, why_not_rewritten
 from normact.data_flow import Consumer, find_consumers, optional_arguments
@@ -96,14 +96,14 @@ def convert_norm(
         check_calibration(factory)
     found = [(path, module, describe_norm(module)) for path, module in model.named_modules()]
     norms = [(path, module, description) for path, module, description in found if description is not None]
-    descriptions = {module: description for _, module, description in norms}
     consumers: Dict[nn.Module, Consumer] = {}
     failures: List[Tuple[str, str]] = []
     # A layer that holds its activation needs no tracing.
     if any(d.activation == "identity" and not d.kept_because for _, _, d in norms):
         consumers, failures = find_consumers(model)
-        for module in [module for _, module, _ in norms if module in consumers]:
-            consumers[module] = _with_fit_activation(consumers[module], descriptions[module].channels, factory)
+        # What follows a norm that is kept stays too.
+        replaced = [(module, d) for _, module, d in norms if module in consumers and not why_kept(module, d, factory)]
+        consumers = {module: _with_fit_activation(consumers[module], d.channels, factory) for module, d in replaced}
     rewritable, refused = _find_rewrites(model, norms, consumers)
     plans = [_plan(model, factory, path, module, d, consumers=consumers, refused=refused) for path, module, d in norms]
     before = {id(parameter) for parameter in model.parameters()}
@@ -117,7 +117,7 @@ def convert_norm(
         layers = {
             plan.layer: source_of(plan.path, plan.old)
             for plan in plans
-            if plan.layer is not None and has_running_moments(plan.old)
+            if plan.layer is not None and isinstance(plan.old, _BatchNorm) and plan.old.running_mean is not None
         }
         calibrated = calibrate_layers(model, layers, calibrate)
     for path, error in failures:
@@ -134,7 +134,7 @@ def convert_norm(
 
 def _with_fit_activation(consumer: Consumer, channels: int, factory: NormActFactory) -> Consumer:
     """Without its activation where that is a module that cannot be part of a layer."""
-    reason = why_not_taken(consumer.activation, channels, factory) if channels else ""
+    reason = why_not_taken(consumer.activation, channels, factory)
     return Consumer(None, f"followed by {reason}") if reason else consumer
 
 
@@ -206,7 +206,7 @@ def _plan(
     refused: Dict[nn.Module, str],
 ) -> _Plan:
     original = type(old).__name__
-    kept_because = description.kept_because or why_statistics_do_not_carry(old, factory)
+    kept_because = why_kept(old, description, factory)
     if kept_because:
         row = ConvertedNorm(path, original, None, None, False, kept_because)
         return _Plan(path, old, None, None, None, row)

@@ -55,7 +55,7 @@ def why_not_rewritten(module: nn.Module, rewriting: Rewriting) -> str:
                 codes.append(str(tracer.trace(module)))
             # Whatever the module's own code raises when it meets a symbolic value.
             except Exception as error:
-                return type(error).__name__
+                return f"its code could not be traced ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
         if tracer.contexts:
             return f"its code enters a context ({', '.join(sorted(tracer.contexts))})"
         if changed:

@@ -39,8 +39,8 @@ def takers_of(model: nn.Module, layers: Collection[NormAct]) -> Dict[NormAct, Ta
     for part in traced_parts(model, lambda module: module in layers, []):
         calls = _calls(part)
         for node in list(part.graph.nodes):
-            module = part.modules[str(node.target)] if node.op == "call_module" else None
-            if isinstance(module, ABSENT) and not has_hooks(module):
+            called = part.modules[str(node.target)] if node.op == "call_module" else None
+            if isinstance(called, ABSENT) and not has_hooks(called):
                 node.replace_all_uses_with(node.all_input_nodes[0])
                 part.graph.erase_node(node)
         for layer in layers:

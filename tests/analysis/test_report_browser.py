@@ -71,7 +71,7 @@ def shown(folder: Path, *options: str) -> List[Dict[str, Any]]:
         ],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]

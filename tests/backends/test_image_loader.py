@@ -50,7 +50,7 @@ def sums(loader: object) -> List[object]:
 
 def run(*prefix: str) -> "subprocess.CompletedProcess[str]":
     command = [*prefix, sys.executable, "-c", PROGRAM]
-    return subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=250)
+    return subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 def may_mount() -> bool:

@@ -10,7 +10,7 @@ import pytest
 from backends.plan.__main__ import main
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "ipu.md").read_text()
-RESNET = ["--config", "rn50_gn8pn_ipu", "--ipus", "1", "--precision", "16.16"]
+RESNET = ["--config", "rn50_gn8pn_ipu", "--ipus", "1"]
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,10 @@ from torch.utils._pytree import tree_flatten
 
 from backends.ipu.placement import begin_stages, join_statistics, layers_by_stage
 from backends.ipu.step import DeviceStep, use_plain_operations
+from backends.plan.execution import Execution
+from backends.plan.small_operations import small_operations
+from backends.plan.stages import cut_stages
 from backends.plan.trace import trace_network
-from backends.plan.vector_work import proxy_work
 from models import build_model
 from normact import NormAct, NormActFactory
 from training.classifier import Classifier
@@ -101,25 +103,34 @@ def test_a_stage_has_fewer_than_two_hundred_each_way(name: str, splits: Sequence
     assert all(0 < count < 200 for count in (*forward, *backward))
 
 
-@pytest.mark.parametrize("splits", [ONE_STAGE, FOUR_STAGES], ids=["one stage", "four stages"])
-def test_the_planners_count_is_what_runs_and_the_padding_of_gradients(splits: Sequence[str]) -> None:
+def test_a_further_layer_costs_slices_and_two_sums_of_gradients_alone() -> None:
+    (forward,), (backward,) = counted(network_of("resnet50"), ONE_STAGE, joint=True)
+    of_stages = counted(network_of("resnet50"), FOUR_STAGES, joint=True)
+    layers = sum(
+        isinstance(module, NormAct) and module.proxy is not None for module in network_of("resnet50").modules()
+    )
+    assert layers == 49
+    alone = backward - 2 * layers  # of the joint vector; gamma and beta of each layer are its norm's affine too
+    assert of_stages[0] == [forward] * 4
+    assert sum(of_stages[1]) == 4 * alone + 2 * layers
+
+
+def test_layers_belong_to_the_stage_in_which_they_run() -> None:
     network = network_of("resnet50")
+    stages = layers_by_stage(network, FOUR_STAGES, trace_network(network, 64).begins)
+    names = {module: name for name, module in network.named_modules()}
+    parts = [sorted({names[layer].rsplit(".", 2)[0] for layer in stage}) for stage in stages]
+    assert parts == [["stages.0"], ["stages.1"], ["stages.2"], ["norm", "stages.3"]]  # v2: the last norm is at the end
+
+
+@pytest.mark.parametrize("splits", [ONE_STAGE, FOUR_STAGES], ids=["one stage", "four stages"])
+def test_the_planner_prices_about_as_many_as_run_and_the_padding_of_gradients(splits: Sequence[str]) -> None:
+    network = network_of("resnet50")
+    trace = trace_network(network, 64)
     forward, backward = counted(network, splits, joint=True)
-    plain = counted(network_of("resnet50", proxy=False), splits, joint=False)
-    for stage, layers in enumerate(layers_by_stage(network, splits, trace_network(network, 64).begins)):
-        work = proxy_work(layers)
-        padded = 2 * sum(layer.proxy is not None for layer in layers)
-        assert work.forward == forward[stage] - plain[0][stage]
-        assert work.backward - padded == backward[stage] - plain[1][stage]
-
-
-def test_the_planners_count_grows_with_the_layers_only_by_slices_and_sums() -> None:
-    layers = [module for module in network_of("resnet50").modules() if isinstance(module, NormAct) and module.proxy]
-    one, two = proxy_work(layers[:1]), proxy_work(layers[:2])
-    assert (two.forward - one.forward, two.backward - one.backward) == (0, 4)  # two pads, and two sums of gradients
-    assert two.forward_elements > one.forward_elements
-
-
-def test_layers_without_proxy_are_no_work() -> None:
-    layers = [module for module in network_of("resnet50", proxy=False).modules() if isinstance(module, NormAct)]
-    assert tuple(proxy_work(layers)) == (0, 0, 0, 0)
+    execution = Execution(8, 8, splits=tuple(splits), recompute=False)
+    for stage, layers, ahead, back in zip(
+        cut_stages(trace, splits), layers_by_stage(network, splits, trace.begins), forward, backward
+    ):
+        padded = 2 * sum(layer.proxy is not None for layer in layers)  # PopART pads the gradient of each slice
+        assert small_operations(stage, execution).run == pytest.approx(ahead + back + padded, rel=0.1)

@@ -61,10 +61,13 @@ def test_two_instances_train_as_one_does(tmp_path, monkeypatch):
 
 def test_one_failing_instance_ends_all(tmp_path):
     program = tmp_path / "program.py"
+    outlived = tmp_path / "outlived"
     program.write_text(
-        "import os, sys, time\nif os.environ['POPDIST_REPLICA_INDEX_OFFSET'] == '1': sys.exit(7)\ntime.sleep(60)\n"
+        "import os, sys, time\nif os.environ['POPDIST_REPLICA_INDEX_OFFSET'] == '1': sys.exit(7)\n"
+        f"time.sleep(60)\nopen({str(outlived)!r}, 'w')\n"
     )
     assert popdist.run.main(["--num-instances", "2", "--num-replicas", "2", str(program)]) == 7
+    assert not outlived.exists()
 
 
 def test_replicas_must_divide_over_instances(capsys):

@@ -214,7 +214,7 @@ def test_a_run_whose_loading_process_hangs_obeys_a_signal_at_once(tmp_path, monk
     def hanging(self: GeneratedImages, index: int) -> Tuple[Any, int]:
         if get_worker_info() is not None and (folder / "checkpoints").exists() and not marker.exists():
             marker.touch()
-            time.sleep(1000)
+            time.sleep(100_000)
         return load(self, index)
 
     def end_the_wait() -> None:
@@ -225,9 +225,8 @@ def test_a_run_whose_loading_process_hangs_obeys_a_signal_at_once(tmp_path, monk
 
     monkeypatch.setattr(GeneratedImages, "load", hanging)
     threading.Thread(target=end_the_wait, daemon=True).start()
-    start = time.monotonic()
+    monkeypatch.setattr("backends.image_loader.TIMEOUT_SECONDS", 100_000)  # only the signal ends the wait
     assert train.main([*SMALL, "--output-dir", str(folder), "--set", "data.workers=2"]) == 75
-    assert time.monotonic() - start < 200  # of the 300 s after which a loading process is taken to hang
     assert json.loads((folder / "status.json").read_text())["state"] == "preempted"
     gc.collect()
     assert train.main([*SMALL, "--output-dir", str(folder), "--set", "data.workers=1", "--resume"]) == 0

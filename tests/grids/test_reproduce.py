@@ -24,7 +24,7 @@ set: [data.num_train_images=128, data.num_eval_images=50, schedule.epochs=1, dev
 """
 # So many steps that it still trains when a test stops it, on any machine; a record every step tells that it trains.
 ENDLESS = HEAD.replace("epochs=1", "epochs=1000000, run.log_every_steps=1, schedule.name=constant")
-START_SECONDS = 240
+START_SECONDS = 600
 
 
 def write_grid(folder: Path, text: str) -> str:

@@ -71,6 +71,26 @@ def test_a_norm_that_does_more_than_its_kind_is_kept_with_the_reason(
         assert torch.equal(converted(x), before)
 
 
+@pytest.mark.parametrize(("norm", "reason"), KEPT[:4], ids=[row[1] for row in KEPT[:4]])
+def test_the_function_that_follows_a_kept_norm_stays(norm: Callable[[], nn.Module], reason: str) -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kept, self.other = norm(), nn.BatchNorm2d(8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self.other(torch.tanh(self.kept(x))))
+
+    model = Functional().eval()
+    x = torch.randn(2, 8, 6, 6)
+    expected = model(x)
+    converted, report = convert_norm(model, SAME)
+    assert torch.allclose(converted(x), expected, atol=1e-6) and [row.activation for row in report.norms] == [
+        None,
+        "relu",
+    ]
+
+
 @pytest.mark.parametrize(
     ("norm", "reason"),
     [(nn.BatchNorm2d(8, track_running_stats=False), "track_running_stats"), (nn.BatchNorm2d(8, momentum=None), "None")],
