@@ -23,7 +23,8 @@ def test_an_example_is_read_at_one_sitting(path: Path) -> None:
 
 
 def test_federated_averaging_learns_with_each_norm() -> None:
-    results = federated.main(["--train-images", "600", "--rounds", "6", "--local-steps", "5", "--seeds", "2"])
+    images = ["--train-images", "600", "--test-images", "600"]
+    results = federated.main([*images, "--rounds", "6", "--local-steps", "5", "--seeds", "2"])
     assert list(results) == ["GN", "GN+PN", "BN"] and all(len(values) == 2 for values in results.values())
     assert min(results["GN+PN"]) > 0.5  # chance is 1 in 3
 
@@ -63,6 +64,7 @@ def test_private_training_learns_with_both_norms() -> None:
     pytest.importorskip("opacus", reason=LIBRARY)
     from examples import opacus_private
 
-    results = opacus_private.main(["--train-images", "600", "--batch-size", "64", "--epochs", "2", "--epsilon", "50"])
+    images = ["--train-images", "600", "--test-images", "600"]
+    results = opacus_private.main([*images, "--batch-size", "64", "--epochs", "2", "--epsilon", "50"])
     assert list(results) == ["GN", "GN+PN"]
     assert results["GN+PN"][0] > 0.4  # chance is 1 in 3, and 18 noisy steps are few

@@ -34,7 +34,9 @@ IDS = [f"{library}-{name}" for library, name, *_ in NETWORKS]
 def build(library: str, name: str) -> nn.Module:
     torch.manual_seed(0)
     if library == "timm":
-        model = timm.create_model(name, num_classes=3)
+        # VGG's 120 million weights after its last convolution have no norm among them; half a million do.
+        sizes = {"mlp_ratio": 1 / 256} if name.startswith("vgg") else {}
+        model = timm.create_model(name, num_classes=3, **sizes)
     else:
         model = getattr(torchvision.models, name)(num_classes=3)
     for module in model.modules():
