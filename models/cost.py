@@ -99,7 +99,9 @@ class SavedStorages:
     def __init__(self, model: nn.Module, keep: Callable[[int], object]) -> None:
         self._keep = keep
         self._own: Set[int] = {_key(tensor) for tensor in (*model.parameters(), *model.buffers())}
-        # Holding the tensors keeps their storages alive, so no address is used twice within one count.
+        # Holding the tensors keeps their storages alive, so no address is used twice within one count. Here and in what
+        # the graph gets back they are detached: a tensor holds its graph, which holds these hooks and what they return,
+        # and Python's collector cannot see that circle.
         self._seen: Dict[int, torch.Tensor] = {}
 
     def pack(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -107,9 +109,9 @@ class SavedStorages:
         for kept in (tensor,) if recipe is None else (recipe.x, recipe.statistics):
             key = _key(kept)
             if key not in self._own and key not in self._seen:
-                self._seen[key] = kept
+                self._seen[key] = kept.detach()
                 self._keep(kept.untyped_storage().nbytes())
-        return tensor
+        return tensor.detach()
 
     def unpack(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor

@@ -161,6 +161,7 @@ OF_OPTIMIZER: List[Row] = [
         "the numbers of its parameters are not whole and different",
     ),
     ("a switch", set_to("optimizer", "param_groups", 0, "fused", "yes"), "group 0 has fused 'yes'"),
+    ("no rate", set_to("optimizer", "param_groups", 1, "lr", None), "group 1 has lr None, expected a number"),
     ("an eps", set_to("optimizer", "param_groups", 0, "eps", 1), "group 0 has eps 1, expected 1e-06"),
 ]
 # What depends on the run that goes on, and one of each of the others.

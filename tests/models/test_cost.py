@@ -2,8 +2,9 @@
 
 import subprocess
 import sys
+import weakref
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 import pytest
 import torch
@@ -208,3 +209,13 @@ def test_the_table_ends_silently_when_its_reader_has_seen_enough() -> None:
     )
     assert done.stdout.startswith("parameters") and len(done.stdout.splitlines()) == 1
     assert done.stderr == ""
+
+
+def test_no_activation_outlives_the_count() -> None:
+    model = build_model("resnet8", num_classes=3, norm_act=NormActFactory(norm="group"))
+    seen: List["weakref.ref[torch.Tensor]"] = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda _, inputs, output: seen.append(weakref.ref(output)))
+    measure_cost(model, 16)
+    assert seen and all(reference() is None for reference in seen)
