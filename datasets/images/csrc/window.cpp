@@ -110,12 +110,13 @@ bool decode(jpeg_decompress_struct& decoder, const WindowRequest& request) {
   if (width > left - first + columns + kMargin) width = left - first + columns + kMargin;
   if (width < decoder.output_width) jpeg_crop_scanline(&decoder, &first, &width);  // moves both to whole blocks
   if (first > left || first + width < left + columns) return false;
-  JSAMPARRAY line = (*decoder.mem->alloc_sarray)(reinterpret_cast<j_common_ptr>(&decoder), JPOOL_IMAGE,
-                                                 3 * decoder.output_width, 1);
+  // At an odd address: to even ones the library writes past the caches, from where a row would come back slowly.
+  JSAMPROW line = static_cast<JSAMPROW>((*decoder.mem->alloc_large)(reinterpret_cast<j_common_ptr>(&decoder),
+                                                                    JPOOL_IMAGE, 3 * decoder.output_width + 1)) + 1;
   if (top > 0 && jpeg_skip_scanlines(&decoder, top) != top) return false;
   for (JDIMENSION row = 0; row < rows; ++row) {
-    if (jpeg_read_scanlines(&decoder, line, 1) != 1) return false;
-    std::memcpy(request.output + static_cast<size_t>(row) * columns * 3, line[0] + 3 * (left - first), 3 * columns);
+    if (jpeg_read_scanlines(&decoder, &line, 1) != 1) return false;
+    std::memcpy(request.output + static_cast<size_t>(row) * columns * 3, line + 3 * (left - first), 3 * columns);
   }
   return ends_well(decoder);
 }
