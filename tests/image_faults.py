@@ -26,7 +26,7 @@ from PIL import Image  # noqa: E402
 
 from datasets.errors import DataError  # noqa: E402
 from datasets.images.encoded_image import EncodedImage  # noqa: E402
-from datasets.images.native import NativeImages, Window, build_library  # noqa: E402
+from datasets.images.native import NativeImages, ResizedWindow, Window, build_library  # noqa: E402
 from datasets.images.transforms import resize_with_libraries  # noqa: E402
 
 WIDTH, HEIGHT = 160, 120
@@ -77,16 +77,22 @@ def window_fault(native: NativeImages, content: bytes, chance: random.Random, se
 
 
 def resize_fault(native: NativeImages, chance: random.Random) -> Optional[str]:
-    """What is wrong with resizing random bytes of a random size, in memory that ends where they end."""
+    """What is wrong with a resized window of random bytes; in memory that ends where the pixels that it needs end."""
     sides = [chance.randint(1, chance.choice((3, 20, MOST_RESIZED))) for _ in range(4)]
     height, width, new_height, new_width = sides
     mirror = chance.random() < 0.5
     pixels = np.random.default_rng(chance.randrange(1 << 30)).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    given = native.resize(pixels, new_height, new_width, mirror)
+    top, left = chance.randrange(new_height), chance.randrange(new_width)
+    window = Window(top, left, chance.randint(1, new_height - top), chance.randint(1, new_width - left))
+    target = ResizedWindow((height, width), (new_height, new_width), window, mirror)
+    place = target.source()
+    part = pixels[place.top : place.top + place.height, place.left : place.left + place.width].copy()
+    given = native.resize(part, (place.top, place.left), target)
     if given is None:
-        return None if not native.resizes else f"{sides} was not resized"
+        return None if not native.resizes else f"{target} was not resized"
     expected = resize_with_libraries(torch.from_numpy(pixels).permute(2, 0, 1), new_height, new_width)
-    return None if torch.equal(given, expected.flip(-1) if mirror else expected) else f"{sides} has other pixels"
+    expected = expected[:, top : top + window.height, left : left + window.width]
+    return None if torch.equal(given, expected.flip(-1) if mirror else expected) else f"{target} has other pixels"
 
 
 def faults(native: NativeImages, first: int, count: int) -> "Counter[str]":

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import sys
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Optional, Sequence, Tuple
@@ -55,10 +57,47 @@ class ResizeRequest(ctypes.Structure):
     """As csrc/images.h declares it."""
 
     _fields_ = [
-        ("pixels", ctypes.c_void_p), ("row_bytes", ctypes.c_int64), ("rows", ctypes.c_int32),
-        ("columns", ctypes.c_int32), ("height", ctypes.c_int32), ("width", ctypes.c_int32), ("mirror", ctypes.c_int32),
-        ("output", ctypes.c_void_p),
+        ("pixels", ctypes.c_void_p), ("row_bytes", ctypes.c_int64), ("first_row", ctypes.c_int32),
+        ("first_column", ctypes.c_int32), ("rows", ctypes.c_int32), ("columns", ctypes.c_int32),
+        ("image_height", ctypes.c_int32), ("image_width", ctypes.c_int32), ("whole_height", ctypes.c_int32),
+        ("whole_width", ctypes.c_int32), ("top", ctypes.c_int32), ("left", ctypes.c_int32), ("height", ctypes.c_int32),
+        ("width", ctypes.c_int32), ("mirror", ctypes.c_int32), ("output", ctypes.c_void_p),
     ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ResizedWindow:
+    """A window of a resized image.
+
+    Attributes:
+        image: height and width of the image.
+        whole: height and width to which it is resized.
+        window: the part of that which is asked for.
+        mirror: reverse each of its rows.
+    """
+
+    image: Tuple[int, int]
+    whole: Tuple[int, int]
+    window: Window
+    mirror: bool = False
+
+    @classmethod
+    def all_of(cls, image: Tuple[int, int], whole: Tuple[int, int], mirror: bool = False) -> ResizedWindow:
+        """The whole of an image, resized."""
+        return cls(image, whole, Window(0, 0, *whole), mirror)
+
+    def source(self) -> Window:
+        """The part of the image that it is made of, and a pixel more at each side, for rounding."""
+        top, bottom = _source_range(self.image[0], self.whole[0], self.window.top, self.window.height)
+        left, right = _source_range(self.image[1], self.whole[1], self.window.left, self.window.width)
+        return Window(top, left, bottom - top, right - left)
+
+
+def _source_range(size: int, whole: int, first: int, count: int) -> Tuple[int, int]:
+    scale = size / whole
+    reach = max(1.0, scale) + 1
+    begin, end = scale * (first + 0.5) - reach, scale * (first + count - 0.5) + reach
+    return max(0, math.floor(begin)), min(size, math.ceil(end))
 
 
 class NativeImages:
@@ -93,21 +132,29 @@ class NativeImages:
         request = WindowRequest(content, len(content), *size, shrink, *window, output.ctypes.data)
         return output if self._decode_window(request) else None
 
-    def resize(self, pixels: np.ndarray, height: int, width: int, mirror: bool) -> Optional[torch.Tensor]:
-        """Return the pixels resized as `transforms.resize` does it, (3, height, width); None where it cannot.
+    def resize(self, pixels: np.ndarray, place: Tuple[int, int], target: ResizedWindow) -> Optional[torch.Tensor]:
+        """Return `target`, (3, height, width), as torch's bilinear resize with antialiasing makes it.
+
+        None where it cannot, or where the pixels are not enough.
 
         Args:
-            pixels: (H, W, 3), uint8; the three colours of a pixel and the pixels of a row side by side.
-            mirror: reverse each row of the result.
+            pixels: (H, W, 3), uint8, of a part of the image; the colours of a pixel and the pixels of a row lie side by
+                side.
+            place: of their first one in the image: row, column.
         """
         row_bytes, *inner = pixels.strides
         if not self.resizes or pixels.dtype != np.uint8 or pixels.shape[2] != 3 or inner != [3, 1] or row_bytes < 0:
             return None
-        if 0 in pixels.shape or min(height, width) < 1:
+        top, left, height, width = target.window
+        is_inside = min(top, left) >= 0 and top + height <= target.whole[0] and left + width <= target.whole[1]
+        if 0 in pixels.shape or min(height, width, *target.image) < 1 or not is_inside:
             return None
         output = torch.empty((3, height, width), dtype=torch.uint8)
-        rows, columns, _ = pixels.shape
-        request = ResizeRequest(pixels.ctypes.data, row_bytes, rows, columns, height, width, mirror, output.data_ptr())
+        part = (*place, *pixels.shape[:2])
+        request = ResizeRequest(
+            pixels.ctypes.data, row_bytes, *part, *target.image, *target.whole, *target.window, target.mirror,
+            output.data_ptr(),
+        )  # fmt: skip
         return output if self._resize(request) else None
 
 

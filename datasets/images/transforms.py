@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from datasets.data_sets import StoredImage
 from datasets.images.encoded_image import EncodedImage
-from datasets.images.native import Window, native_images
+from datasets.images.native import ResizedWindow, Window, native_images
 from datasets.keyed_random import KeyedRandom
 
 # torch's own resizing of bytes takes half of Pillow's time, and is wrong before 2.1: up to 198 off in channels_last.
@@ -57,7 +57,8 @@ def resize(image: torch.Tensor, height: int, width: int, mirror: bool = False) -
     is_interleaved = image.shape[0] == 3 and image.stride(0) == 1 and image.stride(2) == 3
     native = native_images() if is_interleaved and TORCH_RESIZES_BYTES else None
     if native is not None:
-        output = native.resize(image.permute(1, 2, 0).numpy(), height, width, mirror)
+        target = ResizedWindow.all_of((image.shape[1], image.shape[2]), (height, width), mirror)
+        output = native.resize(image.permute(1, 2, 0).numpy(), (0, 0), target)
         if output is not None:
             return output
     resized = resize_with_libraries(image, height, width)
@@ -146,16 +147,25 @@ class CentreCrop:
     image_size: int
     short_side: Optional[int] = None
 
-    def __call__(self, image: EncodedImage) -> torch.Tensor:
-        """Return the (3, image_size, image_size) tensor."""
-        whole = torch.from_numpy(image.pixels()).permute(2, 0, 1)
+    def __call__(self, image: EncodedImage, mirror: bool = False) -> torch.Tensor:
+        """Return the (3, image_size, image_size) tensor, each row reversed if `mirror`."""
         short_side = self.short_side or round(self.image_size / EVALUATION_SHARE)
         shortest = min(image.height, image.width)
         # whole numbers are cut, not rounded, as torchvision does it
         height, width = (short_side * side // shortest for side in (image.height, image.width))
         top, left = (round((side - self.image_size) / 2) for side in (height, width))
-        resized = resize(whole, height, width)
-        return resized[:, top : top + self.image_size, left : left + self.image_size].contiguous()
+        target = ResizedWindow(
+            (image.height, image.width), (height, width), Window(top, left, self.image_size, self.image_size), mirror
+        )
+        native = native_images() if TORCH_RESIZES_BYTES else None
+        if native is not None and native.resizes:
+            source = target.source()
+            output = native.resize(image.window(source), (source.top, source.left), target)
+            if output is not None:
+                return output
+        whole = resize_with_libraries(torch.from_numpy(image.pixels()).permute(2, 0, 1), height, width)
+        output = whole[:, top : top + self.image_size, left : left + self.image_size]
+        return output.flip(-1) if mirror else output.contiguous()
 
 
 @dataclass(frozen=True)
@@ -184,8 +194,7 @@ class Augmentation:
             window = random_window(*height_width(image), self.min_crop_area, random)
             return resized_crop(image, window, self.image_size, mirror)
         if isinstance(image, EncodedImage) and not self.same_size:
-            output = CentreCrop(self.image_size)(image)
-            return output.flip(-1) if mirror else output
+            return CentreCrop(self.image_size)(image, mirror)
         pixels = image.pixels().transpose(2, 0, 1) if isinstance(image, EncodedImage) else image
         padding = self.crop_padding or 0
         down, right = random.integer(2 * padding + 1) - padding, random.integer(2 * padding + 1) - padding

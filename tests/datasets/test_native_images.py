@@ -23,8 +23,8 @@ from made_images import encoded
 from datasets import DataError
 from datasets.images import encoded_image, native, transforms
 from datasets.images.encoded_image import EncodedImage, decoder_versions
-from datasets.images.native import NativeImages, Window, build_library, native_images
-from datasets.images.transforms import Augmentation, resize, resize_with_libraries, resized_crop
+from datasets.images.native import NativeImages, ResizedWindow, Window, build_library, native_images
+from datasets.images.transforms import Augmentation, CentreCrop, resize, resize_with_libraries, resized_crop
 from datasets.keyed_random import KeyedRandom
 from normact.kernels.cpu.native_library import CACHE_VARIABLE, ISA_FLAGS
 
@@ -37,6 +37,12 @@ needs_windows = pytest.mark.skipif(
 needs_resize = pytest.mark.skipif(
     not (can_build and has_avx2 and transforms.TORCH_RESIZES_BYTES), reason="no compiler, no AVX2, or torch before 2.1"
 )
+
+
+def resized(instructions: str, pixels: np.ndarray, height: int, width: int, mirror: bool = False):
+    """The whole of an image, resized."""
+    target = ResizedWindow.all_of(pixels.shape[:2], (height, width), mirror)
+    return built(instructions).resize(pixels, (0, 0), target)
 
 
 @lru_cache(maxsize=None)
@@ -89,7 +95,7 @@ def test_resizing_gives_torchs_bytes(instructions, sides, right, mirror, extreme
         pixels = np.where(pixels > 127, np.uint8(255), np.uint8(0))
     part = pixels[:, :width]  # rows that do not touch
     expected = resize_with_libraries(torch.from_numpy(part).permute(2, 0, 1), new_height, new_width)
-    found = built(instructions).resize(part, new_height, new_width, mirror)
+    found = resized(instructions, part, new_height, new_width, mirror)
     assert found is not None and found.is_contiguous()
     assert torch.equal(found, expected.flip(-1) if mirror else expected)
 
@@ -99,7 +105,23 @@ def test_resizing_gives_torchs_bytes(instructions, sides, right, mirror, extreme
 def test_resizing_gives_torchs_bytes_at_scales_of_data_sets(side):
     pixels = np.random.default_rng(side).integers(0, 256, (side, 500, 3), dtype=np.uint8)
     expected = resize_with_libraries(torch.from_numpy(pixels).permute(2, 0, 1), 224, 224)
-    assert torch.equal(built("native").resize(pixels, 224, 224, False), expected)
+    assert torch.equal(resized("native", pixels, 224, 224), expected)
+
+
+@needs_resize
+@pytest.mark.parametrize("lacking", [(1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)])
+def test_a_part_of_an_image_that_lacks_a_row_or_column_is_not_resized(lacking):
+    pixels = np.zeros((60, 80, 3), dtype=np.uint8)
+    target = ResizedWindow((60, 80), (30, 40), Window(10, 10, 10, 20))
+    # rows 2 * (10 + .5) -+ 2 and so on: the triangles of the first and the last
+    needed = Window(19, 19, 22, 42)
+    rows, columns = needed.top + lacking[0], needed.left + lacking[1]
+    part = pixels[rows : needed.top + needed.height - lacking[2], columns : needed.left + needed.width - lacking[3]]
+    assert built("native").resize(pixels, (0, 0), target) is not None
+    assert built("native").resize(pixels[19:41, 19:61], (19, 19), target) is not None
+    assert built("native").resize(part, (rows, columns), target) is None
+    for window in (Window(-1, 0, 5, 5), Window(0, 36, 5, 5), Window(26, 0, 5, 5)):
+        assert built("native").resize(pixels, (0, 0), ResizedWindow((60, 80), (30, 40), window)) is None
 
 
 def test_what_the_resize_does_not_know_is_left_to_torch():
@@ -108,21 +130,25 @@ def test_what_the_resize_does_not_know_is_left_to_torch():
     pixels = np.zeros((8, 8, 3), dtype=np.uint8)
     strange = [pixels[..., ::-1], pixels[:, ::-1], pixels[::-1], pixels[..., :1], pixels.astype(np.int16), pixels[:0]]
     for each in strange:
-        assert built("native").resize(each, 4, 4, False) is None
-    assert built("native").resize(pixels, 0, 4, False) is None
+        assert resized("native", each, 4, 4) is None
+    assert resized("native", pixels, 0, 4) is None
     if has_avx2:  # which the compiler's default for x86 does not use
-        assert not built("baseline").resizes and built("baseline").resize(pixels, 4, 4, False) is None
+        assert not built("baseline").resizes and resized("baseline", pixels, 4, 4) is None
 
 
 @needs_windows
-def test_a_training_image_is_the_same_with_and_without_the_library(monkeypatch):
-    augmentation = Augmentation(96, None, 0.05, True, same_size=False)
+def test_what_a_network_is_given_is_the_same_with_and_without_the_library(monkeypatch):
     images = [EncodedImage(content, "made.jpg") for content in files()]
-    found = [augmentation(image, KeyedRandom(seed)) for seed in range(8) for image in images]
-    assert len({tuple(output.shape) for output in found}) == 1
+    images.append(EncodedImage(encoded(photograph()).getvalue(), "made.png"))
+    crops, centres = (Augmentation(96, None, area, True, same_size=False) for area in (0.05, None))
+    uses = [lambda image, seed=seed: crops(image, KeyedRandom(seed)) for seed in range(8)]
+    uses += [lambda image, seed=seed: centres(image, KeyedRandom(seed)) for seed in range(4)]
+    # smaller, larger, and with the window at the border of the resized image
+    uses += [CentreCrop(96), CentreCrop(160), CentreCrop(64, 64), CentreCrop(65, 130)]
+    found = [use(image) for use in uses for image in images]
     for module in (encoded_image, transforms):
         monkeypatch.setattr(module, "native_images", lambda: None)
-    expected = [augmentation(image, KeyedRandom(seed)) for seed in range(8) for image in images]
+    expected = [use(image) for use in uses for image in images]
     assert all(torch.equal(one, other) for one, other in zip(found, expected))
 
 
@@ -133,6 +159,8 @@ def test_the_library_is_what_runs(monkeypatch):
     if has_avx2:
         monkeypatch.setattr(transforms, "resize_with_libraries", None)
     assert resized_crop(image, Window(10, 20, 90, 100), 64, mirror=True).shape == (3, 64, 64)
+    if has_avx2:  # elsewhere the whole image is resized
+        assert CentreCrop(64)(image).shape == (3, 64, 64)
     assert decoder_versions().startswith("libjpeg-turbo ")
 
 
@@ -245,5 +273,5 @@ def test_a_header_of_another_makers_library_is_not_taken(monkeypatch, tmp_path):
 def test_memory_that_a_resize_reads_may_be_read_only():
     pixels = np.zeros((8, 8, 3), dtype=np.uint8)
     pixels.flags.writeable = False
-    assert built("native").resize(pixels, 4, 4, False) is not None
+    assert resized("native", pixels, 4, 4) is not None
     assert resize(torch.zeros(1, 8, 8, dtype=torch.uint8), 4, 4, mirror=True).shape == (1, 4, 4)

@@ -15,10 +15,12 @@ struct WindowRequest {
 };
 
 struct ResizeRequest {
-  const uint8_t* pixels;  // (rows, columns, 3), rows row_bytes apart
+  const uint8_t* pixels;  // (rows, columns, 3), rows row_bytes apart: a part of an image, or all of it
   int64_t row_bytes;
-  int32_t rows, columns;
-  int32_t height, width;  // of the result
+  int32_t first_row, first_column, rows, columns;  // of the part, in the image
+  int32_t image_height, image_width;
+  int32_t whole_height, whole_width;  // to which the whole image is resized
+  int32_t top, left, height, width;   // the window of that which is asked for
   int32_t mirror;
   uint8_t* output;  // (3, height, width)
 };
@@ -30,6 +32,6 @@ int decode_window(const WindowRequest* request);
 
 // 1 where resize has been built with the instructions that it needs.
 int resizes();
-// 1, or 0 where it cannot: without the instructions, or without memory.
+// 1, or 0 where it cannot: without the instructions or memory, or for a part that lacks pixels of the window.
 int resize(const ResizeRequest* request);
 }

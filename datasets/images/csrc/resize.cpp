@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstring>
 #include <exception>
+#include <memory>
 #include <vector>
 
 #include "images.h"
@@ -27,14 +28,23 @@ constexpr int kVectorBytes = kLanes * kLaneBytes;
 constexpr int kMiddleBytes = 4;  // of a pixel: three colours and a place that is not used
 constexpr int kMaxBits = 22;
 
-// Which pixels of an axis make each one of the result, and their weights in pairs; a last weight without partner has 0.
+// One axis of a request.
+struct Extent {
+  int first, count;               // of the pixels that are given
+  int size, result_size;          // of the whole image, before and after
+  int window_first, window_count;  // of the result that is asked for
+};
+
+// Which of the given pixels make each one of the window, and their weights in pairs; a last one without partner has 0.
 struct Axis {
   std::vector<int32_t> first;
-  std::vector<int32_t> pair_weights;  // (size of the result, pairs): low and high 16 bits
+  std::vector<int32_t> pair_weights;  // (pixels of the window, pairs): low and high 16 bits
   int pairs = 0;
   int bits = 0;
+  bool is_given = true;  // all that the window needs
 
-  Axis(int size, int result_size) : first(result_size) {
+  explicit Axis(const Extent& extent) : first(extent.window_count) {
+    const int size = extent.size, result_size = extent.result_size;
     const double scale = static_cast<double>(size) / result_size;
     const double support = std::max(scale, 1.0), slope = scale >= 1.0 ? 1.0 / scale : 1.0;
     const int taps = static_cast<int>(std::ceil(static_cast<float>(support))) * 2 + 1;
@@ -56,15 +66,18 @@ struct Axis {
         if (total != 0.0) row[k] /= total;
         largest = std::max(largest, row[k]);
       }
-      first[i] = begin;
       most = std::max(most, count);
+      const int place = i - extent.window_first;
+      if (place < 0 || place >= extent.window_count) continue;
+      first[place] = begin - extent.first;
+      if (first[place] < 0 || first[place] + count > extent.count) is_given = false;
     }
     while (bits < kMaxBits && static_cast<int>(0.5 + largest * (1 << (bits + 1))) < (1 << 15)) ++bits;
     pairs = (most + 1) / 2;
-    pair_weights.resize(static_cast<size_t>(result_size) * pairs);
-    for (int i = 0; i < result_size; ++i) {
+    pair_weights.resize(first.size() * pairs);
+    for (int i = 0; i < extent.window_count; ++i) {
+      const double* row = &weights[static_cast<size_t>(extent.window_first + i) * taps];
       for (int pair = 0; pair < pairs; ++pair) {
-        const double* row = &weights[static_cast<size_t>(i) * taps];
         const int low = rounded(row[2 * pair]), high = 2 * pair + 1 < taps ? rounded(row[2 * pair + 1]) : 0;
         pair_weights[static_cast<size_t>(i) * pairs + pair] = (high << 16) | low;
       }
@@ -144,15 +157,19 @@ void resize_down(const uint8_t* middle, int64_t middle_row, const int32_t* weigh
   }
 }
 
-void resize_whole(const ResizeRequest& request) {
-  const Axis across(request.columns, request.width), down(request.rows, request.height);
+bool resize_window(const ResizeRequest& request) {
+  const Axis across({request.first_column, request.columns, request.image_width, request.whole_width, request.left,
+                     request.width});
+  const Axis down({request.first_row, request.rows, request.image_height, request.whole_height, request.top,
+                   request.height});
+  if (!across.is_given || !down.is_given) return false;
   Source source(request, across);
   const int64_t vectors = (static_cast<int64_t>(request.width) * kMiddleBytes + kVectorBytes - 1) / kVectorBytes;
   const int64_t middle_row = vectors * kVectorBytes;
   // rows of weight 0 behind the last are read too, and groups of kLanes written whole
   const int64_t middle_rows = static_cast<int64_t>(request.rows) + 2 * down.pairs + kLanes;
-  std::vector<uint8_t> middle(middle_rows * middle_row);
-  int done = 0;
+  const std::unique_ptr<uint8_t[]> middle(new uint8_t[middle_rows * middle_row]);
+  int done = down.first[0];
   for (int y = 0; y < request.height; ++y) {
     const int needed = std::min(down.first[y] + 2 * down.pairs, request.rows);
     for (; done < needed; done += kLanes) {
@@ -171,6 +188,7 @@ void resize_whole(const ResizeRequest& request) {
     resize_down(&middle[down.first[y] * middle_row], middle_row,
                 &down.pair_weights[static_cast<size_t>(y) * down.pairs], down, request.width, planes);
   }
+  return true;
 }
 
 }  // namespace
@@ -179,8 +197,7 @@ extern "C" int resizes() { return 1; }
 
 extern "C" int resize(const ResizeRequest* request) {
   try {
-    resize_whole(*request);
-    return 1;
+    return resize_window(*request);
   } catch (const std::exception&) {  // std::bad_alloc
     return 0;
   }
