@@ -150,8 +150,8 @@ class Session(Protocol):
     def state(self) -> Dict[str, Any]:
         """{"model": ..., "optimizer": ...}, on the CPU, the same on every device. Every process must call it."""
 
-    def load_state(self, state: Dict[str, Any]) -> None:
-        """Continues from `state()` of any device."""
+    def load_state(self, state: Dict[str, Any], is_updated: bool = True) -> None:
+        """Continues from `state()` of any device; `is_updated`: whether that was after a first update."""
 
     def close(self) -> None:
         """Lets go of the device."""

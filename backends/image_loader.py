@@ -21,6 +21,9 @@ from training.parents_end import end_with
 TIMEOUT_SECONDS = 300
 # Each tensor in shared memory holds an open file on both sides: a few for each loading process, and those of the rest.
 _FILES_FOR_SHARING = 256
+# Bytes of /dev/shm that batches leave free: each loading process that starts needs locks there, of a page each.
+_SHARED_MEMORY = "/dev/shm"
+_LEFT_FREE = 2**20
 _is_told = mmap.mmap(-1, 1)  # one byte that this process and the loading processes it forks see
 
 
@@ -73,6 +76,9 @@ def _collate(samples: List[Tuple[torch.Tensor, int]]) -> Any:
     batch = _stack(samples)
     if get_worker_info() is None:
         return batch
+    if not _has_room(sum(tensor.numel() * tensor.element_size() for tensor in batch)):
+        _tell_once(f"{_SHARED_MEMORY} is full")
+        return _ForPipes(batch)
     try:
         for tensor in batch:
             tensor.share_memory_()
@@ -80,6 +86,15 @@ def _collate(samples: List[Tuple[torch.Tensor, int]]) -> Any:
         _tell_once(str(error))
         return _ForPipes(_stack(samples))
     return batch
+
+
+def _has_room(size: int) -> bool:
+    """Whether `size` bytes in shared memory leave enough for what starts later."""
+    try:
+        disk = os.statvfs(_SHARED_MEMORY)
+    except OSError:
+        return True  # elsewhere or absent: sharing itself tells
+    return disk.f_bavail * disk.f_frsize >= size + _LEFT_FREE
 
 
 def _collate_for_pipes(samples: List[Tuple[torch.Tensor, int]]) -> Any:

@@ -117,14 +117,15 @@ def _of_nobody(
     model: ImageClassifier, state_dict: Mapping[str, torch.Tensor], candidates: Mapping[str, Mapping[str, str]]
 ) -> str:
     hint = ""
+    has = f"It has the names {_first(list(state_dict))}." if state_dict else "It is empty."
     if any("layer1.0.conv1.weight" in name for name in state_dict):
         hint = (
             "They look like a ResNet of torchvision or timm in v1 order, with norms after convolutions; here it is v2. "
         )
     wanted = "; ".join(f"{source} {_first(list(names)[:2])}" for source, names in candidates.items())
     return (
-        f"the state dict is of another network than this {type(model).__name__}, nothing was loaded. It has the names "
-        f"{_first(list(state_dict))}. {hint}Known are the names of {' and '.join(candidates)} ({wanted}); to convert "
+        f"the state dict is of another network than this {type(model).__name__}, nothing was loaded. {has} "
+        f"{hint}Known are the names of {' and '.join(candidates)} ({wanted}); to convert "
         "another network as it is, see normact.convert_norm"
     )
 

@@ -117,17 +117,20 @@ _OPTIMIZERS: Dict[str, Callable[[OptimizerConfig, Groups], torch.optim.Optimizer
 }
 
 
-def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Dict[str, Any]) -> None:
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Dict[str, Any], is_updated: bool = True) -> None:
     """Continue from `optimizer.state_dict()`; tensors of a parameter's shape take its memory layout.
 
     Checkpoints hold the default layout. Lamb sums over whole tensors, and rounds as before the checkpoint only if it
     sums in the same order. A checkpoint's own choice between fused and plain updates stays, as far as this torch can:
     the two round differently.
 
+    Args:
+        is_updated: whether it is of after a first update.
+
     Raises:
         CheckpointError: it is not the state of such an optimizer.
     """
-    check_optimizer_state(optimizer, state)
+    check_optimizer_state(optimizer, state, is_updated)
     own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     groups = [{**settings, **saved} for settings, saved in zip(own, state["param_groups"])]
     optimizer.load_state_dict({**state, "param_groups": groups})

@@ -16,16 +16,19 @@ _SWITCHES = ("fused", "foreach", "capturable", "differentiable")
 _SHOWN = 3
 
 
-def check_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+def check_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], is_updated: bool = True) -> None:
     """Compares `state` with what `optimizer` has, or will have after its first update.
 
     torch takes any state of as many parameters: one that is empty begins anew without a word, other settings replace
     those of the configuration, and other shapes or types fail in a later update, or round.
 
+    Args:
+        is_updated: whether it is of after a first update. Before that an optimizer keeps nothing.
+
     Raises:
         CheckpointError: what differs.
     """
-    problems = list(_problems(optimizer, state))
+    problems = list(_problems(optimizer, state, is_updated))
     if problems:
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise CheckpointError(
@@ -34,7 +37,7 @@ def check_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, 
         )
 
 
-def _problems(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> Iterator[str]:
+def _problems(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], is_updated: bool) -> Iterator[str]:
     groups: List[Mapping[str, Any]] = state["param_groups"]
     sizes = [len(group["params"]) if isinstance(group.get("params"), list) else -1 for group in groups]
     own = [len(group["params"]) for group in optimizer.param_groups]
@@ -47,7 +50,7 @@ def _problems(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> Ite
         return
     for number, (saved, group) in enumerate(zip(groups, optimizer.param_groups)):
         yield from _different_settings(number, saved, group)
-    kept = kept_by(optimizer)
+    kept = kept_by(optimizer) if is_updated else {}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     strangers = sorted(set(state["state"]) - set(indices))
     if strangers:

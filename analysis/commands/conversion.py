@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Iterator, List
 
@@ -36,9 +37,7 @@ def conversion(options: argparse.Namespace) -> None:
     options.rows.parent.mkdir(parents=True, exist_ok=True)
     done = {(row.library, row.name) for row in read_rows(options.rows)}
     left: List[str] = []
-    logging.disable(logging.WARNING)  # what the networks' own code says of itself
-    warnings.simplefilter("ignore")
-    with open(options.rows, "a", encoding="utf-8") as file:
+    with _silence(), open(options.rows, "a", encoding="utf-8") as file:
         for library in options.library:
             for candidate in _installed(library, options):
                 is_asked = options.name is None or candidate.name in options.name
@@ -55,6 +54,19 @@ def conversion(options: argparse.Namespace) -> None:
     rows = read_rows(options.rows)
     replace_file(options.page, page(rows, left).encode("utf-8"))
     print(f"{options.page}: {len(rows)} networks")
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Nothing of what the networks' own code says of itself below an error."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _installed(library: str, options: argparse.Namespace) -> Iterator[Any]:

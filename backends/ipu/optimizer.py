@@ -64,13 +64,16 @@ class IpuOptimizer:
         kept = self._read() if on_device and not self._loaded else self._loaded
         return {"state": kept, "param_groups": self._host.state_dict()["param_groups"]}
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: Mapping[str, Any], is_updated: bool = True) -> None:
         """Takes over a state dict of the host's form; `write_loaded` sends it.
+
+        Args:
+            is_updated: whether it is of after a first update.
 
         Raises:
             CheckpointError: it is not the state of such an optimizer.
         """
-        check_optimizer_state(self._host, state)
+        check_optimizer_state(self._host, state, is_updated)
         self._loaded = {
             index: {name: torch.as_tensor(value) for name, value in kept.items() if value is not None}
             for index, kept in state["state"].items()

@@ -132,10 +132,10 @@ class IpuSession:
             raise NonFiniteLossError(self._last_step, math.nan, math.nan, are_weights_intact=False)
         return {"model": model, "optimizer": self._optimizer.state(on_device=self._training is not None)}
 
-    def load_state(self, state: Dict[str, Any]) -> None:
+    def load_state(self, state: Dict[str, Any], is_updated: bool = True) -> None:
         self._release_training()
         load_model_state(self._classifier.network, state["model"])
-        self._optimizer.load(state["optimizer"])
+        self._optimizer.load(state["optimizer"], is_updated)
 
     def close(self) -> None:
         for executor in (self._training, self._inference):

@@ -39,7 +39,7 @@ def compare_updates(device: str, system: str) -> Dict[str, Any]:
         if step == _UPDATES:
             break
         before = copy.deepcopy(ipu.session.state())
-        cpu.session.load_state(copy.deepcopy(before))
+        cpu.session.load_state(copy.deepcopy(before), is_updated=step > 0)
         expected = float(cpu.session.train_step(on_cpu, step, rate).loss_sum)
         loss = float(ipu.session.train_step(on_ipu, step, rate).loss_sum)
         found = ipu.session.state()["model"]

@@ -166,9 +166,9 @@ class TorchSession:
             "optimizer": _to_cpu(self._optimizer.state_dict()),
         }
 
-    def load_state(self, state: Dict[str, Any]) -> None:
+    def load_state(self, state: Dict[str, Any], is_updated: bool = True) -> None:
         load_model_state(self._classifier.network, state["model"])
-        load_optimizer_state(self._optimizer, state["optimizer"])
+        load_optimizer_state(self._optimizer, state["optimizer"], is_updated)
 
     def close(self) -> None:
         self._parallel = None  # it holds the group

@@ -108,7 +108,10 @@ def test_ghost_clipping_has_the_norms_of_one_image_at_a_time(name: str) -> None:
     model = network(name)
     x, labels = data(name)
     gradients = one_by_one(copy.deepcopy(model), x, labels)
-    expected = torch.stack([torch.cat([g.flatten() for g in of_one.values()]).norm() for of_one in gradients])
+    # In float64: a float32 sum over 24 million squares is 0.3 % off by itself.
+    expected = torch.stack(
+        [torch.cat([g.flatten() for g in of_one.values()]).double().norm().float() for of_one in gradients]
+    )
     wrapped: Any = opacus.grad_sample.utils.wrap_model(model, grad_sample_mode="ghost", max_grad_norm=1.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
