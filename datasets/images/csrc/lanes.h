@@ -4,8 +4,14 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace lanes {
+
+inline void store_first(uint8_t* p, __m128i v) {
+  const int32_t first = _mm_cvtsi128_si32(v);  // _mm_storeu_si32 came with GCC 11
+  std::memcpy(p, &first, sizeof(first));
+}
 
 #if defined(__AVX512BW__)
 
@@ -37,10 +43,10 @@ inline Vector gather_groups(Vector v) {
 }
 inline void store(uint8_t* p, Vector v) { _mm512_storeu_si512(p, v); }
 inline void store_firsts(uint8_t* const* p, int64_t offset, Vector v) {
-  _mm_storeu_si32(p[0] + offset, _mm512_castsi512_si128(v));
-  _mm_storeu_si32(p[1] + offset, _mm512_extracti32x4_epi32(v, 1));
-  _mm_storeu_si32(p[2] + offset, _mm512_extracti32x4_epi32(v, 2));
-  _mm_storeu_si32(p[3] + offset, _mm512_extracti32x4_epi32(v, 3));
+  store_first(p[0] + offset, _mm512_castsi512_si128(v));
+  store_first(p[1] + offset, _mm512_extracti32x4_epi32(v, 1));
+  store_first(p[2] + offset, _mm512_extracti32x4_epi32(v, 2));
+  store_first(p[3] + offset, _mm512_extracti32x4_epi32(v, 3));
 }
 
 #else
@@ -71,8 +77,8 @@ inline Vector gather_groups(Vector v) {
 }
 inline void store(uint8_t* p, Vector v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
 inline void store_firsts(uint8_t* const* p, int64_t offset, Vector v) {
-  _mm_storeu_si32(p[0] + offset, _mm256_castsi256_si128(v));
-  _mm_storeu_si32(p[1] + offset, _mm256_extracti128_si256(v, 1));
+  store_first(p[0] + offset, _mm256_castsi256_si128(v));
+  store_first(p[1] + offset, _mm256_extracti128_si256(v, 1));
 }
 
 #endif
