@@ -29,7 +29,7 @@ HOROVOD_READY := $(VENV)/.horovod-ready
 DOCS_VENV := .venv-docs
 DOCS_READY := $(DOCS_VENV)/.ready
 
-.PHONY: help train train-small test test-fast test-slow faults kills launches lint docs browser bench data clean
+.PHONY: help train train-small test test-fast test-slow faults fuzz-images kills launches lint docs browser bench data clean
 
 help:
 	@echo "make train [CONFIG=name] [ARGS='--set section.key=value ...']   train an experiment of configs/"
@@ -42,6 +42,7 @@ help:
 	@echo "make test-ipu-host [PYTHON_IPU=python3.8]   layer, networks, emulator and IPU backend with torch 2.0.1"
 	@echo "make horovod      builds Horovod into the environment, for several processes without poprun"
 	@echo "make faults       every fault that a run must survive, slow ones too, with their table: build/faults.md"
+	@echo "make fuzz-images [COUNT=20000]   damaged JPEG files through the image decoder, under the address sanitizer"
 	@echo "make kills [COUNT=100]   a run killed at random moments, and compared to the bit; continues where it stopped"
 	@echo "make launches [COUNT=500]   two processes started and ended repeatedly, counting failures; continues where it stopped"
 	@echo "make bench        every number that this project publishes"
@@ -86,6 +87,11 @@ $(HOROVOD_READY): $(DEV_READY)
 		HOROVOD_WITHOUT_MPI=1 HOROVOD_WITH_GLOO=1 \
 		$(VENV)/bin/pip install --disable-pip-version-check --no-deps --no-build-isolation ./$(HOROVOD)
 	touch $@
+
+# Damage finds memory that is not the file's: the library is built with sanitizers, whose own has to be loaded first.
+fuzz-images: $(DEV_READY)
+	CXX=g++ LD_PRELOAD=$$(g++ -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
+		$(VENV)/bin/python tests/image_faults.py --sanitized $(if $(COUNT),--count $(COUNT))
 
 faults: $(DEV_READY) data
 	$(VENV)/bin/python -m pytest -n 2 -m faults

@@ -6,7 +6,8 @@ The files are random crops of the ten photographs of datasets/photo_files.py, re
 random window of 5 % to 100 % of the image, resize it and mirror half of the images:
 
     torchvision          ImageFolder with Pillow and torchvision's random transforms
-    folder, Pillow       this project's image_folder without simplejpeg
+    folder, Pillow       this project's image_folder by Pillow and torch alone
+    folder, whole        by simplejpeg, which decodes whole images, and torch's resize: without the C++
     folder, shards       this project's image_folder and image_shards
 
 The first table takes one thread of one process. The second loads in other processes, alone and while a network trains
@@ -35,7 +36,7 @@ from benchmarks.protocol import measure, seconds
 from benchmarks.results import RESULTS, write_results
 from configs.schema import DataConfig
 from datasets import DataSets, build_datasets, pack
-from datasets.images import encoded_image
+from datasets.images import encoded_image, transforms
 from datasets.images.torchvision_import import torchvision
 from datasets.keyed_random import KeyedRandom
 from datasets.photo_files import obtain_photos
@@ -97,8 +98,20 @@ def batches_of(load: Callable[[int], Any], count: int) -> Callable[[], None]:
 
 
 @contextlib.contextmanager
+def libraries_alone() -> Iterator[None]:
+    """Without the C++ of datasets/images."""
+    with mock.patch.object(encoded_image, "native_images", no_native_images):
+        with mock.patch.object(transforms, "native_images", no_native_images):
+            yield
+
+
+def no_native_images() -> None:
+    return None
+
+
+@contextlib.contextmanager
 def pillow_alone() -> Iterator[None]:
-    with mock.patch.object(encoded_image, "simplejpeg", None):
+    with libraries_alone(), mock.patch.object(encoded_image, "simplejpeg", None):
         yield
 
 
@@ -112,11 +125,12 @@ def time_one_core(folder: Path, shards: Path, image_size: int, repetitions: int)
     # the same windows for all of ours; torchvision draws its own from the same distribution
     variants.update({name: batches_of(partial(load_first_epoch, train), count) for name, train in ours.items()})
 
-    def load_with_pillow(number: int) -> Any:
-        with pillow_alone():
+    def load_with(limits: Callable[[], Any], number: int) -> Any:
+        with limits():
             return ours["folder"][0, number]
 
-    variants["folder, Pillow"] = batches_of(load_with_pillow, count)
+    variants["folder, Pillow"] = batches_of(partial(load_with, pillow_alone), count)
+    variants["folder, whole"] = batches_of(partial(load_with, libraries_alone), count)
     timings = measure(variants, "torchvision", repetitions=repetitions)
     return [
         {

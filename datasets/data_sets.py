@@ -233,6 +233,7 @@ class DataSets:
             are augmented: a run that resumes compares it.
         validation: indexed by index; images of the training half that are not among `train`, to choose by. None: none.
         decoder: what turns the files of images into pixels while training, for the same purpose; "" for nothing.
+        changed: how the files of images were changed when they were packed, for the same purpose; "" for not at all.
     """
 
     train: TrainingImages
@@ -245,6 +246,7 @@ class DataSets:
     class_names: Tuple[str, ...]
     fingerprint: str
     decoder: str = ""
+    changed: str = ""
     validation: Optional[EvaluationImages] = None
 
     def plain_training_images(self, count: int) -> PlainTrainingImages:

@@ -1,10 +1,13 @@
 """Pack a folder of image files into shards: tar files in WebDataset's layout, each with an index and a SHA-256 sum.
 
-    python -m datasets.pack SRC DST [--shard-mib 256] [--seed 0]
+    python -m datasets.pack SRC DST [--shard-mib 256] [--seed 0] [--short-side 256 [--quality 90]]
 
 SRC has the layout of image_folder; DST then is a data.dir for image_shards. Files are stored as they are, in a random
 order, as NUMBER_CLASS_NAME.EXTENSION and NUMBER_CLASS_NAME.cls (the label), so that whoever reads shards from end to
 end meets all classes at once. The same SRC and seed give the same bytes.
+
+With --short-side, images with a longer one are resized to it and stored as JPEG files; the index says so, and so does
+the record of each run that reads it.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import re
 import sys
 import tarfile
 import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Iterator, List, Optional, Sequence, Tuple
 
@@ -24,15 +28,38 @@ from configs.exit_codes import DISK, explain
 from configs.standard_streams import open_standard_streams
 from datasets.errors import DataError
 from datasets.image_folder import FolderImages, open_folder
+from datasets.images.encoded_image import EncodedImage
+from datasets.images.smaller import Smaller
 from datasets.keyed_random import KeyedRandom
 from datasets.shards.image_shards import CLASSES_FILE, UNFINISHED
 from datasets.shards.index import SUFFIX, make_index
 
 MIB = 1 << 20
+QUALITY = 90
 BLOCK = 512
 END = bytes(2 * BLOCK)
 # What a key may hold: a dot would end it, and other systems disagree about the rest.
 UNSAFE = re.compile("[^A-Za-z0-9_-]")
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How images are packed.
+
+    Attributes:
+        shard_bytes: size at which a shard is closed.
+        seed: of the order of images.
+        smaller: how they are stored smaller; None: as they are.
+    """
+
+    shard_bytes: int
+    seed: int
+    smaller: Optional[Smaller]
+
+    def stored(self, image: EncodedImage, extension: str) -> Tuple[bytes, str]:
+        """Return the content and the extension of an image's member."""
+        content = None if self.smaller is None else self.smaller.encoded(image)
+        return (image.content, extension) if content is None else (content, ".jpg")
 
 
 class ShardWriter:
@@ -40,10 +67,12 @@ class ShardWriter:
 
     Args:
         path: of the finished shard, which appears whole or not at all.
+        changed: for its index: how the images were changed.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, changed: str) -> None:
         self.path = path
+        self.changed = changed
         descriptor, self.temporary = tempfile.mkstemp(prefix=".part-", dir=path.parent)
         self.file = os.fdopen(descriptor, "wb")
         self.digest = hashlib.sha256()
@@ -78,6 +107,7 @@ class ShardWriter:
         os.chmod(self.temporary, 0o644)
         os.replace(self.temporary, self.path)
         index = make_index(self.path.name, self.size, self.digest.hexdigest(), self.rows)
+        index = replace(index, changed=self.changed)
         replace_file(self.path.with_name(self.path.name + SUFFIX), index.content())
 
     def discard(self) -> None:
@@ -95,7 +125,7 @@ def shuffled(count: int, seed: int) -> List[int]:
     return order
 
 
-def pack_half(images: FolderImages, target: Path, half: str, shard_bytes: int, seed: int) -> Iterator[ShardWriter]:
+def pack_half(images: FolderImages, target: Path, half: str, packing: Packing) -> Iterator[ShardWriter]:
     """Write the shards of one half; give each when it is finished.
 
     Raises:
@@ -104,15 +134,17 @@ def pack_half(images: FolderImages, target: Path, half: str, shard_bytes: int, s
     shard: Optional[ShardWriter] = None
     number = 0
     try:
-        for position, index in enumerate(shuffled(len(images), seed)):
+        for position, index in enumerate(shuffled(len(images), packing.seed)):
             if shard is None:
-                shard = ShardWriter(target / f"{half}-{number:06d}.tar")
+                changed = "" if packing.smaller is None else str(packing.smaller)
+                shard = ShardWriter(target / f"{half}-{number:06d}.tar", changed)
                 number += 1
             image, label = images.load(index)
             name = Path(os.fsdecode(images.names[index].item()))
             key = UNSAFE.sub("_", f"{position:08d}_{images.class_names[label]}_{name.stem}")
-            shard.add(key, name.suffix.lower(), image.content, label)
-            if shard.size >= shard_bytes or position == len(images) - 1:
+            content, extension = packing.stored(image, name.suffix.lower())
+            shard.add(key, extension, content, label)
+            if shard.size >= packing.shard_bytes or position == len(images) - 1:
                 shard.finish()
                 yield shard
                 shard = None
@@ -121,11 +153,12 @@ def pack_half(images: FolderImages, target: Path, half: str, shard_bytes: int, s
             shard.discard()
 
 
-def pack(source: Path, target: Path, shard_bytes: int, seed: int) -> None:
+def pack(source: Path, target: Path, shard_bytes: int, seed: int, smaller: Optional[Smaller] = None) -> None:
     """Write the shards of both halves and the names of the classes.
 
     Raises:
-        DataError: `source` has another layout or an unreadable file, or `target` is not empty.
+        DataError: `source` has another layout or an unreadable file, with `smaller` a damaged one too, or `target` is
+            not empty.
         OSError: the disk is full, or `target` cannot be written to.
     """
     halves = open_folder(source)
@@ -134,7 +167,7 @@ def pack(source: Path, target: Path, shard_bytes: int, seed: int) -> None:
         raise DataError(f"{target} is not empty; pack into a new folder")
     replace_file(target / UNFINISHED, b"")
     for half, images in halves.items():
-        for shard in pack_half(images, target, half, shard_bytes, seed):
+        for shard in pack_half(images, target, half, Packing(shard_bytes, seed, smaller)):
             print(f"{shard.path}: {len(shard.rows):,} images, {shard.size / MIB:,.1f} MiB", flush=True)
     replace_file(target / CLASSES_FILE, os.fsencode("".join(f"{name}\n" for name in halves["train"].class_names)))
     (target / UNFINISHED).unlink()
@@ -147,11 +180,19 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("target", type=Path, help="new folder for the shards")
     parser.add_argument("--shard-mib", type=int, default=256, help="size at which a shard is closed")
     parser.add_argument("--seed", type=int, default=0, help="of the order of images")
+    parser.add_argument("--short-side", type=int, help="resize images with a longer short side to it, in pixels")
+    parser.add_argument("--quality", type=int, help=f"of the JPEG files then written (default: {QUALITY})")
     options = parser.parse_args(arguments)
     if options.shard_mib < 1 or options.seed < 0:
         parser.error("--shard-mib must be 1 or more, --seed 0 or more")
+    if options.short_side is None and options.quality is not None:
+        parser.error("--quality is of images that are stored smaller: add --short-side")
+    quality = QUALITY if options.quality is None else options.quality
+    if (options.short_side is not None and options.short_side < 1) or not 1 <= quality <= 100:
+        parser.error("--short-side must be 1 or more, --quality from 1 to 100")
+    smaller = None if options.short_side is None else Smaller(options.short_side, quality)
     try:
-        pack(options.source, options.target, options.shard_mib * MIB, options.seed)
+        pack(options.source, options.target, options.shard_mib * MIB, options.seed, smaller)
     except DataError as error:
         return explain(error)
     except OSError as error:

@@ -79,6 +79,7 @@ class PlannedRun:
         norm = {"name": settings.pop("norm"), **{key: value for key, value in settings.items() if value is not None}}
         return {
             "data": config.data.name,
+            **({"images_changed": self.data.changed} if self.data.changed else {}),
             "model": config.model.name,
             "activation": self.network.activation,
             "norm": norm,
@@ -103,7 +104,7 @@ class PlannedRun:
         """What decides the result to the last bit, besides the configuration."""
         device = self.device
         facts = execution_facts(self.plan, device.name, device.precision, self.config, has_fused_kernels())
-        return {**facts, "decoder": self.data.decoder}
+        return {**facts, "decoder": self.data.decoder, "images_changed": self.data.changed}
 
 
 @dataclass(frozen=True)

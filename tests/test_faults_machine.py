@@ -24,7 +24,7 @@ from real_runs import (
     wait_until,
 )
 
-from normact.kernels.cpu import build
+from normact.kernels.cpu import build, native_library
 
 IN_A_NAMESPACE = ["unshare", "-rm", "sh", "-e", "-c"]
 
@@ -119,10 +119,10 @@ def write_compiler(folder: Path, program: str) -> Path:
 
 def test_a_signal_while_the_kernels_are_built_ends_the_run_and_its_compilers(tmp_path: Path) -> None:
     compiler, folder, cache = write_compiler(tmp_path, COMPILER_THAT_WAITS), tmp_path / "run", tmp_path / "cache"
-    environment = {"CXX": str(compiler), build.CACHE_VARIABLE: str(cache)}
+    environment = {"CXX": str(compiler), native_library.CACHE_VARIABLE: str(cache)}
     process = start(folder, launcher=PYTHON, **environment)
     started = tmp_path / "processes"
-    sources = sum(path.suffix == ".cpp" for path in build.source_files())
+    sources = sum(path.suffix == ".cpp" for path in build.kernels().source_files())
     wait_until(
         lambda: process.poll() is not None or (started.exists() and len(started.read_text().split()) == 2 * sources)
     )
@@ -155,7 +155,7 @@ def test_a_run_builds_a_damaged_kernel_library_anew_and_gives_the_same_bits(
     """Loading one would end the process with SIGBUS or SIGSEGV. The compiler copies the library of this machine."""
     good = build.build_library()
     compiler = write_compiler(tmp_path, COMPILER_THAT_COPIES.replace("LIBRARY", str(good)))
-    environment = {"CXX": str(compiler), build.CACHE_VARIABLE: str(tmp_path / "cache")}
+    environment = {"CXX": str(compiler), native_library.CACHE_VARIABLE: str(tmp_path / "cache")}
     build_it = [*PYTHON, "-c", "from normact.kernels.cpu import build; print(build.build_library())"]
     built = subprocess.run(
         build_it, cwd=ROOT, env={**os.environ, **environment}, check=True, capture_output=True, text=True

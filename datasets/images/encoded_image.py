@@ -1,9 +1,9 @@
 """An image file in memory: its size is known from its header, its pixels are decoded once a crop has been chosen.
 
-Two decoders give the same pixels: simplejpeg, where it is installed, for JPEG files in gray or colour; Pillow for
-everything else and for every JPEG file that simplejpeg objects to, so that Pillow alone decides what is damaged. Both
-hold libjpeg-turbo; a test finds no difference between them, shrunken or not. Of a file of several pictures both give
-the first, and shrink it alike.
+Three decoders give the same pixels: the C++ of native.py, where it has been built, for windows of plain JPEG files;
+simplejpeg, where it is installed, for whole JPEG files in gray or colour; Pillow for everything else and for every JPEG
+file that the others object to, so that Pillow alone decides what is damaged. All hold libjpeg-turbo; a test finds no
+difference between them, shrunken or not. Of a file of several pictures all give the first, and shrink it alike.
 
 A JPEG image can be decoded at a half, a quarter or an eighth of its size for less than its full cost, by leaving out
 high frequencies of its 8 x 8 blocks. Resized to the same size, its pixels then differ from those of a full decode by
@@ -22,6 +22,7 @@ import PIL
 
 from datasets.errors import DataError
 from datasets.images.decode import MAX_PIXELS, check_size, decode, read_header
+from datasets.images.native import Window, native_images
 from datasets.images.strips import rgb_array
 
 try:
@@ -37,13 +38,19 @@ COLOUR_SPACES = ("Gray", "YCbCr", "RGB")
 
 def decoder_versions() -> str:
     """Return what decodes here: other versions may round otherwise, and resuming compares it."""
-    fast = "" if simplejpeg is None else f"simplejpeg {simplejpeg.__version__}, "
-    return f"{fast}Pillow {PIL.__version__}"
+    native = native_images()
+    names = [native.window_decoder] if native is not None and native.window_decoder else []
+    names += [] if simplejpeg is None else [f"simplejpeg {simplejpeg.__version__}"]
+    return ", ".join([*names, f"Pillow {PIL.__version__}"])
 
 
 @lru_cache(maxsize=None)
 def say_decoder() -> None:
-    """Say, once, that JPEG files are decoded by the slower decoder, where that is so."""
+    """Say, once, that JPEG files are decoded by the slower decoders, where that is so.
+
+    What can be built is built here, before there are loading processes.
+    """
+    native_images()
     if simplejpeg is None:
         logging.getLogger(__name__).warning(
             "simplejpeg is not installed: Pillow decodes JPEG files, to the same pixels and more slowly"
@@ -113,6 +120,26 @@ class EncodedImage:
             return rgb_array(decode(BytesIO(self.content), shrink, self.max_pixels))
         except DataError as error:
             raise self._unusable(error) from error
+
+    def window(self, window: Window, shrink: int = 1) -> np.ndarray:
+        """Return the pixels of a window, (window.height, window.width, 3): those of pixels(shrink) in that place.
+
+        Of a JPEG file no more is decoded than the window needs; damage below it is met only where it is an error.
+
+        Args:
+            window: in the image as the shrink makes it.
+            shrink: 1, or for JPEG files 2, 4 or 8.
+
+        Raises:
+            DataError: as pixels.
+        """
+        native = native_images()
+        if native is not None and self.format == "JPEG":
+            found = native.window(self.content, (self.height, self.width), shrink, window)
+            if found is not None:
+                return found
+        top, left, height, width = window
+        return self.pixels(shrink)[top : top + height, left : left + width]
 
     def _unusable(self, reason: DataError) -> DataError:
         return unusable(self.name, str(reason))

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from datasets.data_sets import StoredImage
 from datasets.images.encoded_image import EncodedImage
+from datasets.images.native import ResizedWindow, Window, native_images
 from datasets.keyed_random import KeyedRandom
 
 # torch's own resizing of bytes takes half of Pillow's time, and is wrong before 2.1: up to 198 off in channels_last.
@@ -41,15 +42,31 @@ def height_width(image: StoredImage) -> Tuple[int, int]:
     return (image.height, image.width) if isinstance(image, EncodedImage) else image.shape[-2:]
 
 
-def resize(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
+def resize(image: torch.Tensor, height: int, width: int, mirror: bool = False) -> torch.Tensor:
     """Return `image`, bilinear with antialiasing, as a contiguous (C, height, width) tensor.
 
     A pixel is the mean of those of `image` under a triangle of half-width max(1, scale) around its place. Pillow, older
-    versions of torch and newer ones round intermediate results differently: by at most 1.
+    versions of torch and newer ones round intermediate results differently: by at most 1. The C++ of native.py gives
+    what newer ones give.
 
     Args:
         image: (C, H, W) uint8, C 1 or 3, any strides.
+        mirror: reverse each row of the result.
     """
+    # as decoders give it; arrays in memory are planes, for which the C++ would gain nothing
+    is_interleaved = image.shape[0] == 3 and image.stride(0) == 1 and image.stride(2) == 3
+    native = native_images() if is_interleaved and TORCH_RESIZES_BYTES else None
+    if native is not None:
+        target = ResizedWindow.all_of((image.shape[1], image.shape[2]), (height, width), mirror)
+        output = native.resize(image.permute(1, 2, 0).numpy(), (0, 0), target)
+        if output is not None:
+            return output
+    resized = resize_with_libraries(image, height, width)
+    return resized.flip(-1) if mirror else resized
+
+
+def resize_with_libraries(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The same by torch, or by Pillow where torch's is wrong."""
     if TORCH_RESIZES_BYTES:
         output = functional.interpolate(image.unsqueeze(0), size=(height, width), mode="bilinear", antialias=True)
         return output.squeeze(0).contiguous()
@@ -80,8 +97,8 @@ def shifted_crop(image: np.ndarray, down: int, right: int, mirror: bool) -> torc
     return torch.from_numpy(output)
 
 
-def random_window(height: int, width: int, min_crop_area: float, random: KeyedRandom) -> Tuple[int, int, int, int]:
-    """Return (top, left, height, width) of a random crop.
+def random_window(height: int, width: int, min_crop_area: float, random: KeyedRandom) -> Window:
+    """Return a random window of an image of this size.
 
     Its area is a share of the image's that is uniform in [min_crop_area, 1], its aspect ratio (width / height)
     log-uniform in [3/4, 4/3], its place uniform. A pair that does not fit is drawn again; after ten that did not,
@@ -94,27 +111,26 @@ def random_window(height: int, width: int, min_crop_area: float, random: KeyedRa
         crop_height, crop_width = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
         if 0 < crop_height <= height and 0 < crop_width <= width:
             top, left = random.integer(height - crop_height + 1), random.integer(width - crop_width + 1)
-            return top, left, crop_height, crop_width
+            return Window(top, left, crop_height, crop_width)
     crop_width = min(width, max(1, round(height * ASPECT_RATIOS[1])))
     crop_height = min(height, max(1, round(width / ASPECT_RATIOS[0])))
-    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+    return Window((height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width)
 
 
-def resized_crop(image: StoredImage, window: Tuple[int, int, int, int], image_size: int) -> torch.Tensor:
-    """Return `window` = (top, left, height, width) of `image`, resized to image_size pixels per side.
+def resized_crop(image: StoredImage, window: Window, image_size: int, mirror: bool = False) -> torch.Tensor:
+    """Return a window of `image`, resized to image_size pixels per side, each row reversed if `mirror`.
 
     A JPEG image is decoded no larger than needed: at the smallest of 1, 1/2, 1/4, 1/8 of its size at which the window
     still has image_size pixels per side. The window's place and size are then rounded down to whole pixels there.
     """
     if isinstance(image, EncodedImage):
-        shrink = image.largest_shrink(window[2], window[3], image_size)
-        pixels = image.pixels(shrink).transpose(2, 0, 1)
-        top, left, height, width = (number // shrink for number in window)
+        shrink = image.largest_shrink(window.height, window.width, image_size)
+        part = image.window(Window(*(number // shrink for number in window)), shrink).transpose(2, 0, 1)
     else:
-        pixels = image.copy()  # arrays in memory may be read-only, which torch has no notion of
         top, left, height, width = window
-    whole = torch.from_numpy(pixels)
-    return resize(whole[:, top : top + height, left : left + width], image_size, image_size)
+        # arrays in memory may be read-only, which torch has no notion of
+        part = image[:, top : top + height, left : left + width].copy()
+    return resize(torch.from_numpy(part), image_size, image_size, mirror)
 
 
 @dataclass(frozen=True)
@@ -131,16 +147,25 @@ class CentreCrop:
     image_size: int
     short_side: Optional[int] = None
 
-    def __call__(self, image: EncodedImage) -> torch.Tensor:
-        """Return the (3, image_size, image_size) tensor."""
-        whole = torch.from_numpy(image.pixels()).permute(2, 0, 1)
+    def __call__(self, image: EncodedImage, mirror: bool = False) -> torch.Tensor:
+        """Return the (3, image_size, image_size) tensor, each row reversed if `mirror`."""
         short_side = self.short_side or round(self.image_size / EVALUATION_SHARE)
         shortest = min(image.height, image.width)
         # whole numbers are cut, not rounded, as torchvision does it
         height, width = (short_side * side // shortest for side in (image.height, image.width))
         top, left = (round((side - self.image_size) / 2) for side in (height, width))
-        resized = resize(whole, height, width)
-        return resized[:, top : top + self.image_size, left : left + self.image_size].contiguous()
+        target = ResizedWindow(
+            (image.height, image.width), (height, width), Window(top, left, self.image_size, self.image_size), mirror
+        )
+        native = native_images() if TORCH_RESIZES_BYTES else None
+        if native is not None and native.resizes:
+            source = target.source()
+            output = native.resize(image.window(source), (source.top, source.left), target)
+            if output is not None:
+                return output
+        whole = resize_with_libraries(torch.from_numpy(image.pixels()).permute(2, 0, 1), height, width)
+        output = whole[:, top : top + self.image_size, left : left + self.image_size]
+        return output.flip(-1) if mirror else output.contiguous()
 
 
 @dataclass(frozen=True)
@@ -167,12 +192,10 @@ class Augmentation:
         mirror = self.horizontal_flip and random.integer(2) == 1
         if self.min_crop_area is not None:
             window = random_window(*height_width(image), self.min_crop_area, random)
-            output = resized_crop(image, window, self.image_size)
-        elif isinstance(image, EncodedImage) and not self.same_size:
-            output = CentreCrop(self.image_size)(image)
-        else:
-            pixels = image.pixels().transpose(2, 0, 1) if isinstance(image, EncodedImage) else image
-            padding = self.crop_padding or 0
-            down, right = random.integer(2 * padding + 1) - padding, random.integer(2 * padding + 1) - padding
-            return shifted_crop(pixels, down, right, mirror)
-        return output.flip(-1) if mirror else output
+            return resized_crop(image, window, self.image_size, mirror)
+        if isinstance(image, EncodedImage) and not self.same_size:
+            return CentreCrop(self.image_size)(image, mirror)
+        pixels = image.pixels().transpose(2, 0, 1) if isinstance(image, EncodedImage) else image
+        padding = self.crop_padding or 0
+        down, right = random.integer(2 * padding + 1) - padding, random.integer(2 * padding + 1) - padding
+        return shifted_crop(pixels, down, right, mirror)

@@ -272,4 +272,7 @@ def build(config: DataConfig, seed: int) -> DataSets:
     parts = None
     if config.shuffle_shards is not None:
         parts = Parts(tuple(np.bincount(train.shard_of).tolist()), config.shuffle_shards)
-    return encoded_data_sets(config, seed, train, evaluation, parts)
+    found = {index.changed for half in indices.values() for index in half}
+    changed = sorted(each or "as they came" for each in found) if found != {""} else []
+    data_sets = encoded_data_sets(config, seed, train, evaluation, parts)
+    return dataclasses.replace(data_sets, changed="; ".join(changed))

@@ -7,7 +7,8 @@ whole number in KEY.cls, else in KEY.txt, else the value "label" or "cls" of KEY
 The index SHARD.tar.index is text, tab-separated: first the size of the shard, its SHA-256 sum and the number of images,
 then for each image its offset, length, label and name. Where the shard came without an index, the sum is "-", and the
 shard's version at that time follows the number of images (StoredFile.version of datasets/shards/store.py): a shard of
-another version is scanned again. Names are the bytes that the shard holds, in whatever encoding.
+another version is scanned again. Behind it stands how the images were changed when they were packed, if they were.
+Names are the bytes that the shard holds, in whatever encoding.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class ShardIndex:
         version: of the shard that was scanned for this index; "" for an index that came with its shard.
         companions: files of macOS that the scan passed over; not kept.
         is_former: scanned by rules that lost images.
+        changed: how the images were changed when they were packed; "" for images as they came.
     """
 
     shard: str
@@ -55,12 +57,13 @@ class ShardIndex:
     version: str = ""
     companions: int = 0
     is_former: bool = False
+    changed: str = ""
 
     def content(self) -> bytes:
         """The content of the index file."""
         rows = zip(self.offsets.tolist(), self.lengths.tolist(), self.labels.tolist(), self.names)
-        header = [FORMAT, self.num_bytes, self.sha256, len(self.names)] + ([self.version] if self.version else [])
-        lines = ["\t".join(str(value) for value in header)]
+        header = [FORMAT, str(self.num_bytes), self.sha256, str(len(self.names)), self.version, self.changed]
+        lines = ["\t".join(header).rstrip("\t")]  # what is empty at its end is left out
         lines += [f"{offset}\t{length}\t{label}\t{name}" for offset, length, label, name in rows]
         return os.fsencode("\n".join(lines) + "\n")
 
@@ -90,7 +93,8 @@ def parse_index(shard: str, content: bytes) -> ShardIndex:
     """
     lines = os.fsdecode(content).split("\n")[:-1]  # each line ends with one; without it, it is cut short
     try:
-        form, size, sha256, count, *version = lines[0].split("\t")
+        form, size, sha256, count, *rest = lines[0].split("\t")
+        version, changed = (*rest, "", "")[: max(2, len(rest))]
         if form not in (FORMAT, FORMER_FORMAT):
             raise ValueError(f"it starts with {form!r}, expected {FORMAT!r}")
         if len(lines) - 1 != int(count):
@@ -101,7 +105,7 @@ def parse_index(shard: str, content: bytes) -> ShardIndex:
             check_label(label)
         is_former = form == FORMER_FORMAT and sha256 == NOT_COMPUTED
         index = make_index(shard, int(size), sha256, numbers)
-        index = replace(index, version="".join(version), is_former=is_former)
+        index = replace(index, version=version, is_former=is_former, changed=changed)
         if len(rows) and (index.offsets.min() < 0 or (index.offsets + index.lengths).max() > index.num_bytes):
             raise ValueError(f"an image lies outside of the shard's {size} bytes")
     except (ValueError, IndexError, OverflowError) as error:

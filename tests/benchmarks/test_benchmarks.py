@@ -256,7 +256,8 @@ def test_every_way_of_loading_images_is_timed_beside_torchvisions(
     assert 20_000 < data.write_photos(folder, 8, quality=90) < 200_000
     pack.pack(folder, shards, shard_bytes=200_000, seed=0)
     rows = {row["name"]: row for row in data.time_one_core(folder, shards, 32, repetitions=2)}
-    assert set(rows) == {f"32 px, {name}" for name in ("torchvision", "folder", "shards", "folder, Pillow")}
+    names = ("torchvision", "folder", "shards", "folder, Pillow", "folder, whole")
+    assert set(rows) == {f"32 px, {name}" for name in names}
     assert rows["32 px, torchvision"]["speed_ratio"] == 1.0
     # at 32 of 400 pixels most of the work is left out, in both decoders
     assert rows["32 px, folder"]["speed_ratio"] > 1.2

@@ -16,6 +16,7 @@ from PIL import Image
 from datasets import DataError
 from datasets.images import encoded_image
 from datasets.images.encoded_image import EncodedImage, decoder_versions, say_decoder
+from datasets.images.native import Window
 from datasets.images.transforms import resize, resized_crop
 
 needs_simplejpeg = pytest.mark.skipif(encoded_image.simplejpeg is None, reason="simplejpeg is not installed")
@@ -80,7 +81,7 @@ def test_both_decoders_shrink_alike_and_give_the_same_pixels_of_every_kind(conte
     fast, slow = both_decoders(content())
     for size in (224, 100, 50, 20):
         # through the choice of the shrink and the resize, to what a network is given
-        crops = [resized_crop(image, (16, 32, 200, 256), size).int() for image in (fast, slow)]
+        crops = [resized_crop(image, Window(16, 32, 200, 256), size).int() for image in (fast, slow)]
         assert (crops[0] - crops[1]).abs().max() <= 1
 
 
@@ -119,7 +120,7 @@ def test_windows_choose_the_smallest_decode_that_is_large_enough():
 def test_a_shrunken_decode_shows_the_same_picture(shrink, mean_difference):
     photograph = noisy_photograph(640, 480)
     image = EncodedImage(encoded(photograph, "JPEG", quality=90).getvalue(), "made.jpg")
-    window = (16, 32, 448, 512)
+    window = Window(16, 32, 448, 512)
     small = resized_crop(image, window, 448 // shrink)
     whole = torch.from_numpy(image.pixels()).permute(2, 0, 1)[:, 16:464, 32:544]
     expected = resize(whole, 448 // shrink, 448 // shrink)
@@ -136,9 +137,9 @@ def test_the_window_in_a_shrunken_image_is_where_it_was():
     pixels[100:200, 200:360] = 255
     image = EncodedImage(encoded(Image.fromarray(pixels), "JPEG", quality=100).getvalue(), "made.jpg")
     assert image.largest_shrink(100, 160, 25) == 4
-    inside = resized_crop(image, (100, 200, 100, 160), 25)
+    inside = resized_crop(image, Window(100, 200, 100, 160), 25)
     assert inside[:, 1:-1, 1:-1].min() > 250  # all white but for ringing at the border
-    outside = resized_crop(image, (250, 200, 100, 160), 25)
+    outside = resized_crop(image, Window(250, 200, 100, 160), 25)
     assert outside.max() < 5
 
 

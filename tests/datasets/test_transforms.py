@@ -14,6 +14,7 @@ from PIL import Image
 
 from datasets.images import transforms
 from datasets.images.encoded_image import EncodedImage
+from datasets.images.native import Window
 from datasets.images.torchvision_import import torchvision
 from datasets.images.transforms import Augmentation, CentreCrop, random_window, resize, resized_crop, shifted_crop
 from datasets.keyed_random import KeyedRandom
@@ -183,8 +184,8 @@ def test_resizing_is_pillows_bilinear_to_within_rounding(
 def test_resized_crop_of_an_array_and_of_an_image_agree():
     photograph = smooth_photograph(60, 50)
     array = np.asarray(photograph).transpose(2, 0, 1)
-    from_image = resized_crop(stored(photograph), (5, 7, 40, 48), 16)
-    assert torch.equal(from_image, resized_crop(array, (5, 7, 40, 48), 16))
+    from_image = resized_crop(stored(photograph), Window(5, 7, 40, 48), 16)
+    assert torch.equal(from_image, resized_crop(array, Window(5, 7, 40, 48), 16))
     expected = np.asarray(photograph.crop((7, 5, 55, 45)).resize((16, 16), Image.Resampling.BILINEAR)).astype(int)
     assert np.abs(from_image.numpy().transpose(1, 2, 0) - expected).max() <= 1  # rounding, as above
 

@@ -18,7 +18,7 @@ import torch
 
 from normact import NormActFactory, kernels
 from normact.kernels import operators
-from normact.kernels.cpu import build
+from normact.kernels.cpu import build, native_library
 from normact.kernels.cpu.compiler import BuildError
 
 FAKE_COMPILER = """#!/bin/sh
@@ -38,7 +38,7 @@ def fake_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.write_text(FAKE_COMPILER)
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("CXX", str(path))
-    monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(native_library.CACHE_VARIABLE, str(tmp_path / "cache"))
     return path
 
 
@@ -48,7 +48,7 @@ def runs_of(compiler: Path) -> int:
 
 
 def sources() -> int:
-    return sum(path.suffix == ".cpp" for path in build.source_files())
+    return sum(path.suffix == ".cpp" for path in build.kernels().source_files())
 
 
 # The compiler is also asked for its version, once a call.
@@ -98,11 +98,11 @@ def test_the_variable_chooses_the_instructions_and_an_unknown_name_is_refused(
 ) -> None:
     libraries = [build.build_library()]
     for name in ("avx2", "baseline"):
-        monkeypatch.setenv(build.ISA_VARIABLE, name)
+        monkeypatch.setenv(native_library.ISA_VARIABLE, name)
         libraries.append(build.build_library())
     assert len(set(libraries)) == 3
     assert not any(flag.startswith("-march") for flag in build.optimization_flags())
-    monkeypatch.setenv(build.ISA_VARIABLE, "sse9")
+    monkeypatch.setenv(native_library.ISA_VARIABLE, "sse9")
     with pytest.raises(BuildError, match="PROXYNORM_KERNEL_ISA is 'sse9'; use native, avx2, baseline"):
         build.build_library()
 
@@ -111,12 +111,12 @@ def test_a_failing_compiler_is_one_clear_line(fake_compiler: Path) -> None:
     fake_compiler.write_text("#!/bin/sh\necho 'x.h:1: error: no such thing' >&2\necho more >&2\nexit 1\n")
     with pytest.raises(BuildError, match=r"^the compiler failed: x.h:1: error: no such thing$"):
         build.build_library()
-    assert not list(Path(os.environ[build.CACHE_VARIABLE]).rglob("*.so"))
+    assert not list(Path(os.environ[native_library.CACHE_VARIABLE]).rglob("*.so"))
 
 
 def test_an_unwritable_cache_folder_names_the_variable(fake_compiler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(build.CACHE_VARIABLE, str(fake_compiler))  # a file
-    with pytest.raises(BuildError, match=build.CACHE_VARIABLE):
+    monkeypatch.setenv(native_library.CACHE_VARIABLE, str(fake_compiler))  # a file
+    with pytest.raises(BuildError, match=native_library.CACHE_VARIABLE):
         build.build_library()
 
 
@@ -216,7 +216,7 @@ def test_a_shared_cache_folder_is_refused_unless_it_is_sticky_and_then_parts_are
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o777)
-    monkeypatch.setenv(build.CACHE_VARIABLE, str(shared))
+    monkeypatch.setenv(native_library.CACHE_VARIABLE, str(shared))
     with pytest.raises(BuildError, match="others may write to it"):
         build.build_library()
     shared.chmod(0o1777)
@@ -224,14 +224,14 @@ def test_a_shared_cache_folder_is_refused_unless_it_is_sticky_and_then_parts_are
 
 
 def test_a_relative_cache_folder_is_ignored_or_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv(build.CACHE_VARIABLE, raising=False)
+    monkeypatch.delenv(native_library.CACHE_VARIABLE, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "here")
-    assert build.cache_folder() == Path.home() / ".cache" / "normact"
+    assert native_library.cache_folder() == Path.home() / ".cache" / "normact"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert build.cache_folder() == tmp_path / "normact"
-    monkeypatch.setenv(build.CACHE_VARIABLE, "here")
+    assert native_library.cache_folder() == tmp_path / "normact"
+    monkeypatch.setenv(native_library.CACHE_VARIABLE, "here")
     with pytest.raises(BuildError, match="PROXYNORM_CACHE_DIR is 'here', a relative path; use an absolute one"):
-        build.cache_folder()
+        native_library.cache_folder()
 
 
 # A compiler like g++, which starts another process and waits for it. It tells its children's ids.
@@ -281,7 +281,7 @@ def test_a_build_ends_with_its_process_and_leaves_no_compiler_and_no_scratch(
     process.send_signal(number)
     said = process.communicate(timeout=600)[0]
     assert wait_until(lambda: not any(is_alive(int(child)) for child in children.read_text().split()))
-    cache = Path(os.environ[build.CACHE_VARIABLE])
+    cache = Path(os.environ[native_library.CACHE_VARIABLE])
     if number == signal.SIGTERM:  # the program's own handler is heard, and the build does not go on
         assert said == "noted\nthe build was stopped by SIGTERM; the next start builds\n"
         assert not list(cache.rglob(".build-*"))
@@ -314,7 +314,7 @@ print(torch.isfinite(x.grad).all().item())
 def test_the_layer_computes_by_its_reference_where_posix_is_missing_and_says_why(tmp_path: Path) -> None:
     environment = {
         **os.environ,
-        build.CACHE_VARIABLE: str(tmp_path / "cache"),
+        native_library.CACHE_VARIABLE: str(tmp_path / "cache"),
         "PYTHONPATH": str(build.SOURCE_FOLDER.parents[3]),
     }
     command = [sys.executable, "-c", WITHOUT_POSIX]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from normact import NormActFactory, kernels
-from normact.kernels.cpu.build import ISA_VARIABLE
+from normact.kernels.cpu.native_library import ISA_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = 8
