@@ -12,8 +12,9 @@ from PIL import Image
 
 from configs.schema import DataConfig
 from datasets import ANY_SIZE, MODULES, NATIVE_SIZES
+from datasets.errors import DataError
 from datasets.images.decode import pixel_limit
-from datasets.images.encoded_image import EncodedImage, unusable
+from datasets.images.encoded_image import EncodedImage
 from datasets.images.transforms import EVALUATION_SHARE, CentreCrop
 
 # The modules that say how image_shards and the CIFAR sets are scaled are those of others, or say it by name.
@@ -51,7 +52,7 @@ class Preprocessing:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise unusable(str(path), error.strerror or str(error)) from error
+            raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
         image = CentreCrop(self.image_size, self.short_side)(EncodedImage(content, str(path), self.max_pixels))
         if self.channels == 3:
             return image

@@ -207,8 +207,17 @@ def check_norm(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     if different:
         raise CheckpointError(
             f"the checkpoint was trained with another norm: {'; '.join(different)}. "
-            "Set norm in the configuration to the checkpoint's values"
+            f"Set norm in the configuration to the checkpoint's values{_other_way(saved, current)}"
         )
+
+
+def _other_way(saved: Mapping[str, Any], current: Mapping[str, Any]) -> str:
+    if saved.get("name") != "batch" or current.get("name") not in ("group", "layer", "instance"):
+        return ""
+    return (
+        "; to begin a new training with this norm from a network with batch norm, give --set model.pretrained and "
+        "--set model.calibration_images=512"
+    )
 
 
 def _crash_point(point: str) -> None:

@@ -74,6 +74,11 @@ def check_same_run(
             f"{path} was written by another experiment: schedule.epochs was {was}, is {epochs}. To train longer add "
             "--extend-epochs, which says what becomes of the learning rate; else resume with the same value"
         )
+    if may_extend and type(was) is int and epochs < was:
+        raise CheckpointError(
+            f"{path}: schedule.epochs was {was}, is {epochs}. --extend-epochs makes a run longer, never shorter: "
+            f"give {was} or more"
+        )
     if different:
         raise CheckpointError(
             f"{path} was written by another experiment: {'; '.join(different[:5])}. Resume with the same values, "

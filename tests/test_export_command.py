@@ -126,7 +126,7 @@ def test_images_are_named_with_their_five_most_probable_classes(
     ("arguments", "code", "part"),
     [
         (["--image", "{folder}/config.yaml"], 3, "no image of"),
-        (["--image", "{folder}/none.jpg"], 3, "none.jpg: cannot be used: No such file"),
+        (["--image", "{folder}/none.jpg"], 3, "none.jpg cannot be read: No such file"),
         (["--image", "a.jpg", "--split", "train"], 2, "have no effect with --image"),
         (["--image", "a.jpg", "--out", "b.json"], 2, "--out has no effect with --image"),
     ],

@@ -21,13 +21,13 @@ from configs.atomic_file import replace_file
 def add(commands: Commands, import_module: Callable[[str], Any]) -> None:
     parser = add_command(commands, "conversion", "what convert_norm makes of other libraries' networks, as a page")
     option = parser.add_argument
-    option("--library", nargs="+", choices=list(LIBRARIES), default=list(LIBRARIES), help="default: all installed")
+    option("--library", nargs="+", choices=list(LIBRARIES), metavar="NAME", help=f"of {', '.join(LIBRARIES)}")
     option("--every", action="store_true", help="every network of timm and torchvision, not one of each family")
     option("--name", nargs="+", help="these networks alone")
     option(
         "--rows", type=Path, default=Path("build/conversion.jsonl"), help="file of results; what is in it is not rerun"
     )
-    option("--page", type=Path, default=Path("docs/conversion.md"), help="the page to write")
+    option("--page", type=Path, default=Path("build/conversion.md"), help="the page to write")
     stopped = "the file of results has what was done; the same command goes on from there"
     parser.set_defaults(command=conversion, when_stopped=stopped, import_module=import_module)
 
@@ -38,7 +38,7 @@ def conversion(options: argparse.Namespace) -> None:
     done = {(row.library, row.name) for row in read_rows(options.rows)}
     left: List[str] = []
     with _silence(), open(options.rows, "a", encoding="utf-8") as file:
-        for library in options.library:
+        for library in options.library or LIBRARIES:
             for candidate in _installed(library, options):
                 is_asked = options.name is None or candidate.name in options.name
                 if (library, candidate.name) in done:
@@ -52,6 +52,7 @@ def conversion(options: argparse.Namespace) -> None:
                 verdict = row.refused or row.runs or f"{row.with_proxy} of {row.norms} norms with PN"
                 print(f"{library}: {candidate.name}: {verdict}, {len(row.missed)} of {row.pairs} pairs missed")
     rows = read_rows(options.rows)
+    options.page.parent.mkdir(parents=True, exist_ok=True)
     replace_file(options.page, page(rows, left).encode("utf-8"))
     print(f"{options.page}: {len(rows)} networks")
 

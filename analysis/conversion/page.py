@@ -12,7 +12,7 @@ _INTRODUCTION = """# What converts
 
 `convert_norm` on networks of other libraries, made by
 
-    python analyze.py conversion
+    python analyze.py conversion --page docs/conversion.md
 
 which takes one network of each family (of each file that builds networks) of timm and torchvision, and the networks of
 MONAI, segmentation-models-pytorch and nnU-Net with their defaults, as far as these libraries are installed; `--every`

@@ -43,7 +43,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         if result["status"] == "failed" and not step.is_independent:
             blocked = step.name
         report["steps"].append(result)
-        print(f"    {result['status']}, {result['seconds']:.0f} s{summary(result)}", flush=True)
+        print(f"    {result['status']}, {result['seconds']:.0f} s{summary(result, options.device)}", flush=True)
         replace_file(options.output, (json.dumps(report, indent=1) + "\n").encode())
     failed = [each["name"] for each in report["steps"] if each["status"] == "failed"]
     print(f"{options.output} is the report: read it, then send it back ({', '.join(failed) or 'nothing'} failed)")
@@ -52,10 +52,13 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m backends.ipu_report", description=(__doc__ or "").split(":  ")[0], epilog=(__doc__ or "")
+        prog="python -m backends.ipu_report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--device", choices=["ipu", "ipu_model", "ipu_emulator"], default="ipu")
+    devices = ["ipu", "ipu_model", "ipu_emulator"]
+    add("--device", choices=devices, default="ipu", help="default: %(default)s; see docs/ipu.md")
     add("--system", choices=["mk1", "mk2", "bow", "c600", "c2"], required=True, help="kind of the IPUs")
     add("--ipus", type=int, required=True, help="all of them; 1 for a C600, 2 for a C2")
     add("--output", default="ipu_report.json", metavar="FILE", help="the report; written over")
@@ -97,14 +100,17 @@ def not_run(step: Step, blocked: str) -> Dict[str, Any]:
     return {"name": step.name, "expected": step.expected, "status": f"not run: {blocked} failed", "seconds": 0.0}
 
 
-def summary(result: Dict[str, Any]) -> str:
+def summary(result: Dict[str, Any], device: str) -> str:
     """What to print of a result."""
     found = result.get("found", {})
     if found.get("refused_by_the_plan"):
         return "; not run, since the plan refuses it: " + "; ".join(found["refused_by_the_plan"])
     if "images_per_second" in found:
         low, middle, high = found["planned_images_per_second"]
-        return f"; {found['images_per_second']:,.0f} images/s, planned {middle:,.0f} ({low:,.0f} to {high:,.0f})"
+        measured = f"{found['images_per_second']:,.0f} images/s"
+        if device == "ipu_emulator":
+            measured += " of the emulator, which says nothing of an IPU"
+        return f"; {measured}, planned {middle:,.0f} ({low:,.0f} to {high:,.0f})"
     return f": {result['output'][-1]}" if result.get("output") else ""
 
 

@@ -106,6 +106,10 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _plan_systems(options: argparse.Namespace, trace: Trace, config: Optional[Config]) -> int:
+    for name in ("system", "ipus", "compare_norms", "plot"):
+        if getattr(options, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')} has no effect with --systems; leave it out")
+
     def plan_of(system: str, ipus: int) -> IpuPlan:
         return _choose(argparse.Namespace(**{**vars(options), "system": system, "ipus": ipus}), trace, config)
 

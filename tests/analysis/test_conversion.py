@@ -111,6 +111,7 @@ def test_the_command_goes_on_from_its_file(
     assert analyze.main(arguments) == 0
     (line,) = (tmp_path / "rows.jsonl").read_text().splitlines()
     assert json.loads(line)["name"] == "Block"
+    assert " 1 | 4 | 2 | " in (tmp_path / "page.md").read_text()
     assert "monai is left out" in capsys.readouterr().out
     (tmp_path / "rows.jsonl").write_text(line.replace('"timm"', '"made"') + "\nbroken\n")
     assert analyze.main(arguments) != 0

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, List
 
 import pytest
 
@@ -46,3 +46,13 @@ def test_a_plan_that_does_not_fit_is_told_by_the_exit_status() -> None:
     command = ["--config", "fashion_rn20_gn8pn", "--ipus", "1", "--splits"]
     assert main([*command, "--global-batch-size", "64", "--micro-batch-size", "64"]) == 0
     assert main([*command, "--global-batch-size", "65536", "--micro-batch-size", "65536"]) == 2
+
+
+@pytest.mark.parametrize(
+    "given", [["--system", "c600"], ["--ipus", "4"], ["--compare-norms", "8"], ["--plot", "x.png"]]
+)
+def test_what_the_table_of_systems_would_ignore_is_refused(
+    given: List[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--model", "resnet8", "--systems", *given]) == 2
+    assert f"{given[0]} has no effect with --systems; leave it out" in capsys.readouterr().err

@@ -486,6 +486,13 @@ def test_another_grouping_of_the_norm_is_refused_and_both_are_named() -> None:
         check_norm(saved, {**saved, "name": "layer", "num_groups": None})
 
 
+@pytest.mark.parametrize(("now", "is_told"), [("group", True), ("layer", True), ("frn", False), ("none", False)])
+def test_the_way_from_batch_norm_is_told_where_there_is_one(now: str, is_told: bool) -> None:
+    with pytest.raises(CheckpointError) as error:
+        check_norm({"name": "batch"}, {"name": now})
+    assert ("model.calibration_images" in str(error.value)) == is_told
+
+
 def test_a_manifest_tells_size_and_hash(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, make_state(7), 7, keep=1)
     manifest = json.loads(path.with_suffix(".json").read_text())

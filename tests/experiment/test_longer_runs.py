@@ -58,7 +58,8 @@ def test_nothing_else_may_change_with_them(tmp_path: Path, capsys: pytest.Captur
 def test_epochs_cannot_become_fewer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, 2) == 0
     assert run(tmp_path, 1, "--resume", "--extend-epochs") == 4
-    assert "schedule.epochs was 2, is 1" in capsys.readouterr().err
+    told = "schedule.epochs was 2, is 1. --extend-epochs makes a run longer, never shorter: give 2 or more"
+    assert told in capsys.readouterr().err
 
 
 def test_with_a_constant_learning_rate_the_result_is_that_of_the_longer_run_to_the_bit(
