@@ -31,4 +31,5 @@ def read_bounded(path: Union[str, Path], most: int) -> bytes:
             raise OSError(
                 errno.EFBIG, f"it has {found.st_size:,} bytes, over the limit of {most:,} for such a file", str(path)
             )
-        return file.read(most)  # and not what others have added since
+        # Not what others have added since; and not read(most), which asks for that much memory first.
+        return file.read(found.st_size)

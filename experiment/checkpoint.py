@@ -23,7 +23,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Union
 import torch
 
 from configs.atomic_file import partial_files, replace_file, sync_folder
-from experiment.checkpoint_schema import check_state
+from experiment.checkpoint_schema import check_state, shown
 from experiment.manifest import (
     FORMAT,
     best_by,
@@ -170,7 +170,7 @@ def check_checkpoint(state: Any, path: Path) -> None:
         raise CheckpointError(f"{path} is no checkpoint of this program: it has no entry 'format'")
     if type(state["format"]) is not int or state["format"] != FORMAT:
         raise CheckpointError(
-            f"{path} has checkpoint format {str(state['format'])[:80]}, and this program reads format {FORMAT}; "
+            f"{path} has checkpoint format {shown(state['format'])}, and this program reads format {FORMAT}; "
             "use the version of the program that wrote it"
         )
     check_state(state, str(path))

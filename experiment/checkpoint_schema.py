@@ -181,24 +181,24 @@ def _contradictions(state: Mapping[str, Any]) -> Iterator[str]:
     for index, kept in state["optimizer"]["state"].items():
         for name in _COUNTERS:
             if name in kept and (kept[name] is None or _number(kept[name]) != step):
-                yield f"optimizer.state.{index}.{name} is {_shown(kept[name])}, and step {step}; they must be equal"
+                yield f"optimizer.state.{index}.{name} is {shown(kept[name])}, and step {step}; they must be equal"
     if _get(state["config"], "run", "seed") != state["seed"]:
-        yield f"seed is {state['seed']}, and config.run.seed {_get(state['config'], 'run', 'seed')!r}"
+        yield f"seed is {state['seed']}, and config.run.seed {shown(_get(state['config'], 'run', 'seed'))}"
     decay = _get(state["config"], "averaging", "decay")
     if (average is None) != (decay is None):
-        yield f"average is {_shown(average)}, and config.averaging.decay {decay!r}; both are there, or none"
+        yield f"average is {shown(average)}, and config.averaging.decay {shown(decay)}; both are there, or none"
     if average is not None and (average["updates"] or average["weights"]):
         yield from _different_weights(state["model"], average["weights"])
     classifier = state["model"].get("classifier.weight")
     if classifier is not None and classifier.shape[:1] != (len(state["class_names"]),):
-        yield f"class_names has {len(state['class_names'])} names, and model.classifier.weight is {_shown(classifier)}"
+        yield f"class_names has {len(state['class_names'])} names, and model.classifier.weight is {shown(classifier)}"
 
 
 def _different_weights(model: Mapping[str, Tensor], average: Mapping[str, Tensor]) -> Iterator[str]:
     for name in sorted({*model, *average}):
         own, averaged = model.get(name), average.get(name)
         if own is None or averaged is None or (own.shape, own.dtype) != (averaged.shape, averaged.dtype):
-            yield f"average.weights.{name} is {_shown(averaged)}, and model.{name} {_shown(own)}"
+            yield f"average.weights.{name} is {shown(averaged)}, and model.{name} {shown(own)}"
 
 
 def _get(config: Mapping[str, Mapping[str, Any]], section: str, key: str) -> Any:
@@ -225,7 +225,7 @@ def _explained(error: ValidationError) -> List[str]:
         elif problem["type"] == "extra_forbidden":
             told.setdefault(key, f"{key} is unknown")
         else:
-            told.setdefault(key, f"{key} is {_shown(problem['input'])}, expected {_wanted(problem)}")
+            told.setdefault(key, f"{key} is {shown(problem['input'])}, expected {_wanted(problem)}")
     return list(told.values())
 
 
@@ -238,7 +238,7 @@ def _wanted(problem: Any) -> str:
     return _WANTED.get(problem["type"], problem["msg"])
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value of a file in a few words."""
     if isinstance(value, Tensor):
         return f"a tensor of {str(value.dtype).replace('torch.', '')} {tuple(value.shape)}"

@@ -36,6 +36,7 @@ _INERT_NAMES = re.compile(
     r"|(?:pytorch_lightning|lightning)\.(?:\w+\.)*callbacks\.(?:\w+\.)*[A-Z]\w+"
 )
 _INERT_DICTIONARIES = re.compile(r"(?:pytorch_lightning|lightning|lightning_fabric)\.(?:\w+\.)*AttributeDict")
+_MOST_DEPTH = 100
 _INERT_SINCE = (2, 6)  # torch's unpickler takes another class for a name
 
 
@@ -70,9 +71,41 @@ def load_tensors(data: bytes) -> Any:
     refuse_damage(open_archive(data))
     with _standing_for(inert):
         try:
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:  # with advice that leads to running what the file says
             raise ValueError(str(error).rpartition("WeightsUnpickler error: ")[2].strip()) from error
+    refuse_growth(loaded, most=len(data))
+    return loaded
+
+
+def refuse_growth(value: Any, most: int) -> None:
+    """Refuses dictionaries, lists and tuples that would be endless, or far too many, to whoever walks through them.
+
+    A list that holds one list twice, which holds another twice, has 2^40 entries in 200 bytes of a file.
+
+    Args:
+        value: what was read.
+        most: entries, counted wherever they are met. Each entry takes a byte of a file at least, so a file has no more
+            than bytes, unless it repeats itself.
+
+    Raises: ValueError for more of them, for what holds itself, or is deeper than 100 in one another.
+    """
+    counted: Dict[int, Tuple[int, int]] = {}
+
+    def count(item: Any, depth: int) -> Tuple[int, int]:
+        """Entries in `item`, and how deep they are, which is `depth` in what holds it."""
+        if not isinstance(item, (dict, list, tuple)):
+            return 1, 0
+        if id(item) not in counted and depth <= _MOST_DEPTH:
+            held = [count(entry, depth + 1) for entry in ([*item, *item.values()] if isinstance(item, dict) else item)]
+            counted[id(item)] = 1 + sum(entries for entries, _ in held), 1 + max((deep for _, deep in held), default=0)
+        if depth > _MOST_DEPTH or counted[id(item)][1] > _MOST_DEPTH:
+            raise ValueError(f"its entries hold themselves, or are more than {_MOST_DEPTH} deep in one another")
+        return counted[id(item)]
+
+    entries, _ = count(value, 0)
+    if entries > most:
+        raise ValueError(f"its entries repeat themselves to more than {most:,}, the bytes of the file")
 
 
 def refuse_damage(archive: zipfile.ZipFile) -> None:

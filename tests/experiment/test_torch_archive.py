@@ -6,7 +6,7 @@ import io
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 import torch
@@ -22,6 +22,7 @@ from planted_code import (
 )
 from torch import nn
 
+from experiment.checkpoint import load_checkpoint
 from experiment.weights_file import read_weights
 from training.weights import CheckpointError
 
@@ -94,3 +95,44 @@ def test_a_memo_hides_the_name_from_a_scan_of_texts_and_python_runs_it(tmp_path:
     with zipfile.ZipFile(io.BytesIO(stack_global_from_memo(tmp_path / "canary"))) as archive:
         pickle.loads(archive.read("archive/data.pkl"))
     assert (tmp_path / "canary").exists()
+
+
+def in_one_another(depth: int, copies: int) -> Any:
+    value: Any = []
+    for _ in range(depth):
+        value = [value] * copies
+    return value
+
+
+def held_by_itself() -> Any:
+    value: Any = []
+    value.append(value)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (in_one_another(40, copies=2), "repeat themselves to more than"),  # 2^40 lists
+        (in_one_another(200, copies=1), "more than 100 deep"),
+        ([in_one_another(60, copies=1), [in_one_another(60, copies=1)]], None),
+        (held_by_itself(), "hold themselves"),
+    ],
+    ids=["a bomb", "deep", "not so deep", "a circle"],
+)
+def test_entries_that_repeat_themselves_without_end_are_refused(tmp_path: Path, value: Any, told: str) -> None:
+    path = tmp_path / "step_00000001.pt"
+    path.write_bytes(pickled({"format": value, "model": {"w": torch.ones(1)}}))
+    # What is refused nowhere else is a format that is not 3, in few words.
+    with pytest.raises(CheckpointError, match=told or "has checkpoint format a list of 2, and") as caught:
+        load_checkpoint(path)
+    assert len(str(caught.value)) < 400 + len(str(path))
+
+
+def test_a_setting_that_many_groups_share_is_no_repetition(tmp_path: Path) -> None:
+    betas = (0.9, 0.999)
+    state = {"format": 0, "param_groups": [{"betas": betas, "lr": 0.1}] * 50}
+    path = tmp_path / "shared.pt"
+    path.write_bytes(pickled(state))
+    with pytest.raises(CheckpointError, match="has checkpoint format 0"):
+        load_checkpoint(path)
