@@ -65,6 +65,8 @@ def _different_settings(number: int, saved: Mapping[str, Any], group: Mapping[st
             found = saved.get(name)
             if name in _SWITCHES and found is not None and type(found) is not bool:
                 yield f"group {number} has {name} {_shown(found)}, expected true, false or none"
+            if name == "lr" and type(found) not in (int, float):
+                yield f"group {number} has lr {_shown(found)}, expected a number"
         elif name in saved and _comparable(saved[name]) != _comparable(value):  # older versions of torch had fewer
             yield f"group {number} has {name} {_shown(saved[name])}, expected {value!r}"
 
