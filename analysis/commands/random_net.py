@@ -68,7 +68,7 @@ def random_net(options: argparse.Namespace, image_loader: ImageLoader) -> None:
             )
             panels.append(panel_of_random_net(norm, np.array(results["layers"]), shape))
     note = f"random nets of width {shape.width}, {shape.activation}; means over {options.seeds} nets"
-    plot_power(panels, options.out / "power.png", columns=min(len(panels), 6), note=note)
+    plot_power(panels, options.out / "power.png", columns=min(len(panels), 7), note=note)
     for norm, panel in zip(paths, panels):
         p1, p2, p3, p4 = panel.powers.mean(axis=0)[-1]
         print(f"{norm:<14} layer {shape.depth}: P1 {p1:.4f}  P2 {p2:.4f}  P3 {p3:.4f}  P4 {p4:.4f}")
