@@ -71,7 +71,9 @@ def fused_norm_act(
     Formula: y = (x - mean_g) / sqrt(var_g + eps) per image and group, out = (phi(weight_c y + bias_c) - m_c) r_c.
 
     Backward saves x and two numbers per (image, group), and computes the rest again. Gradients reach x, weight,
-    bias, proxy_mean and proxy_inverse_std. There is no second derivative and no forward-mode derivative.
+    bias, proxy_mean and proxy_inverse_std. A backward with create_graph is in ordinary operations, which can
+    be differentiated again (normact.kernels.transforms). There is no forward-mode derivative: for it the layer computes
+    by its reference operations.
 
     Args:
         x: (N, C, *spatial).

@@ -191,6 +191,15 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
     return error
 
 
+def refusal(run_folder: Path, use: Callable[[State], None], change: Callable[[State], None], tmp_path: Path) -> str:
+    """What is said of the run's checkpoint after `change`."""
+    path = tmp_path / "step_00000003.pt"
+    damaged(run_folder, change, path)
+    with pytest.raises(CheckpointError) as caught:
+        use(load_checkpoint(path))
+    return str(caught.value)
+
+
 @pytest.mark.parametrize("name, change, message", REFUSED, ids=[row[0] for row in REFUSED])
 def test_what_is_no_checkpoint_is_told_by_the_entry_that_is_wrong(
     run_folder: Path,
@@ -200,11 +209,7 @@ def test_what_is_no_checkpoint_is_told_by_the_entry_that_is_wrong(
     change: Callable[[State], None],
     message: str,
 ) -> None:
-    path = tmp_path / "step_00000003.pt"
-    damaged(run_folder, change, path)
-    with pytest.raises(CheckpointError) as caught:
-        use(load_checkpoint(path))
-    assert message in str(caught.value)
+    assert message in refusal(run_folder, use, change, tmp_path)
 
 
 @pytest.mark.parametrize("name, change, message", OF_OPTIMIZER, ids=[row[0] for row in OF_OPTIMIZER])
@@ -216,11 +221,8 @@ def test_the_state_of_another_optimizer_is_told_by_what_differs(
     change: Callable[[State], None],
     message: str,
 ) -> None:
-    path = tmp_path / "step_00000003.pt"
-    damaged(run_folder, change, path)
-    with pytest.raises(CheckpointError) as caught:
-        use(load_checkpoint(path))
-    assert f"the saved optimizer is not that of this run: {message}" in str(caught.value)
+    told = refusal(run_folder, use, change, tmp_path)
+    assert f"the saved optimizer is not that of this run: {message}" in told
 
 
 @pytest.mark.parametrize("row", REFUSED[::9], ids=[row[0] for row in REFUSED[::9]])
