@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import re
 import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import Any, Dict, Mapping
 
@@ -21,6 +23,8 @@ FINISH_TIMEOUT_SECONDS = 60.0  # wandb itself waits for ever for a server that h
 ID_FILE = "wandb_id.txt"
 _ID = re.compile(r"[a-z0-9]{8,32}")
 
+logger = logging.getLogger(__name__)
+
 
 class WandbTracker:
     """Logs records to wandb, online or offline as `run.wandb` says.
@@ -33,6 +37,7 @@ class WandbTracker:
 
     def __init__(self, config: Config, folder: Path, name: str) -> None:
         wandb = importlib.import_module("wandb")
+        keep_threads_quiet()
         settings: Dict[str, Any] = {"init_timeout": INIT_TIMEOUT_SECONDS}
         settings.update(finish_timeout=FINISH_TIMEOUT_SECONDS, finish_timeout_raises=True)
         if any(hide_passwords(argument) != argument for argument in sys.argv):
@@ -74,6 +79,23 @@ def run_id(folder: Path) -> str:
     made = os.urandom(8).hex()
     replace_file(path, f"{made}\n".encode("ascii"))
     return made
+
+
+def keep_threads_quiet() -> None:
+    """From now on an error that ends one of wandb's own threads goes to the log as a detail, not to the terminal.
+
+    Such a thread may lose its connection while wandb is ended after a failure, of which the run has told.
+    """
+    previous = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        modules = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(args.exc_traceback))
+        if any(module.partition(".")[0] == "wandb" for module in modules):
+            logger.debug("a thread of wandb ended with %s: %s", args.exc_type.__name__, args.exc_value)
+        else:
+            previous(args)
+
+    threading.excepthook = hook
 
 
 def _end_service() -> None:

@@ -1,8 +1,9 @@
-"""What wandb is told of a run: its name with the seed, and the same id however often it is resumed."""
+"""What wandb is given of a run, its name and its id after each --resume, and what its threads may print."""
 
 from __future__ import annotations
 
 import sys
+import threading
 import types
 from pathlib import Path
 from typing import Any, Dict, List
@@ -10,7 +11,7 @@ from typing import Any, Dict, List
 import pytest
 
 import train
-from experiment.wandb_tracker import ID_FILE, run_id
+from experiment.wandb_tracker import ID_FILE, keep_threads_quiet, run_id
 
 SMALL = ["--config", "generated_smoke", "--device", "cpu"]
 for setting in ("data.num_train_images=64", "data.num_eval_images=20", "run.evaluate_training_images=0"):
@@ -54,3 +55,16 @@ def test_an_id_that_is_damaged_is_made_anew(tmp_path: Path) -> None:
     (tmp_path / ID_FILE).write_bytes(b"\xff/../x")
     made = run_id(tmp_path)
     assert run_id(tmp_path) == made and len(made) == 16
+
+
+def test_a_thread_of_wandb_that_fails_prints_no_traceback_and_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed: List[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: printed.append(str(args.exc_value)))
+    keep_threads_quiet()
+    for module in ("wandb.sdk.lib", "wandbox", "experiment.aside"):
+        namespace: Dict[str, Any] = {"__name__": module}
+        exec("def work(): raise OSError(__name__)", namespace)
+        thread = threading.Thread(target=namespace["work"])
+        thread.start()
+        thread.join()
+    assert printed == ["wandbox", "experiment.aside"]
