@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -66,7 +67,7 @@ class Results:
             "seed": trial.seed,
             "experiment": trial.cell.experiment,
             "learning_rate": {"value": config.optimizer.learning_rate, **learning_rate},
-            "summary": None if diverged else json.loads(folder.summary.read_text(encoding="utf-8")),
+            "summary": None if diverged else _summary(folder),
             "train_loss": last_epoch_loss(records, config.schedule.epochs),
             "evaluations": [record for record in records if record["split"] == "eval"],
             "power": _records(folder.power),
@@ -92,6 +93,15 @@ def why_changed(saved: Dict[str, Any], config: Config) -> List[str]:
         for key in _RECORDED
         if saved["run"][key] != now["run"][key]
     ]
+
+
+def _summary(folder: RunFolder) -> Dict[str, Any]:
+    """The run's summary, with its command as anyone may type it: without the grid's own folder."""
+    summary: Dict[str, Any] = json.loads(folder.summary.read_text(encoding="utf-8"))
+    words = shlex.split(summary["command"])
+    place = words.index("--output-dir")
+    words = [word for word in words[:place] + words[place + 2 :] if word != "--resume"]
+    return {**summary, "command": shlex.join(words)}
 
 
 def last_epoch_loss(records: List[Dict[str, Any]], epochs: int) -> Optional[float]:

@@ -196,3 +196,10 @@ def test_the_table_of_the_first_screen_is_the_mean_of_six_result_files(label: st
 
 def test_the_first_screen_stays_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_no_published_file_names_a_folder_of_the_machine_that_made_it() -> None:
+    published = [*DOCUMENTS, *(ROOT / "docs").rglob("*.json"), *(ROOT / "benchmarks/results").rglob("*.json")]
+    folders = re.compile(r"(?<![\w.~<>-])/(?:work|root|home|Users)/\w+")
+    found = [(path.name, folders.findall(path.read_text(encoding="utf-8"))) for path in published]
+    assert [each for each in found if each[1]] == []

@@ -100,7 +100,11 @@ def test_a_result_holds_what_the_run_was_and_what_came_out(finished: Tuple[Path,
     folder, _ = finished
     found = result(folder, "gnpn.seed1")
     run = folder / "runs" / "gnpn.seed1"
-    assert found["summary"] == json.loads((run / "summary.json").read_text())
+    summary = json.loads((run / "summary.json").read_text())
+    command = summary.pop("command")
+    assert f"--output-dir {run}" in command and command.endswith(" --resume")
+    assert found["summary"].pop("command") == command.replace(f" --output-dir {run}", "").replace(" --resume", "")
+    assert found["summary"] == summary
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert found["evaluations"] == [record for record in records if record["split"] == "eval"]
     assert (found["grid"], found["row"], found["column"], found["seed"]) == ("tiny", "gnpn", None, 1)
