@@ -28,6 +28,14 @@ def add_question(parser: argparse.ArgumentParser) -> None:
     option("runs", nargs="+", type=Path, help="run folders, result files of a grid, or folders of either")
     option("--metric", nargs="+", choices=list(METRICS), default=["top1"], help="one table for each")
     option("--against", default="", metavar="ROW", help="the row that others are compared with, paired by seed")
+    option(
+        "--pair",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("ROW", "OTHER"),
+        help="compare this row with that other; may be given several times",
+    )
     option("--rows", nargs="+", default=[], metavar="ROW", help="rows to show, in this order; left out: all")
     option(
         "--group-by",
@@ -51,6 +59,7 @@ def question_of(options: argparse.Namespace) -> Question:
         runs=tuple(options.runs),
         metrics=tuple(options.metric),
         against=options.against,
+        pairs=tuple((row, other) for row, other in options.pair),
         rows=tuple(options.rows),
         group_by=tuple(options.group_by),
         setting=options.x,

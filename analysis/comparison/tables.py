@@ -55,7 +55,7 @@ def _table(comparison: Comparison, column: str) -> Table:
     has_differences = any(summary.difference is not None for summary in summaries)
     if has_differences:
         unit = f" ({metric.difference_unit})" if metric.difference_unit else ""
-        header += [f"difference to {comparison.against}{unit}", "p"]
+        header += [f"difference{'' if comparison.pairs else f' to {comparison.against}'}{unit}", "p"]
     rows, bold = [], []
     for number, summary in enumerate(summaries):
         seeds = len(summary.by_seed) + len(summary.missing)
@@ -77,7 +77,8 @@ def _difference_cells(comparison: Comparison, summary: Summary) -> List[str]:
     interval, count = difference.interval, len(difference.by_seed)
     ends = "no interval" if interval.reason else f"{text(interval.low, sign=True)}, {text(interval.high, sign=True)}"
     paired = "" if count == len(summary.by_seed) else f", {count} pairs"
-    return [f"{text(difference.mean, sign=True)} [{ends}]{paired}", f"{difference.p:.3f}"]
+    named = f" to {comparison.reference_of(summary)}" if comparison.pairs else ""
+    return [f"{text(difference.mean, sign=True)} [{ends}]{named}{paired}", f"{difference.p:.3f}"]
 
 
 def markdown_of(comparison: Comparison) -> str:

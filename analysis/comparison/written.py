@@ -30,6 +30,7 @@ class Question:
         runs: folders and files.
         metrics: names of METRICS.
         against: the row that others are compared with; "" for none.
+        pairs: (row, the other that this row is compared with).
         rows: names of rows to take, in this order; () for all.
         group_by: settings that tell rows apart; see `group_runs`.
         setting: "section.key" to draw the first metric against; "" for none.
@@ -38,6 +39,7 @@ class Question:
     runs: Tuple[Path, ...]
     metrics: Tuple[str, ...] = ("top1",)
     against: str = ""
+    pairs: Tuple[Tuple[str, str], ...] = ()
     rows: Tuple[str, ...] = ()
     group_by: Tuple[str, ...] = ()
     setting: str = ""
@@ -78,7 +80,7 @@ def answer(question: Question) -> Answer:
     Raises: ResultsError for runs that cannot be read, and a question that they do not answer.
     """
     rows = chosen_rows(group_runs(load_results(question.runs), question.group_by), question.rows)
-    comparisons = [compare_rows(rows, METRICS[name], question.against) for name in question.metrics]
+    comparisons = [compare_rows(rows, METRICS[name], question.against, question.pairs) for name in question.metrics]
     return Answer(tuple(rows), tuple(comparisons), pictures_of(rows, question))
 
 

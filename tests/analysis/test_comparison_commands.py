@@ -77,7 +77,7 @@ def test_rows_are_chosen_and_ordered(grid: Path, capsys: pytest.CaptureFixture[s
     ("arguments", "message"),
     [
         (["compare", "none"], "none: no such run folder"),
-        (["compare", "grid", "--against", "bm"], "--against bm: no row has this name; bn"),
+        (["compare", "grid", "--against", "bm"], "--against bm: no row is called bm; bn"),
         (["compare", "grid", "--rows", "ln"], "--rows ln: no row has this name; there are bn; gn"),
         (["compare", "grid", "--pictures", "bars"], "--pictures has no effect without --out"),
         (["compare", "grid", "--out", "o", "--pictures", "power"], "no picture power: setting needs --x"),
