@@ -90,7 +90,7 @@ def networks_of_run(options: argparse.Namespace) -> Iterator[Measured]:
     """Each checkpoint of a run, on the first of its evaluation images."""
     folder = RunFolder(options.run)
     if not folder.config.exists():
-        raise ValueError(f"--run {options.run} is no folder of a run: it has no {folder.config.name}")
+        raise ValueError(f"--run {options.run} is not a run folder: it has no {folder.config.name}")
     place = [("--data-dir", "data.dir", options.data_dir)] if options.data_dir is not None else []
     config = config_of_file(read_yaml(folder.config)[0], folder.config, texts=place)
     paths = sorted(folder.checkpoints.glob("step_*.pt"))

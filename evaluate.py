@@ -130,7 +130,7 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
         raise ConfigError(f"--batch-size {options.batch_size} must be 1 or more")
     for option, path in (("--out", options.out), ("--picture", options.picture)):
         if path is not None and not path.parent.is_dir():  # said now, and not after an hour of evaluation
-            raise ConfigError(f"{option} {path}: {path.parent} is no folder; make it, or name another")
+            raise ConfigError(f"{option} {path}: {path.parent} is not a folder; create it, or name another")
     is_exported = options.model.suffix in EXPORTED
     check_execution(options, is_exported)
     if options.reestimate_statistics and is_exported:
@@ -225,7 +225,7 @@ def check_execution(options: argparse.Namespace, is_exported: bool) -> None:
     if options.device == "cuda" and is_exported:
         raise ConfigError(f"--device cuda: {options.model.suffix} files run on the CPU here; leave it out")
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: no CUDA device is here; use --device cpu")
+        raise ConfigError("--device cuda: no CUDA device is available; use --device cpu")
 
 
 def chosen_device(options: argparse.Namespace) -> torch.device:

@@ -63,7 +63,7 @@ def export(options: argparse.Namespace) -> None:
     if path.suffix != f".{options.format}":
         raise ConfigError(f"--out {path}: the name of this format ends in .{options.format}")
     if not path.parent.is_dir():
-        raise ConfigError(f"--out {path}: {path.parent} is no folder; make it, or name another")
+        raise ConfigError(f"--out {path}: {path.parent} is not a folder; create it, or name another")
     trained = load_trained(options.run, options.checkpoint, options.weights)
     network: nn.Module = trained.network
     print(trained)

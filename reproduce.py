@@ -53,7 +53,7 @@ def parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
     add("--name", help="what the results are filed under; default: the grid's name")
     add("--out", metavar="DIR", help="the runs' folders; default: runs/grids/<name>")
     add("--results", metavar="DIR", help="the results' folder; default: docs/results/<name>")
-    add("--rerun", action="store_true", help="run again, from the beginning, what has another configuration than now")
+    add("--rerun", action="store_true", help="rerun from the beginning what was run with another configuration")
     add("--list", action="store_true", help="print where each run stands, and stop")
     return parser.parse_args(arguments)
 
@@ -98,7 +98,7 @@ def refuse_changed(plan: Plan, results: Results, runs: Path) -> None:
         more = f"\n... and {len(changed) - _CHANGED_SHOWN} more" if len(changed) > _CHANGED_SHOWN else ""
         raise ConfigError(
             "\n".join(changed[:_CHANGED_SHOWN])
-            + f"{more}\nRun them again, from the beginning, with --rerun, or take the change back"
+            + f"{more}\nRun them again, from the beginning, with --rerun, or undo the change"
         )
 
 
@@ -117,7 +117,7 @@ def tell(outcome: Outcome) -> int:
     for trial, reason in outcome.failed.items():
         print(f"failed: {trial}: {reason}", file=sys.stderr)
     if outcome.stopped_by:
-        print("stopped; the same command goes on", file=sys.stderr)
+        print("stopped; the same command continues", file=sys.stderr)
         return exit_code_of_signal(outcome.stopped_by)
     return FAILED if outcome.failed else DONE
 

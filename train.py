@@ -105,7 +105,7 @@ def run_experiment(name: str, config: Config, options: argparse.Namespace) -> in
                 print(describe(planned))
                 print(describe_norms(planned))
             if planned.placement.refusals:
-                raise ConfigError(f"this is estimated not to run: {'; '.join(planned.placement.refusals)}")
+                raise ConfigError(f"this is not expected to run: {'; '.join(planned.placement.refusals)}")
             return 0
         folder = RunFolder(Path(config.run.output_dir or default_folder(options.config, config)))
         with StopSignals(config.run.stop_signals) as signals, RunOutput(

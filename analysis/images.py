@@ -60,7 +60,7 @@ def photo_patches(path: Union[str, Path], count: int, size: int, seed: int) -> T
     path = Path(path)
     files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.suffix.lower() in _PHOTO_EXTENSIONS)
     if not files:
-        raise ValueError(f"{path} is no photograph and holds none ({', '.join(_PHOTO_EXTENSIONS)})")
+        raise ValueError(f"{path} is not a photograph and contains none ({', '.join(_PHOTO_EXTENSIONS)})")
     random = np.random.default_rng([seed, size])
     patches: List[Tensor] = []
     photos = [torch.from_numpy(np.array(Image.open(file).convert("RGB"))).permute(2, 0, 1) for file in files[:count]]

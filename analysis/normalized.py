@@ -38,7 +38,7 @@ def find_normalizations(network: nn.Module) -> Tuple[Dict[str, Normalization], D
         found = None if path.startswith(inside) else _normalization(module)
         if found is None:
             continue
-        inside = (*inside, f"{path}." if path else "")  # a norm's own parts are no further norms
+        inside = (*inside, f"{path}." if path else "")  # a norm's own parts are not further norms
         if isinstance(found, str):
             reasons[path] = found
         else:
@@ -47,7 +47,7 @@ def find_normalizations(network: nn.Module) -> Tuple[Dict[str, Normalization], D
 
 
 def _normalization(module: nn.Module) -> Union[Normalization, str, None]:
-    """The normalization of a norm, why it has none, or None for a module that is no norm."""
+    """The normalization of a norm, why it has none, or None for a module that is not a norm."""
     name = type(module).__name__
     if isinstance(module, NormAct):
         return module.norm.not_normalized_because or module.norm.normalized

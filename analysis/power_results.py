@@ -56,7 +56,7 @@ def panel_of_results(results: Mapping[str, Any], path: Path) -> PowerPanel:
     except (KeyError, TypeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise ResultsError(
-            f"{path} is no power.json of `analyze.py power` or `random-net` that can be drawn: {reason}"
+            f"{path} is not a power.json of `analyze.py power` or `random-net` that can be drawn: {reason}"
         ) from error
 
 

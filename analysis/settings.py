@@ -24,7 +24,7 @@ def flat_settings(config: Any, source: Path) -> Dict[str, Any]:
     Raises: ResultsError, which names `source`, for another form.
     """
     if not isinstance(config, dict) or not all(isinstance(section, dict) for section in config.values()):
-        raise ResultsError(f"{source}: the configuration is not made of sections with keys")
+        raise ResultsError(f"{source}: the configuration does not consist of sections with keys")
     return {f"{section}.{key}": value for section, keys in config.items() for key, value in keys.items()}
 
 

@@ -76,7 +76,7 @@ def time_case(case: Tuple[str, int, int, int], repetitions: int) -> Dict[str, An
 
 def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two cases alone")
+    parser.add_argument("--quick", action="store_true", help="only two cases")
     parser.add_argument("--only", default="", help="networks whose name contains this")
     parser.add_argument("--repetitions", type=int, default=15)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON file")

@@ -48,7 +48,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON file")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
-        print("no CUDA device is here. GPU: not measured", file=sys.stderr)
+        print("no CUDA device is available. GPU: not measured", file=sys.stderr)
         return 1
     device = torch.device("cuda", torch.cuda.current_device())
     torch.manual_seed(0)

@@ -26,7 +26,7 @@ class ActivationAlone:
 
     def __call__(self, channels: int, activation: str) -> nn.Module:
         if activation != "relu":
-            raise ValueError(f"activation {activation!r}: the measured networks have ReLU alone")
+            raise ValueError(f"activation {activation!r}: the measured networks use only ReLU")
         return nn.ReLU()
 
     def conv2d(self, in_channels: int, out_channels: int, kernel_size: int, **options: Any) -> nn.Conv2d:

@@ -103,7 +103,7 @@ def time_setting(
 
 def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two shapes of the first setting alone")
+    parser.add_argument("--quick", action="store_true", help="only two shapes of the first setting")
     parser.add_argument("--only", default="relu", help="settings of benchmarks.layer whose name contains this")
     parser.add_argument("--repetitions", type=int, default=15)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON file")

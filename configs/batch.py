@@ -133,7 +133,7 @@ def _check_norm_batch_size(batch: BatchConfig, uses_batch_norm: bool) -> None:
         )
     if uses_batch_norm and batch.norm_batch_size == 1:
         raise ConfigError(
-            "batch.norm_batch_size 1 with norm.name batch leaves one image to take statistics of; "
+            "batch.norm_batch_size 1 with norm.name batch leaves a single image for the statistics; "
             "set norm_batch_size to 2 or more, or norm.name to instance"
         )
 

@@ -16,7 +16,7 @@ from configs.yaml_file import KeyPath, parse_value, read_yaml
 FOLDER = Path(__file__).resolve().parent
 _NEAREST_SHOWN = 4
 _LONGEST_SHOWN = 120  # characters of an override in a message
-_GRIDS = "grids"  # the folder of tables of runs, which are no experiments
+_GRIDS = "grids"  # the folder of tables of runs, which are not experiments
 _OF_32_GROUPS = ("rn50", "rn101", "rnx50", "rnx101")  # the paper's plain group norm in ResNets
 
 
@@ -79,7 +79,7 @@ def find_config(name_or_path: str, source: str = "--config") -> Path:
         hint = f"; the nearest are {', '.join(near)}" if near else ""
         raise ConfigError(
             f"{source} {name_or_path}: no such experiment{hint}. `ls {FOLDER}/*/` lists all "
-            f"{len(files)}; the path of a YAML file will do as well"
+            f"{len(files)}; the path of a YAML file works too"
         )
     return found
 

@@ -1,7 +1,7 @@
 """Reads a YAML file into plain values and remembers the line of every key.
 
 A strict subset of YAML is accepted, in files and after --set, because the full language surprises: here `1e-4` is a
-number, `no` is the string "no", `010` is no number, a duplicate key is an error, and anchors, aliases and tags are
+number, `no` is the string "no", `010` is not a number, a duplicate key is an error, and anchors, aliases and tags are
 refused.
 """
 
@@ -30,7 +30,7 @@ _Loader.yaml_implicit_resolvers = {
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false|True|False)$"), list("tfTF"))
-# A leading zero is octal in YAML 1.1 and decimal in 1.2: here 010 is no number, and neither are 1_000 and 12:30:00.
+# A leading zero is octal in YAML 1.1 and decimal in 1.2: here 010 is not a number, and neither are 1_000 and 12:30:00.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:int",
     re.compile(rf"^[-+]?(?:0|[1-9]\d{{0,{MAX_DIGITS - 1}}}|0x[0-9a-fA-F]{{1,16}})$"),

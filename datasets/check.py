@@ -163,7 +163,7 @@ def shard_problem(source: ShardImages, number: int) -> Optional[str]:
     images = ("offsets", "lengths", "labels")
     if all(np.array_equal(getattr(found, what), getattr(source, what)[kept]) for what in images):
         return None
-    return f"{path}: other images or labels than its index says; remove the index"
+    return f"{path}: its images or labels differ from its index; remove the index"
 
 
 class AnyImages:
@@ -196,7 +196,7 @@ def folder_problems(folder: Path) -> Iterator[str]:
             place = folder / half / name
             files = [path for path in sorted(place.iterdir()) if not path.name.startswith(".")]
             others = [path for path in files if not (has_image_name(os.fsencode(path.name)) and path.is_file())]
-            yield from (f"{path}: not an image file by its name, or no file" for path in others)
+            yield from (f"{path}: not a file, or not an image by its name" for path in others)
             if len(others) == len(files):
                 yield f"{place}: a class without images"
     for name in sorted(classes["train"] ^ classes["val"]):
@@ -207,7 +207,7 @@ def check(config: DataConfig, workers: int) -> Report:
     """Check the data set that `config` names."""
     report = Report()
     if config.name == "image_folder":
-        report.complain("not as the layout needs it", list(folder_problems(data_folder(config.dir))))
+        report.complain("not in the expected layout", list(folder_problems(data_folder(config.dir))))
     try:
         data_sets: DataSets = build_datasets(config, seed=0)
         halves = {"train": data_sets.train.source, "val": data_sets.evaluation.source}
@@ -243,7 +243,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     except ConfigError as error:
         return explain(error)
     text = "\n".join(report.lines + [f"errors of {report.errors} kinds" if report.errors else "ok"])
-    print(text.encode("utf-8", "backslashreplace").decode("utf-8"))  # names may be of bytes that are no UTF-8
+    print(text.encode("utf-8", "backslashreplace").decode("utf-8"))  # names may be of bytes that are not UTF-8
     return DATA if report.errors else DONE
 
 

@@ -76,7 +76,7 @@ def obtain_scenes(configured: Optional[str]) -> Dict[str, ImagesInMemory]:
                 return read_scenes(folder)
             except (DataError, OSError) as error:
                 if folder.exists():
-                    logging.getLogger(__name__).warning("%s; the files are made again", error)
+                    logging.getLogger(__name__).warning("%s; making the files again", error)
             write_scenes(configured, folder)
         return read_scenes(folder)
     except (DataError, OSError) as error:

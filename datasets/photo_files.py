@@ -106,7 +106,7 @@ def checked(package: str, read: Callable[[str], bytes]) -> Dict[str, bytes]:
         if photo.package == package:
             content = read(photo.file)
             if hashlib.sha256(content).hexdigest() != photo.sha256:
-                raise DataError(f"{photo.file} is another file than expected: its SHA-256 sum is not {photo.sha256}")
+                raise DataError(f"{photo.file} is not the expected file: its SHA-256 sum is not {photo.sha256}")
             files[photo.name] = content
     return files
 

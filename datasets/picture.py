@@ -94,7 +94,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; null leaves it out"
     )
-    parser.add_argument("--out", required=True, metavar="FILE.png", help="the picture; written over")
+    parser.add_argument("--out", required=True, metavar="FILE.png", help="the picture's file; overwritten")
     parser.add_argument("--columns", type=int, default=16, help="images of each class")
     options = parser.parse_args(arguments)
     if options.columns < 1:

@@ -3,7 +3,7 @@
     pip install torchvision
     python -m examples.torchvision_detector
 
-Detectors usually freeze batch norm, since two images are no batch to take statistics of; here nothing is frozen.
+Detectors usually freeze batch norm, since two images are not a batch to take statistics over; here nothing is frozen.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def detector(norm_act: NormActFactory, size: int) -> FCOS:
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> List[float]:
-    parser = argparse.ArgumentParser(description="Trains a small detector with GN+PN on made images.")
+    parser = argparse.ArgumentParser(description="Trains a small detector with GN+PN on synthetic images.")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--size", type=int, default=96, help="of an image's edge")
     options = parser.parse_args(arguments)

@@ -96,14 +96,14 @@ def newest_checkpoint(folder: Union[str, Path], tell: Callable[[str], None] = LO
     problems: List[str] = []
     unfinished = {_step_of(path) for path in _checkpoint_files(folder)} - set(_known_steps(folder))
     for step in sorted(unfinished, reverse=True):
-        tell(f"passing over {folder / checkpoint_name(step)}: it was never finished (no manifest)")
+        tell(f"skipping {folder / checkpoint_name(step)}: it was never finished (no manifest)")
     for step in reversed(_known_steps(folder)):
         path = folder / checkpoint_name(step)
         try:
             read_verified(path)
         except CheckpointError as error:
             problems.append(str(error))
-            tell(f"passing over a checkpoint: {error}")
+            tell(f"skipping a checkpoint: {error}")
         else:
             return path
     if problems:
@@ -142,7 +142,7 @@ def load_checkpoint(path: Union[str, Path]) -> Dict[str, Any]:
     named = _NAME.fullmatch(path.name)
     if named is not None and int(named.group(1)) != state["step"]:
         raise CheckpointError(
-            f"{path} is of step {state['step']}, and its name says another; give it its own name back"
+            f"{path} is of step {state['step']}, but its name says another; give it its own name again"
         )
     return state
 
@@ -160,14 +160,14 @@ def read_archive(path: Union[str, Path]) -> Any:
         raise CheckpointError(f"{path} {error}") from error
     except Exception as error:  # unknown bytes are read here: what is raised depends on them and on torch's version
         raise CheckpointError(
-            f"{path} ({len(data)} bytes) is truncated or no checkpoint: {first_line(error)}"
+            f"{path} ({len(data)} bytes) is truncated or not a checkpoint: {first_line(error)}"
         ) from error
 
 
 def check_checkpoint(state: Any, path: Path) -> None:
-    """Raises CheckpointError for an object that is no checkpoint of this program in the format of today."""
+    """Raises CheckpointError for an object that is not a checkpoint of this program in the format of today."""
     if not isinstance(state, dict) or "format" not in state:
-        raise CheckpointError(f"{path} is no checkpoint of this program: it has no entry 'format'")
+        raise CheckpointError(f"{path} is not a checkpoint of this program: it has no entry 'format'")
     if type(state["format"]) is not int or state["format"] != FORMAT:
         raise CheckpointError(
             f"{path} has checkpoint format {shown(state['format'])}, and this program reads format {FORMAT}; "
@@ -224,7 +224,7 @@ def _crash_point(point: str) -> None:
     """Kill this process at the point named by PROXYNORM_CRASH_AT: crash tests die exactly inside a write."""
     wanted = os.environ.get("PROXYNORM_CRASH_AT")
     if wanted is not None and wanted not in CRASH_POINTS:
-        raise CheckpointError(f"PROXYNORM_CRASH_AT={wanted} is no crash point; use one of {', '.join(CRASH_POINTS)}")
+        raise CheckpointError(f"PROXYNORM_CRASH_AT={wanted} is not a crash point; use one of {', '.join(CRASH_POINTS)}")
     if wanted == point:
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -168,7 +168,7 @@ def check_state(state: Mapping[str, Any], where: str) -> None:
     if problems:
         more = f"; and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
         raise CheckpointError(
-            f"{where} is no checkpoint of this program, or a damaged one: {'; '.join(problems[:_PROBLEMS_SHOWN])}{more}"
+            f"{where} is not a checkpoint of this program, or is damaged: {'; '.join(problems[:_PROBLEMS_SHOWN])}{more}"
         )
 
 
@@ -186,7 +186,8 @@ def _contradictions(state: Mapping[str, Any]) -> Iterator[str]:
         yield f"seed is {state['seed']}, and config.run.seed {shown(_get(state['config'], 'run', 'seed'))}"
     decay = _get(state["config"], "averaging", "decay")
     if (average is None) != (decay is None):
-        yield f"average is {shown(average)}, and config.averaging.decay {shown(decay)}; both are there, or none"
+        yield f"average is {shown(average)}, and config.averaging.decay {shown(decay)}; both must be present, or "
+        "neither"
     if average is not None and (average["updates"] or average["weights"]):
         yield from _different_weights(state["model"], average["weights"])
     classifier = state["model"].get("classifier.weight")

@@ -97,7 +97,7 @@ def check_position(progress: Progress, run: Run, path: Path) -> None:
     if not 0 < step <= run.steps or progress.evaluated_step not in finished:
         raise CheckpointError(
             f"{path} is of step {step}, with epochs finished to step {progress.evaluated_step}, which does not fit "
-            f"{run.config.schedule.epochs} epochs of {epoch} steps; it is damaged, or of another run"
+            f"{run.config.schedule.epochs} epochs of {epoch} steps; it is damaged, or from another run"
         )
 
 

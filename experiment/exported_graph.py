@@ -101,7 +101,7 @@ def _check_text(text: str, key: str) -> None:
 
 def _require(pattern: "re.Pattern[str]", text: str, key: str) -> None:
     if not pattern.fullmatch(text):
-        raise GraphError(f"its graph has the {key} {text[:80]!r}, which is no plain name")
+        raise GraphError(f"its graph has the {key} {text[:80]!r}, which is not a plain name")
 
 
 def _check_operator(text: str) -> None:
@@ -113,7 +113,7 @@ def _check_operator(text: str) -> None:
     name, overload = match.groups()
     packet = getattr(torch.ops.aten, name, None)
     if not isinstance(getattr(packet, overload, None), torch._ops.OpOverload):
-        raise GraphError(f"its graph calls {text[:80]!r}, which is no operator of torch {torch.__version__}")
+        raise GraphError(f"its graph calls {text[:80]!r}, which is not an operator of torch {torch.__version__}")
     if _REFUSED_OPERATORS.fullmatch(name) and name not in _UNSAFE_BUT_CHECKED:
         raise GraphError(f"its graph calls {text[:80]!r}, which reaches beyond tensors: refused")
 
@@ -123,7 +123,7 @@ def _check_expression(text: str) -> None:
     try:
         nodes: List[ast.AST] = list(ast.walk(ast.parse(text, mode="eval")))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise GraphError(f"its graph has a size {text[:80]!r} that is no expression") from error
+        raise GraphError(f"its graph has a size {text[:80]!r} that is not an expression") from error
     named = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
     for node in nodes:
         is_known = isinstance(node, _EXPRESSION_NODES)

@@ -93,7 +93,7 @@ def _payload(records: Dict[str, bytes], name: str, pattern: "re.Pattern[str]") -
     for entry in config["config"].values():
         file_name = entry["path_name"]
         if not pattern.fullmatch(file_name):
-            raise ValueError(f"its record {folder}/{file_name} is no tensor: refused, nothing was run")
+            raise ValueError(f"its record {folder}/{file_name} is not a tensor: refused, nothing was run")
         content = records[f"{folder}/{file_name}"]
         if entry["use_pickle"]:  # torch unpickles it without a guard: it is given what this process pickles
             buffer = io.BytesIO()

@@ -34,7 +34,7 @@ def config_of_file(
         overrides, texts: what the command gives; see load_config.
 
     Raises:
-        CheckpointError: it is no configuration.
+        CheckpointError: it is not a configuration.
         ConfigError: its data lay in a place that the command does not name.
     """
     if not isinstance(values, Mapping) or not all(isinstance(section, Mapping) for section in values.values()):

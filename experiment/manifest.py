@@ -67,7 +67,7 @@ def read_verified(path: Path) -> bytes:
         manifest = json.loads(read(manifest_path, MAX_MANIFEST_BYTES).decode("utf-8"))
         size, sha256 = int(manifest["size"]), str(manifest["sha256"])
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{manifest_path} is no manifest: {error}") from error
+        raise CheckpointError(f"{manifest_path} is not a manifest: {error}") from error
     data = read(path)
     if len(data) != size:
         raise CheckpointError(f"{path} has {len(data)} bytes, its manifest says {size}: truncated or altered")

@@ -66,7 +66,7 @@ def measure_end(run: Run, lockstep: Lockstep, average: Optional[WeightAverage]) 
 
 
 def is_reestimated(config: Config) -> bool:
-    """Whether a run takes batch norm's statistics anew. Those of frozen batch norms are no averages of this run: they
+    """Whether a run takes batch norm's statistics anew. Those of frozen batch norms are not averages of this run: they
     are constants that the rest was trained with."""
     return config.run.reestimation_images > 0 and config.model.train_only is None
 

@@ -104,7 +104,7 @@ class MetricsLog:
         Lines of zero bytes, which a loss of power leaves where rows were not yet on the disk, are dropped too: they are
         later than every checkpoint.
 
-        Raises: CheckpointError for a line, other than the last, that is no record.
+        Raises: CheckpointError for a line, other than the last, that is not a record.
         """
         if not self.path.exists():
             return 0
@@ -118,7 +118,7 @@ class MetricsLog:
                 if number == len(lines) or not line.strip(b"\0"):
                     continue
                 raise CheckpointError(
-                    f"{self.path}, line {number} is no metrics record: {line[:80]!r}; repair or remove the line"
+                    f"{self.path}, line {number} is not a metrics record: {line[:80]!r}; repair or remove the line"
                 ) from error
             if is_kept:
                 kept.append(line)

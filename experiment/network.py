@@ -103,7 +103,7 @@ def freeze(config: ModelConfig, network: ImageClassifier) -> List[nn.Module]:
     """Freezes all but model.train_only, and returns the frozen modules.
 
     Raises:
-        ConfigError: a name that is no module.
+        ConfigError: a name that is not a module.
     """
     if config.train_only is None:
         return []
@@ -113,5 +113,7 @@ def freeze(config: ModelConfig, network: ImageClassifier) -> List[nn.Module]:
         raise ConfigError(str(error)) from error
     idle = [drop for drop in network.drops() if any(drop is module for module in frozen)]
     if idle:
-        LOGGER.info("%d of %d layers that drop are frozen, and drop nothing", len(idle), len(network.drops()))
+        LOGGER.info(
+            "%d of %d dropout and drop-path layers are frozen, and drop nothing", len(idle), len(network.drops())
+        )
     return frozen

@@ -49,7 +49,7 @@ def why_inexact(saved: Mapping[str, Any], current: Mapping[str, Any]) -> List[st
     # earlier checkpoints hold fewer facts; one that is empty now decides nothing
     recorded = {fact: saved.get(fact, _NOT_RECORDED if value != "" else "") for fact, value in current.items()}
     facts = [fact for fact in current if fact not in _HARMLESS]
-    return [f"{fact} was {recorded[fact]}, is {current[fact]}" for fact in facts if recorded[fact] != current[fact]]
+    return [f"{fact} was {recorded[fact]}, is now {current[fact]}" for fact in facts if recorded[fact] != current[fact]]
 
 
 def check_same_run(
@@ -71,12 +71,13 @@ def check_same_run(
     different = differences(compared, current)
     if is_longer and not may_extend and not different:
         raise CheckpointError(
-            f"{path} was written by another experiment: schedule.epochs was {was}, is {epochs}. To train longer add "
-            "--extend-epochs, which says what becomes of the learning rate; else resume with the same value"
+            f"{path} was written by another experiment: schedule.epochs was {was}, is now {epochs}. To train longer "
+            "add "
+            "--extend-epochs, which says how the learning rate continues; else resume with the same value"
         )
     if may_extend and type(was) is int and epochs < was:
         raise CheckpointError(
-            f"{path}: schedule.epochs was {was}, is {epochs}. --extend-epochs makes a run longer, never shorter: "
+            f"{path}: schedule.epochs was {was}, is now {epochs}. --extend-epochs makes a run longer, never shorter: "
             f"give {was} or more"
         )
     if different:
@@ -98,7 +99,7 @@ def extension_text(schedule: ScheduleConfig, was: int, peak: float, step: int, s
     """
     before = build_schedule(schedule.model_copy(update={"epochs": was}), peak, steps_per_epoch)
     now = build_schedule(schedule, peak, steps_per_epoch)
-    text = f"schedule.epochs was {was}, is {schedule.epochs}"
+    text = f"schedule.epochs was {was}, is now {schedule.epochs}"
     if all(before(done) == now(done) for done in range(step)):
         return f"{text}: the learning rates so far are those of {schedule.epochs} epochs, and so is the result"
     return (

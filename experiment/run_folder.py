@@ -59,7 +59,7 @@ class RunFolder:
         if not resume and (self.metrics.exists() or any(self.checkpoints.glob("step_*"))):
             self.release()
             raise RunFolderError(
-                f"{self.path} holds a run already; continue it with --resume, or choose another --output-dir"
+                f"{self.path} already holds a run; continue it with --resume, or choose another --output-dir"
             )
 
     def check_there(self) -> None:
@@ -78,7 +78,7 @@ class RunFolder:
         if there is None or (there.st_dev, there.st_ino) != (own.st_dev, own.st_ino):
             raise RunFolderGoneError(
                 f"the run folder {self.path} is gone: it was deleted, renamed or unmounted while the run wrote to it; "
-                "put it back and continue with --resume, or start anew"
+                "put it back and continue with --resume, or start again"
             )
 
     def inherit(self) -> bool:

@@ -45,7 +45,7 @@ def place_weights(
         raise CheckpointError(f"{saved.path}: {error}") from error
     if source != OURS and factory.eps is not None and factory.eps != foreign_eps(network, source):
         LOGGER.warning(
-            "norm.eps is %g, and weights do not tell theirs: this network of %s has %g; use --set norm.eps=%g",
+            "norm.eps is %g, but weights do not record theirs: in %s this network has %g; use --set norm.eps=%g",
             *(factory.eps, source, foreign_eps(network, source), foreign_eps(network, source)),
         )
 

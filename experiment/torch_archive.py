@@ -100,7 +100,9 @@ def refuse_growth(value: Any, most: int) -> None:
             held = [count(entry, depth + 1) for entry in ([*item, *item.values()] if isinstance(item, dict) else item)]
             counted[id(item)] = 1 + sum(entries for entries, _ in held), 1 + max((deep for _, deep in held), default=0)
         if depth > _MOST_DEPTH or counted[id(item)][1] > _MOST_DEPTH:
-            raise ValueError(f"its entries hold themselves, or are more than {_MOST_DEPTH} deep in one another")
+            raise ValueError(
+                f"its entries contain themselves, or are nested more than {_MOST_DEPTH} deep in one another"
+            )
         return counted[id(item)]
 
     entries, _ = count(value, 0)
@@ -117,7 +119,7 @@ def refuse_damage(archive: zipfile.ZipFile) -> None:
         raise ValueError(f"it is damaged: {first_line(error)}") from error
     if damaged is not None:
         raise ValueError(
-            f"its record {damaged!r} is damaged: its bytes do not have the sum (CRC-32) that was written with them"
+            f"its record {damaged!r} is damaged: its bytes do not match the sum (CRC-32) written with them"
         )
 
 

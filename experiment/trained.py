@@ -68,13 +68,13 @@ def load_trained(
         overrides: SECTION.KEY=VALUE, of its configuration.
 
     Raises:
-        CheckpointError: it is no checkpoint, or does not fit its own configuration.
+        CheckpointError: it is not a checkpoint, or does not fit its own configuration.
         ConfigError: overrides that are none.
     """
     saved = read_weights(path, checkpoint, weights)
     if saved.config is None or saved.class_names is None:
         raise CheckpointError(
-            f"{path} holds weights alone, and neither network, image size nor class names; name a run folder or a "
+            f"{path} holds only weights, without network, image size or class names; name a run folder or a "
             "checkpoint of this program"
         )
     values = dict(saved.config)

@@ -78,7 +78,7 @@ def read_weights(path: Union[str, Path], checkpoint: str = NEWEST, weights: Opti
     if path.is_dir():
         path = _checkpoint_of(path, checkpoint)
     elif checkpoint == BEST:
-        raise CheckpointError(f"{path} is a file, and the best checkpoint is one of a run folder; name that folder")
+        raise CheckpointError(f"{path} is a file, and only run folders have a best checkpoint; name the run folder")
     if path.suffix == ".safetensors":
         found = [SavedWeights(path, _read_safetensors(path))]
     else:
@@ -92,7 +92,7 @@ def read_weights(path: Union[str, Path], checkpoint: str = NEWEST, weights: Opti
     chosen = asked[0]
     if len(asked) > 1:
         LOGGER.info(
-            "%s: the weights are the %s ones, of its %s", path, chosen.which, " and ".join(o.which for o in found)
+            "%s: using the %s weights; the file has %s", path, chosen.which, " and ".join(o.which for o in found)
         )
     return dataclasses.replace(chosen, tensors=_plain_names(chosen.tensors, path), checked_by=_checked_by(path))
 
@@ -101,7 +101,7 @@ def _checkpoint_of(folder: Path, which: str) -> Path:
     checkpoints = RunFolder(folder).checkpoints
     newest = newest_checkpoint(checkpoints)
     if newest is None:
-        raise CheckpointError(f"{folder} is no folder of a run with a checkpoint; name a file, or train it first")
+        raise CheckpointError(f"{folder} is not a run folder with a checkpoint; name a file, or train it first")
     if which == NEWEST:
         return newest
     best = best_checkpoint(checkpoints)

@@ -84,7 +84,7 @@ class Child:
         """The error that its console ends with, or its last line."""
         lines = [line for line in _last_lines(self.folder.path / CONSOLE) if line.strip()]
         errors = [line for line in lines if line.startswith("error: ")]
-        return (errors or lines or ["it said nothing"])[-1].replace("error: ", "", 1)
+        return (errors or lines or ["it printed nothing"])[-1].replace("error: ", "", 1)
 
 
 def _last_lines(path: Path) -> List[str]:

@@ -37,7 +37,7 @@ class Results:
         """The result of `trial`; None where there is none.
 
         Raises:
-            ConfigError: a file that is no result.
+            ConfigError: a file that is not a result.
         """
         path = self.path(trial)
         try:
@@ -86,10 +86,10 @@ def why_changed(saved: Dict[str, Any], config: Config) -> List[str]:
         saved = Config.model_validate(saved).model_dump(mode="json")
     except ValidationError as error:
         names = {".".join(str(part) for part in problem["loc"][:2]) for problem in error.errors()}
-        return [f"{name} is not what it was when the result was made" for name in sorted(names)]
+        return [f"{name} has changed since the result was made" for name in sorted(names)]
     now = config.model_dump(mode="json")
     return differences(saved, now) + [
-        f"run.{key} was {saved['run'][key]!r}, is {now['run'][key]!r}"
+        f"run.{key} was {saved['run'][key]!r}, is now {now['run'][key]!r}"
         for key in _RECORDED
         if saved["run"][key] != now["run"][key]
     ]

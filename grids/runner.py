@@ -66,7 +66,10 @@ class Runner:
             while self._running or (waiting and not signals.received):
                 if signals.received and not outcome.stopped_by:
                     outcome.stopped_by = signals.received
-                    say("stopping: the runs under way save. The same command goes on; a second signal ends at once")
+                    say(
+                        "stopping: runs in progress are saving. The same command continues; a second signal ends at "
+                        "once"
+                    )
                     for child in self._running:
                         child.stop()
                 while not signals.received and len(self._running) < jobs and self._take_next(waiting, lock, bar):

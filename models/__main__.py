@@ -55,7 +55,7 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     words = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(words)
     if options.network is None and words:
-        parser.error("these options are of one network; name it first")
+        parser.error("these options apply to one network; name it first")
     return options
 
 

@@ -45,7 +45,7 @@ def load_pretrained(
     if prefix:
         beside = [name for name in state_dict if not name.startswith(prefix)]
         if beside:
-            LOGGER.warning("%d tensors are left out, beside the network in %r: %s", len(beside), prefix, _first(beside))
+            LOGGER.warning("%d tensors beside the network in %r are ignored: %s", len(beside), prefix, _first(beside))
         state_dict = {name[len(prefix) :]: state_dict[name] for name in state_dict if name.startswith(prefix)}
     is_reset = {name for name in names if reset_classifier and _is_classifier(names[name])}
     # A count of updates, which torch's batch norm keeps and hardly ever reads; ours has none.
@@ -74,7 +74,8 @@ def load_pretrained(
         listed = "; ".join(f"{len(names)} {kind}: {_first(names)}" for kind, names in differences.items() if names)
         hint = ""
         if shapes and all("here classifier." in shape for shape in shapes):
-            hint = "Only the number of classes differs: to train another, set reset_classifier, which draws it anew. "
+            hint = "Only the number of classes differs: to train another, set reset_classifier, which initializes "
+            "it at random.  "
         raise ValueError(
             f"the state dict (names of {source}) does not fit this {type(model).__name__}, nothing was loaded. "
             f"{listed}. {hint}"

@@ -60,7 +60,7 @@ def parse_activation(activation: Activation) -> Tuple[str, Optional[float]]:
     """The name alone, and the number that belongs to it: ("leaky_relu", 0.2); an empty name for a function.
 
     Raises:
-        ValueError: what stands in the parentheses is no number, or one that the activation cannot have.
+        ValueError: what stands in the parentheses is not a number, or one that the activation cannot have.
     """
     if not isinstance(activation, str):
         return "", None

@@ -50,8 +50,8 @@ _GROUPS: Dict[str, Any] = {
     "channels_per_group": None,
     "grouping": "contiguous",
 }
-_OWN_NONLINEARITY = "it brings a nonlinearity of its own"
-_NOT_NORMALIZED = "what it gives has no mean of 0 and variance of 1"
+_OWN_NONLINEARITY = "it has its own nonlinearity"
+_NOT_NORMALIZED = "its output does not have mean 0 and variance 1"
 NORM_KINDS: Dict[str, NormKind] = {
     "batch": NormKind(
         lambda f, c, _: BatchNorm(c, norm_batch_size=f.norm_batch_size, eps=_of(f.eps), momentum=_of(f.momentum)),

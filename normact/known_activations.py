@@ -23,7 +23,7 @@ _HOOKS = (
     "_backward_hooks",
     "_backward_pre_hooks",
 )
-# Class name -> activation; "identity" is no activation at all.
+# Class name -> activation; "identity" is not an activation at all.
 _MODULES: Dict[str, str] = {
     "Identity": "identity",
     "ReLU": "relu",

@@ -193,10 +193,10 @@ def test_placing_weights_looks_at_their_classes_unless_the_classifier_is_new(run
         pytest.param(
             ["{folder}", "--device", "cuda"],
             2,
-            "no CUDA device is here",
+            "no CUDA device is available",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
-        (["{folder}", "--out", "{folder}/none/report.json"], 2, "none is no folder; make it"),
+        (["{folder}", "--out", "{folder}/none/report.json"], 2, "none is not a folder; make it"),
         (["{folder}", "--reestimate-statistics"], 2, "norm group has no statistics"),
         (["{folder}/model.onnx", "--reestimate-statistics"], 2, "those of .onnx files are fixed"),
         (["{folder}/nothing"], 4, "cannot be read"),

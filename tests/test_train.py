@@ -117,9 +117,9 @@ def test_a_second_run_in_the_folder_is_refused_without_resume(whole: Path, capsy
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        ("optimizer.learning_rate=0.2", "optimizer.learning_rate was 0.1, is 0.2"),
+        ("optimizer.learning_rate=0.2", "optimizer.learning_rate was 0.1, is now 0.2"),
         ("norm.grouping=strided", "'contiguous' in the checkpoint, 'strided' here"),
-        ("run.seed=5", "run.seed was 0, is 5"),
+        ("run.seed=5", "run.seed was 0, is now 5"),
     ],
 )
 def test_resuming_with_another_experiment_is_refused(
@@ -139,7 +139,7 @@ def test_resuming_with_another_number_of_threads_says_that_it_is_not_exact(
         assert run(folder, "--resume", "--set", f"device.threads={threads + 1}") == 0
     finally:
         torch.set_num_threads(threads)
-    assert f"exactness not guaranteed because threads was {threads}, is {threads + 1}" in capsys.readouterr().out
+    assert f"exactness not guaranteed because threads was {threads}, is now {threads + 1}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -605,5 +605,5 @@ def test_runs_of_different_seeds_go_to_different_folders_by_themselves(
     for seed in ([], ["--set", "run.seed=1"]):
         assert train.main([*SMALL, *seed]) == 0
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"generated_smoke", "generated_smoke-seed1"}
-    assert train.main([*SMALL, "--set", "run.seed=1"]) == 2  # a second time it holds a run already
+    assert train.main([*SMALL, "--set", "run.seed=1"]) == 2  # a second time it already holds a run
     assert train.main([*SMALL, "--set", "run.seed=1", "--resume"]) == 0

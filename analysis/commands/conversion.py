@@ -1,4 +1,4 @@
-"""analyze.py conversion: what convert_norm makes of other libraries' networks, as a page."""
+"""analyze.py conversion: survey what convert_norm does to other libraries' networks."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ from configs.atomic_file import replace_file
 
 
 def add(commands: Commands, import_module: Callable[[str], Any]) -> None:
-    parser = add_command(commands, "conversion", "what convert_norm makes of other libraries' networks, as a page")
+    parser = add_command(commands, "conversion", "survey what convert_norm does to other libraries' networks")
     option = parser.add_argument
     option("--library", nargs="+", choices=list(LIBRARIES), metavar="NAME", help=f"of {', '.join(LIBRARIES)}")
     option("--every", action="store_true", help="every network of timm and torchvision, not one of each family")
-    option("--name", nargs="+", help="these networks alone")
+    option("--name", nargs="+", help="only these networks")
     option(
-        "--rows", type=Path, default=Path("build/conversion.jsonl"), help="file of results; what is in it is not rerun"
+        "--rows",
+        type=Path,
+        default=Path("build/conversion.jsonl"),
+        help="results file; networks already in it are not run again",
     )
     option("--page", type=Path, default=Path("build/conversion.md"), help="the page to write")
-    stopped = "the file of results has what was done; the same command goes on from there"
+    stopped = "finished networks are in the results file; the same command continues from there"
     parser.set_defaults(command=conversion, when_stopped=stopped, import_module=import_module)
 
 
@@ -90,5 +93,5 @@ def read_rows(path: Path) -> List[Surveyed]:
         try:
             rows.append(Surveyed(**json.loads(line)))
         except (ValueError, TypeError) as error:
-            raise ResultsError(f"{path}, line {number} is no result of a survey ({error}); remove it") from error
+            raise ResultsError(f"{path}, line {number} is not a survey result ({error}); remove it") from error
     return rows

@@ -36,11 +36,15 @@ def add_network_command(commands: Commands, name: str, summary: str) -> argparse
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--run", type=Path, help="a run's folder: all of its checkpoints, on its evaluation images")
     source.add_argument("--model", help="timm:NAME or torchvision:NAME")
-    option("--out", type=Path, help="folder for the results; default: one in RUN, with --model needed")
+    option("--out", type=Path, help="folder for the results; default: one in RUN; required with --model")
     option("--step", type=int, help="with --run: only the checkpoint of this step")
-    option("--data-dir", metavar="DIR|URL", help="with --run: its images; the folder's own data.dir is not followed")
+    option(
+        "--data-dir",
+        metavar="DIR|URL",
+        help="with --run: folder of its images; the data.dir saved with the run is not used",
+    )
     option("--weights", type=Path, help="with --model: a state dict; default: random weights (seed 0)")
-    option("--convert", metavar="NORM", help="with --model: replace its norms by this one, e.g. group8+pn")
+    option("--convert", metavar="NORM", help="with --model: replace its norms with this one, e.g. group8+pn")
     option("--images", help="with --model: 1/f (default), fashion_mnist, or the path of a photograph or a folder")
     option("--image-size", type=positive, help="with --model: pixels per side; default: 64")
     option(
@@ -48,7 +52,7 @@ def add_network_command(commands: Commands, name: str, summary: str) -> argparse
         type=positive,
         help=f"the first this many; default: of a run as many as its power.jsonl (1000 or all), else {_MODEL_IMAGES}",
     )
-    option("--batch-size", type=positive, help="images of one forward pass; default: 50")
+    option("--batch-size", type=positive, help="images per forward pass; default: 50")
     return parser
 
 

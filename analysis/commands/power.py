@@ -30,7 +30,7 @@ def add(commands: Commands, networks: NetworkSource) -> None:
         help="batch norm by running statistics (default), or by those of each batch, which then has a run's "
         "norm_batch_size images, or all images of a model, where --batch-size is left out",
     )
-    parser.set_defaults(command=lambda options: power(options, networks), when_stopped="what was measured is written")
+    parser.set_defaults(command=lambda options: power(options, networks), when_stopped="what was measured is saved")
 
 
 def power(options: argparse.Namespace, networks: NetworkSource) -> None:

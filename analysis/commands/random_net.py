@@ -38,10 +38,14 @@ def add(commands: Commands, image_loader: ImageLoader) -> None:
     option("--seeds", type=positive, default=2, help="nets, each on images of its own")
     option("--num-images", type=positive, default=64, help="of each net")
     option("--image-size", type=positive, default=16, help="pixels per side")
-    option("--images", default="1/f", help="1/f (made), fashion_mnist, or the path of a photograph or a folder of them")
+    option(
+        "--images",
+        default="1/f",
+        help="1/f (synthetic), fashion_mnist, or the path of a photograph or a folder of them",
+    )
     parser.set_defaults(
         command=lambda options: random_net(options, image_loader),
-        when_stopped="the seeds that are finished are kept; the same command goes on from there",
+        when_stopped="finished seeds are kept; the same command continues from there",
     )
 
 

@@ -32,9 +32,7 @@ def add(commands: Commands) -> None:
         help="nets with the identity, 2 or more: 3 tell the factor of a layer to 0.1 %% and the power at layer 20 to "
         "6 %%, 12 to 0.06 %% and 3 %%",
     )
-    parser.set_defaults(
-        command=theory, when_stopped="the nets that are finished are kept; the same command goes on from there"
-    )
+    parser.set_defaults(command=theory, when_stopped="finished nets are kept; the same command continues from there")
 
 
 def theory(options: argparse.Namespace) -> None:

@@ -95,7 +95,8 @@ def _sources(path: Path) -> List[Path]:
     files = _runs_in(path)
     if not files:
         raise ResultsError(
-            f"{path} is no run folder (it has no config.yaml) and holds neither result files (ROW.seedN.json) nor run "
+            f"{path} is not a run folder (it has no config.yaml) and holds neither result files (ROW.seedN.json) "
+            "nor run "
             "folders"
         )
     return files
@@ -141,7 +142,7 @@ def _from_file(path: Path) -> RunResult:
     document = _read_object(path)
     absent = [key for key in ("row", "seed", "config", "summary") if key not in document]
     if absent:
-        raise ResultsError(f"{path} is no result of a grid's run: it has no {', '.join(absent)}")
+        raise ResultsError(f"{path} is not a result of a grid run: it has no {', '.join(absent)}")
     summary = {} if document["summary"] is None else document["summary"]
     if not isinstance(summary, dict):
         raise ResultsError(f"{path}: summary {summary!r} is not an object of names and numbers")
@@ -176,7 +177,7 @@ def _seed(value: Any, path: Path) -> int:
 
 def _text(value: Any, key: str, path: Path) -> str:
     if not isinstance(value, str) or not value.isprintable():
-        raise ResultsError(f"{path}: {key} {value!r} is not a text of one line")
+        raise ResultsError(f"{path}: {key} {value!r} is not one line of text")
     return value
 
 
@@ -189,10 +190,10 @@ def _figures(summary: Mapping[str, Any], path: Path) -> Dict[str, Optional[float
         if value is not _ABSENT:
             figures[name] = _number(value, name, path)
     if summary and "top1" not in figures:
-        raise ResultsError(f"{path}: it has no figure top1; it has {', '.join(summary)}")
+        raise ResultsError(f"{path}: it has no top1; it has {', '.join(summary)}")
     for name, number in figures.items():
         if "top" in name and (number is None or not 0 <= number <= 1):
-            raise ResultsError(f"{path}: {name} {number} is no fraction of 0 to 1")
+            raise ResultsError(f"{path}: {name} {number} is not a fraction between 0 and 1")
     return figures
 
 
@@ -201,7 +202,7 @@ def _number(value: Any, name: str, path: Path) -> Optional[float]:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ResultsError(f"{path}: {name} {value!r} is no number")
+        raise ResultsError(f"{path}: {name} {value!r} is not a number")
     return float(value)
 
 
@@ -210,7 +211,7 @@ def _records(values: Any, path: Path) -> Tuple[Mapping[str, Any], ...]:
         raise ResultsError(f"{path}: records are not a list")
     for number, record in enumerate(values, start=1):
         if not isinstance(record, dict) or any(key not in record for key in _RECORDS):
-            raise ResultsError(f"{path}, record {number} has not all of {', '.join(_RECORDS)}")
+            raise ResultsError(f"{path}, record {number} lacks some of {', '.join(_RECORDS)}")
         for key in _RECORDS[1:]:
             _number(record[key], key, path)
     return tuple(values)

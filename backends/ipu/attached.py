@@ -52,7 +52,7 @@ def _require_hardware(system: str) -> None:
     version = int(poptorch.ipuHardwareVersion())
     if version not in _HARDWARE_VERSIONS[system]:
         raise DeviceError(
-            f"ipu.system {system}, but the IPUs here are of version {version}; set ipu.system to "
+            f"ipu.system {system}, but the attached IPUs are of version {version}; set ipu.system to "
             f"{' or '.join(name for name, versions in _HARDWARE_VERSIONS.items() if version in versions)}"
         )
 

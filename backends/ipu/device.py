@@ -140,4 +140,4 @@ def _host_details(estimate: IpuPlan, image_size: int) -> Dict[str, str]:
         return {}
     needed, present = decoding_cores(estimate.images_per_second), os.cpu_count() or 1
     few = "" if present >= needed else ", too few: the IPUs will wait for images"
-    return {"host": f"{needed} cores decode as many JPEG files of 500 x 400 pixels; here are {present}{few}"}
+    return {"host": f"{needed} cores decode as many JPEG files of 500 x 400 pixels; this host has {present}{few}"}

@@ -114,7 +114,7 @@ class IpuOptimizer:
         if name not in on_device:
             raise DeviceError(
                 f"the device keeps no {name} (it has {', '.join(list(on_device)[:3])}, ...): this version of PopTorch "
-                "names optimizer state in another way than 3.4"
+                "names optimizer state differently from 3.4"
             )
         return name
 

@@ -24,7 +24,7 @@ def find_module(network: nn.Module, path: str, field: str) -> nn.Module:
     if path and path in modules:
         return modules[path]
     near = difflib.get_close_matches(path, [name for name in modules if name], n=1, cutoff=0.0)
-    raise ConfigError(f"{field} {path!r} is no module of this network; the nearest is {near[0]}")
+    raise ConfigError(f"{field} {path!r} is not a module of this network; the nearest is {near[0]}")
 
 
 def begin_stages(network: nn.Module, splits: Sequence[str], begin_block: Callable[..., Any]) -> None:

@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", choices=devices, default="ipu", help="default: %(default)s; see docs/ipu.md")
     add("--system", choices=["mk1", "mk2", "bow", "c600", "c2"], required=True, help="kind of the IPUs")
     add("--ipus", type=int, required=True, help="all of them; 1 for a C600, 2 for a C2")
-    add("--output", default="ipu_report.json", metavar="FILE", help="the report; written over")
+    add("--output", default="ipu_report.json", metavar="FILE", help="the report's file; overwritten")
     return parser
 
 
@@ -109,7 +109,7 @@ def summary(result: Dict[str, Any], device: str) -> str:
         low, middle, high = found["planned_images_per_second"]
         measured = f"{found['images_per_second']:,.0f} images/s"
         if device == "ipu_emulator":
-            measured += " of the emulator, which says nothing of an IPU"
+            measured += " of the emulator, which says nothing about an IPU"
         return f"; {measured}, planned {middle:,.0f} ({low:,.0f} to {high:,.0f})"
     return f": {result['output'][-1]}" if result.get("output") else ""
 

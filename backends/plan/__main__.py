@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--systems", action="store_true", help="instead: a table of one C600, one C2, and pods of 4, 16 and 64")
     add("--plot", metavar="PNG", help="also draw the stages as bars of memory")
     add("--published", action="store_true", help="instead: published throughputs against predicted ones")
-    add("--calibrate", action="store_true", help="instead: fit the constants anew")
+    add("--calibrate", action="store_true", help="instead: refit the constants")
     return parser
 
 

@@ -30,7 +30,7 @@ def plot_plan(plan: IpuPlan, out_png: Union[str, Path], title: str = "") -> None
 
     Args:
         plan: as `plan_ipu` gives it.
-        out_png: the picture; written over.
+        out_png: the picture's file; overwritten.
         title: above the picture, e.g. the network's name.
     """
     stages = plan.stages

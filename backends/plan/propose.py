@@ -77,10 +77,11 @@ def propose_plan(
         micro_batch_size: to be kept, for norms that depend on it; None: free.
 
     Raises:
-        ValueError: ipus is no power of 2; the sizes do not divide, or leave too few micro-batches to fill a pipeline.
+        ValueError: ipus is not a power of 2; the sizes do not divide, or leave too few micro-batches to fill a
+            pipeline.
     """
     if ipus < 1 or ipus & (ipus - 1):
-        raise ValueError(f"ipus {ipus} is not a power of 2; systems give out 1, 2, 4, ... 256 IPUs")
+        raise ValueError(f"ipus {ipus} is not a power of 2; systems allocate 1, 2, 4, ... 256 IPUs")
     counts = [1 << power for power in range(ipus.bit_length())] if ipus_per_replica is None else [ipus_per_replica]
     plans: List[IpuPlan] = []
     cut: Cuts = {}  # shared: what a stage needs does not depend on the number of stages

@@ -96,12 +96,12 @@ def _choose_device(name: str) -> Tuple[torch.device, str]:
                 f"local process {local_rank} has no GPU of its own: this machine has {torch.cuda.device_count()}; "
                 "start at most that many processes, or use device.name cpu"
             )
-        return torch.device("cuda", local_rank), "asked for" if name == "cuda" else "a CUDA device is here"
+        return torch.device("cuda", local_rank), "asked for" if name == "cuda" else "a CUDA device is available"
     if name == "cuda":
         raise DeviceError(
-            f"device.name cuda: torch {torch.__version__} finds no CUDA device here; use device.name cpu or auto"
+            f"device.name cuda: torch {torch.__version__} finds no CUDA device; use device.name cpu or auto"
         )
-    return torch.device("cpu"), "no CUDA device is here"
+    return torch.device("cpu"), "no CUDA device is available"
 
 
 def _has_bfloat16(device: torch.device) -> bool:

@@ -111,7 +111,9 @@ def reason(error: Exception, file: BinaryIO) -> str:
         return "it is an AVIF file, which needs Pillow 11.3 or newer, built with it"
     known = [name for begin, name in STARTS.items() if start.startswith(begin)]
     if known:
-        return f"it begins as a {known[0]} file, and is damaged or of a kind (bits, compression) that is not read"
+        return (
+            f"it begins like a {known[0]} file, but is damaged or of a kind (bits, compression) that is not supported"
+        )
     return f"no image of {', '.join(FORMATS)}: it begins with {start!r}"
 
 

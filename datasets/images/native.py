@@ -211,7 +211,7 @@ def native_images() -> Optional[NativeImages]:
         return None
     if not native.window_decoder:
         logger.warning(
-            "JPEG files are decoded whole, to the same pixels and more slowly: there is no header %s of libjpeg-turbo "
+            "JPEG files are decoded whole, more slowly, to the same pixels: there is no header %s of libjpeg-turbo "
             "2.1 or newer (Debian, Ubuntu: apt-get install libjpeg-dev)",
             HEADER,
         )

@@ -46,7 +46,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         parser.error("no program given")
     if chosen.num_instances < 1 or chosen.num_replicas < 1 or chosen.num_replicas % chosen.num_instances:
         parser.error(
-            f"--num-replicas {chosen.num_replicas} is no multiple of --num-instances {chosen.num_instances}: "
+            f"--num-replicas {chosen.num_replicas} is not a multiple of --num-instances {chosen.num_instances}: "
             "every instance runs the same number of replicas"
         )
     program = list(chosen.program)

@@ -89,7 +89,7 @@ def convert_norm(
     """
     if factory.norm.endswith("+ws"):
         raise ValueError(
-            f"norm {factory.norm!r}: convert_norm replaces norms and no convolutions; use {factory.norm[:-3]!r}, or "
+            f"norm {factory.norm!r}: convert_norm replaces norms, not convolutions; use {factory.norm[:-3]!r}, or "
             "build the network with factory.conv2d"
         )
     if calibrate is not None:

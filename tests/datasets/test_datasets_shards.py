@@ -390,8 +390,8 @@ def test_shards_of_another_layout_are_refused_at_construction(tmp_path, fault, m
 
 INDEX_FAULTS = {
     "shard cut": (lambda f: cut(f / "train-000001.tar", 0.6), r"train-000001\.tar: it has \d+ bytes and its index"),
-    "another format": (lambda f: (f / "train-000001.tar.index").write_text("{}"), "is damaged or another file"),
-    "empty": (lambda f: (f / "train-000001.tar.index").write_text(""), "is damaged or another file"),
+    "another format": (lambda f: (f / "train-000001.tar.index").write_text("{}"), "is damaged or a different file"),
+    "empty": (lambda f: (f / "train-000001.tar.index").write_text(""), "is damaged or a different file"),
     "cut line": (lambda f: cut(f / "train-000001.tar.index", 0.9), "cut short: it has 1 whole lines, expected 2"),
     "outside": (
         lambda f: (f / "train-000001.tar.index").write_text(f"{FORMAT}\t99\t-\t1\n90\t10\t0\ta.jpg\n"), "lies outside",

@@ -185,5 +185,5 @@ def test_a_missing_fast_decoder_is_said_once(monkeypatch, caplog):
         say_decoder()
     say_decoder.cache_clear()
     assert [record.message for record in caplog.records if "simplejpeg is not installed" in record.message] == [
-        "simplejpeg is not installed: Pillow decodes JPEG files, to the same pixels and more slowly"
+        "simplejpeg is not installed: Pillow decodes JPEG files, more slowly, to the same pixels"
     ]

@@ -182,7 +182,7 @@ PROGRAMS = [
     (nested_load, "asks for the global torch.serialization.load"),
     (pickled_weight, "asks for the global posix.system"),
     (pickled_constant, "asks for the global posix.system"),
-    (opaque_constant, "data/constants/opaque_obj_0 is no tensor"),
+    (opaque_constant, "data/constants/opaque_obj_0 is not a tensor"),
     (legacy_weights, "'data/weights/model.pt' is neither graph nor tensors"),
     (legacy_constants, "'data/constants/model.pt' is neither graph nor tensors"),
     (shared_library, "'data/aotinductor/model/model.so' is neither graph nor tensors"),
@@ -190,7 +190,7 @@ PROGRAMS = [
     (operator_that_loads_a_library, "its graph calls 'torch.ops.load_library'"),
     (operator_that_writes_a_file, "which reaches beyond tensors"),
     (size_that_is_python, "expected arithmetic of numbers and symbols"),
-    (name_that_is_python, "which is no plain name"),
+    (name_that_is_python, "which is not a plain name"),
     (tree_that_imports, "nested in 'collections.defaultdict'"),
 ]
 

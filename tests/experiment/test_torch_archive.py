@@ -58,7 +58,7 @@ def stack_global_from_memo(canary: Path) -> bytes:
 
 
 def torch_script(canary: Path) -> bytes:
-    """A program of torch.jit, which is no code of Python but is none of weights either."""
+    """A program of torch.jit, which is not code of Python but is none of weights either."""
     buffer = io.BytesIO()
     torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), buffer)
     return buffer.getvalue()
@@ -116,7 +116,7 @@ def held_by_itself() -> Any:
         (in_one_another(40, copies=2), "repeat themselves to more than"),  # 2^40 lists
         (in_one_another(200, copies=1), "more than 100 deep"),
         ([in_one_another(60, copies=1), [in_one_another(60, copies=1)]], None),
-        (held_by_itself(), "hold themselves"),
+        (held_by_itself(), "contain themselves"),
     ],
     ids=["a bomb", "deep", "not so deep", "a circle"],
 )

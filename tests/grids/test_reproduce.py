@@ -172,7 +172,7 @@ def test_a_changed_configuration_is_refused_with_what_differs_and_run_again_when
     assert reproduce.main(arguments(tmp_path, grid)) == 2
     message = capsys.readouterr().err
     assert "gnpn seed 0" in message
-    assert "optimizer.weight_decay was 0.0005, is 0.25" in message
+    assert "optimizer.weight_decay was 0.0005, is now 0.25" in message
     assert "--rerun" in message
     assert "gn seed 0" not in message
     assert result(tmp_path, "gnpn.seed0")["config"]["optimizer"]["weight_decay"] == 5e-4

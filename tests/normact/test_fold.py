@@ -142,7 +142,7 @@ def test_a_folded_convolution_equals_the_affines_around_it_for_every_padding(
         4, 8, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups, bias=bias, padding_mode=mode
     ).double()
     x = torch.randn(2, 4, *size, dtype=torch.float64)
-    # A scale of 0 and one below 0 are no special cases here.
+    # A scale of 0 and one below 0 are not special cases here.
     before = ChannelAffine(torch.tensor([0.5, 0.0, -2.0, 3.0]).double(), torch.tensor([1.0, 2.0, -3.0, 0.5]).double())
     after = ChannelAffine(torch.randn(8).double(), torch.randn(8).double())
     with torch.no_grad():

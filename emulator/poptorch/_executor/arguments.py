@@ -113,7 +113,7 @@ def check_same_form(compiled: BoundArguments, given: BoundArguments) -> None:
 
     Raises:
         Error: another number or other names of arguments, another type, dtype or shape, or another value of something
-            that is no tensor.
+            that is not a tensor.
     """
     if len(given.args) != len(compiled.args):
         raise _mismatch("Number of positional arguments", "", f"{len(compiled.args)} arguments", str(len(given.args)))

@@ -85,7 +85,7 @@ class BatchForm(NamedTuple):
         """Rows of a micro batch.
 
         Raises:
-            AssertionError: the rows are no multiple of the micro batches.
+            AssertionError: the rows are not a multiple of the micro batches.
         """
         rows = 1 if tensor.dim() == 0 else tensor.shape[0]
         if rows % self.inputs:

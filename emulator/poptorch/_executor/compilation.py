@@ -189,4 +189,4 @@ def _check_named_buffers(weights: DeviceWeights, options: Any) -> None:
     known = [slot.name for buffer in weights.buffers for slot in buffer.slots]
     for name in options._Popart.options.get("updatableNamedBuffers", []):
         if name not in known:
-            raise createPoptorchError(f"updatableNamedBuffers names {name}, which is no buffer; there are {known}")
+            raise createPoptorchError(f"updatableNamedBuffers names {name}, which is not a buffer; there are {known}")

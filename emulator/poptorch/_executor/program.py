@@ -190,7 +190,7 @@ class Program:
         return losses[index]
 
     def _gradients(self, loss: torch.Tensor, replica: int) -> Gradients:
-        """Gradients of a loss times the loss scale; one that is no scalar counts as its sum."""
+        """Gradients of a loss times the loss scale; one that is not a scalar counts as its sum."""
         assert self.optimizer is not None
         places = [(position, target.weight.group_of[replica]) for position, target in enumerate(self.optimizer.trained)]
         weights = [self.optimizer.trained[position].weight.values[copy] for position, copy in places]

@@ -71,7 +71,7 @@ class NativeLibrary:
                 to, an unknown instruction set, or a signal came.
         """
         if importlib.util.find_spec("fcntl") is None:  # no file locks, no users, no process groups: Windows
-            raise BuildError("they are built on Linux and macOS alone")
+            raise BuildError("they are built only on Linux and macOS")
         compiler = find_compiler()
         all_flags = [*self.compile_flags, *(instruction_flags() if flags is None else flags)]
         folder = cache_folder() / self._key(compiler, all_flags)
