@@ -31,6 +31,7 @@ from analysis.confusion import plot_confusion
 from backends.image_loader import build_loader
 from configs import Config, ConfigError, load_config
 from configs.atomic_file import replace_file
+from configs.counted import counted
 from configs.exit_codes import EXPLAINED, explain
 from datasets import DataSets, EvaluationImages, build_datasets
 from datasets.data_sets import PlainTrainingImages
@@ -66,7 +67,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
             print(text, end="")
         else:
             replace_file(options.out, text.encode("utf-8"))
-            print(f"{options.model}: top-1 {report['top1']:.4f} of {report['images']:,} images; {options.out}")
+            print(f"{options.model}: top-1 {report['top1']:.4f} of {counted(report['images'], 'image')}; {options.out}")
         if options.picture is not None:
             title = f"{options.model}: top-1 {100 * report['top1']:.2f} %"
             plot_confusion(report["confusion"], class_names, title, options.picture)

@@ -18,6 +18,7 @@ from torch import nn
 
 from configs import ConfigError
 from configs.atomic_file import replace_file
+from configs.counted import counted
 from configs.exit_codes import EXPLAINED, explain
 from experiment.ending import end_with
 from experiment.exporting import FORMATS, TOLERANCE, export_bytes, largest_difference, run_file, sample_images
@@ -78,7 +79,10 @@ def export(options: argparse.Namespace) -> None:
         f"input     float32 (N, {trained.preprocessing.channels}, {trained.preprocessing.image_size}, "
         f"{trained.preprocessing.image_size}): {trained.preprocessing}"
     )
-    print(f"output    logits of {trained.num_classes} classes: {', '.join(trained.class_names[:3])}, ...")
+    print(
+        f"output    logits of {counted(trained.num_classes, 'class', 'classes')}: "
+        f"{', '.join(trained.class_names[:3])}, ..."
+    )
     print(
         f"parity    largest difference {found['difference']:.1e} from the network, over the logits of {IMAGES} random "
         f"images, which go up to {found['largest']:.1f}"

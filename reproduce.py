@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
 
 from configs import ConfigError
+from configs.counted import counted
 from configs.exit_codes import DONE, EXPLAINED, FAILED, exit_code_of_signal, explain
 from configs.standard_streams import open_standard_streams
 from grids.console import say
@@ -83,7 +84,10 @@ def reproduce(options: argparse.Namespace) -> int:
         if not options.rerun:
             refuse_changed(plan, results, runs)
         missing = [trial for trial in trials if state_of(trial, plan, results, folder_of(trial, runs)).kind != "done"]
-        say(f"{len(trials)} runs, {len(trials) - len(missing)} of them done; {options.jobs} at a time, in {runs}")
+        say(
+            f"{counted(len(trials), 'run')}, {len(trials) - len(missing)} of them done; {options.jobs} at a time, "
+            f"in {runs}"
+        )
         runner = Runner(plan, results, runs, rerun=options.rerun, keep_checkpoints=grid.keep_checkpoints)
         outcome = runner.run(missing, options.jobs, lock)
     say(f"\n{build_table(plan, results, grid.figures)}\n\nresults: {results.folder}")

@@ -18,6 +18,7 @@ from typing import Callable, Dict, List, Optional
 from backends import LostProcessError, choose_device
 from backends.process_group import explained_loss
 from configs import Config, ConfigError, config_name, dump_config, load_config, own_seed
+from configs.counted import counted
 from configs.exit_codes import EXPLAINED, exit_code_of, exit_code_of_signal, explain
 from configs.passwords import hide_passwords
 from experiment.checkpoint import has_checkpoint
@@ -138,7 +139,7 @@ def train(run: Run, output: RunOutput, lockstep: Lockstep, options: argparse.Nam
     check_same_step(run.session, progress.step, output.folder.path)
     check_same_images(run.session, run.data.fingerprint)
     if progress.evaluated_step == run.steps and output.folder.summary.exists():
-        output.say(f"nothing to do: {output.folder.path} holds the finished run of {run.steps:,} steps")
+        output.say(f"nothing to do: {output.folder.path} holds the finished run of {counted(run.steps, 'step')}")
         return 0
     origin = provenance(options.command)
     observers = Observers([Curves(output), PowerLog(run, output)], run.name, output, run.device.is_primary)

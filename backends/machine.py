@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import FrozenSet
 
+from configs.counted import counted
+
 CPU_INFORMATION = Path("/proc/cpuinfo")
 _BFLOAT16 = ("avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16")  # the last: Arm's
 
@@ -36,4 +38,4 @@ def machine_class() -> str:
     flags = cpu_flags()
     vectors = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else "no AVX2"
     bfloat16 = "bfloat16 instructions" if has_bfloat16_instructions() else "no bfloat16 instructions"
-    return f"{os.cpu_count()} cores, {vectors}, {bfloat16}"
+    return f"{counted(os.cpu_count() or 1, 'core')}, {vectors}, {bfloat16}"

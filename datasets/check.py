@@ -28,6 +28,7 @@ import numpy as np
 from PIL import Image
 
 from configs import ConfigError, load_config
+from configs.counted import counted
 from configs.exit_codes import DATA, DONE, explain
 from configs.schema import DataConfig
 from configs.standard_streams import open_standard_streams
@@ -122,7 +123,7 @@ def check_half(report: Report, half: str, source: Any, class_names: Sequence[str
     by_label = Counter(finding.label for finding in readable)
     counts = {name: by_label[label] for label, name in enumerate(class_names)}
     report.lines.append(
-        f"{half}: {len(findings):,} images, {len(readable):,} of them readable, in {len(by_label):,} of "
+        f"{half}: {counted(len(findings), 'image')}, {len(readable):,} of them readable, in {len(by_label):,} of "
         f"{len(class_names):,} classes, {min(counts.values()):,} to {max(counts.values()):,} a class"
     )
     if len(class_names) <= SHOWN:
@@ -144,7 +145,7 @@ def check_shards(report: Report, half: str, source: ShardImages) -> None:
     problems = (shard_problem(source, number) for number in range(len(source.shards)))
     scanned = source.sums.count(NOT_COMPUTED)
     report.complain(f"{half}: shards that have changed", [problem for problem in problems if problem is not None])
-    report.lines.append(f"{half}: {len(source.shards):,} shards, {scanned:,} of them without a sum")
+    report.lines.append(f"{half}: {counted(len(source.shards), 'shard')}, {scanned:,} of them without a sum")
 
 
 def shard_problem(source: ShardImages, number: int) -> Optional[str]:

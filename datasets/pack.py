@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Iterator, List, Optional, Sequence, Tuple
 
 from configs.atomic_file import replace_file
+from configs.counted import counted
 from configs.exit_codes import DISK, explain
 from configs.standard_streams import open_standard_streams
 from datasets.errors import DataError
@@ -168,7 +169,7 @@ def pack(source: Path, target: Path, shard_bytes: int, seed: int, smaller: Optio
     replace_file(target / UNFINISHED, b"")
     for half, images in halves.items():
         for shard in pack_half(images, target, half, Packing(shard_bytes, seed, smaller)):
-            print(f"{shard.path}: {len(shard.rows):,} images, {shard.size / MIB:,.1f} MiB", flush=True)
+            print(f"{shard.path}: {counted(len(shard.rows), 'image')}, {shard.size / MIB:,.1f} MiB", flush=True)
     replace_file(target / CLASSES_FILE, os.fsencode("".join(f"{name}\n" for name in halves["train"].class_names)))
     (target / UNFINISHED).unlink()
 

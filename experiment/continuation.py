@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Tuple
 
 from backends import Session
+from configs.counted import counted
 from datasets import DataError
 from experiment.checkpoint import best_checkpoint, check_norm, load_checkpoint, newest_checkpoint, save_checkpoint
 from experiment.progress import Progress
@@ -97,7 +98,8 @@ def check_position(progress: Progress, run: Run, path: Path) -> None:
     if not 0 < step <= run.steps or progress.evaluated_step not in finished:
         raise CheckpointError(
             f"{path} is of step {step}, with epochs finished to step {progress.evaluated_step}, which does not fit "
-            f"{run.config.schedule.epochs} epochs of {epoch} steps; it is damaged, or from another run"
+            f"{counted(run.config.schedule.epochs, 'epoch')} of {counted(epoch, 'step')}; it is damaged, or from "
+            "another run"
         )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from configs import expected_of_run
+from configs.counted import counted
 from experiment.run import PlannedRun
-from experiment.words import counted
 from models.norm_costs import measure_norm_costs, norm_costs_table
 
 
@@ -27,14 +27,14 @@ def describe(run: PlannedRun) -> str:
         "device": f"{run.device.name} ({run.device.reason}), {run.device.precision}, "
         f"{counted(torch.get_num_threads(), 'thread')}",
         "data": f"{config.data.name}: {len(data.train):,} training images, {held_out}"
-        f"{len(data.evaluation):,} to evaluate, {data.num_classes} classes, "
+        f"{len(data.evaluation):,} to evaluate, {counted(data.num_classes, 'class', 'classes')}, "
         f"{data.channels}x{data.image_size}x{data.image_size}",
         "network": f"{config.model.name}, norm {config.norm.name}{' with proxy' if config.norm.proxy else ''}: "
         f"{cost.parameters:,} parameters, {cost.multiply_adds / 1e6:,.1f} M multiply-adds per image",
         "batch": str(run.plan),
         "memory": f"{saved:,.0f} MiB of activations saved for backward in a micro-batch",
         **({} if expected is None else {"expected": f"{expected}"}),
-        "steps": f"{run.steps:,} = {config.schedule.epochs} epochs x {run.steps_per_epoch:,}",
+        "steps": f"{run.steps:,} = {counted(config.schedule.epochs, 'epoch')} x {run.steps_per_epoch:,}",
         **run.placement.details,
     }
     return "\n".join(f"{name:<8} {text}" for name, text in lines.items())

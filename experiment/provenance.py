@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from backends.machine import machine_class
-from experiment.words import counted
+from configs.counted import counted
 from normact import __version__
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from configs import BatchPlan, Config
+from configs.counted import counted
 from configs.meaning import differences
 from configs.schema.learning import ScheduleConfig
 from training.schedule import build_schedule
@@ -101,8 +102,11 @@ def extension_text(schedule: ScheduleConfig, was: int, peak: float, step: int, s
     now = build_schedule(schedule, peak, steps_per_epoch)
     text = f"schedule.epochs was {was}, is now {schedule.epochs}"
     if all(before(done) == now(done) for done in range(step)):
-        return f"{text}: the learning rates so far are those of {schedule.epochs} epochs, and so is the result"
+        return (
+            f"{text}: the learning rates so far are those of {counted(schedule.epochs, 'epoch')}, and so is the result"
+        )
     return (
-        f"{text}: from step {step:,} on learning rates are those of {schedule.epochs} epochs, {now(step):.3g} after "
-        f"{before(step - 1):.3g}. The result is not that of {schedule.epochs} epochs from the beginning"
+        f"{text}: from step {step:,} on learning rates are those of {counted(schedule.epochs, 'epoch')}, "
+        f"{now(step):.3g} after "
+        f"{before(step - 1):.3g}. The result is not that of {counted(schedule.epochs, 'epoch')} from the beginning"
     )

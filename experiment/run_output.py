@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from configs.atomic_file import partial_files, replace_file
 from configs.bounded_file import MAX_LOG_BYTES, read_bounded
+from configs.counted import counted
 from experiment.aside import Aside
 from experiment.checkpoint import remove_partial_files
 from experiment.metrics_log import MetricsLog, read_state, write_status, write_summary
@@ -191,7 +192,7 @@ class RunOutput:
         self.settle()
         if self._is_primary:
             write_summary(self.folder.summary, summary)
-            self.ended("done", f"all {self._step} steps", 0)
+            self.ended("done", f"all {counted(self._step, 'step')}", 0)
         if self._bar is not None:
             self._bar.close()
 

@@ -15,8 +15,3 @@ def time_left(seconds: float) -> str:
     if seconds < 60:
         return "under 1 min left"
     return f"{seconds / 60:.0f} min left" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h left"
-
-
-def counted(number: int, noun: str) -> str:
-    """ "1 thread", "2 threads": a regular noun after its number."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"

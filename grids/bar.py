@@ -8,6 +8,7 @@ from typing import Optional, Type
 
 from tqdm import tqdm
 
+from configs.counted import counted
 from experiment.words import time_left
 from grids.console import say
 
@@ -39,7 +40,7 @@ class Bar:
         minutes = (time.monotonic() - self._started) / 60
         self._left = f", {time_left(60 * minutes / gained * (self._total - done))}" if gained > 0 else ""
         self._bar.n = done
-        self._bar.set_description_str(f"{done:.1f} of {self._total} runs, {minutes:.0f} min{self._left}")
+        self._bar.set_description_str(f"{done:.1f} of {counted(self._total, 'run')}, {minutes:.0f} min{self._left}")
 
     def ended(self, count: int, line: str) -> None:
         """The line of the run that ended as the `count`-th."""

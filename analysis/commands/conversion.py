@@ -16,6 +16,7 @@ from analysis.conversion.page import page
 from analysis.conversion.survey import Surveyed, survey
 from analysis.results_file import ResultsError
 from configs.atomic_file import replace_file
+from configs.counted import counted
 
 
 def add(commands: Commands, import_module: Callable[[str], Any]) -> None:
@@ -57,7 +58,7 @@ def conversion(options: argparse.Namespace) -> None:
     rows = read_rows(options.rows)
     options.page.parent.mkdir(parents=True, exist_ok=True)
     replace_file(options.page, page(rows, left).encode("utf-8"))
-    print(f"{options.page}: {len(rows)} networks")
+    print(f"{options.page}: {counted(len(rows), 'network')}")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from analysis.commands.networks import (
 )
 from analysis.power import FORMS, PowerMeter, measure_power
 from analysis.power_results import save_power
+from configs.counted import counted
 
 
 def add(commands: Commands, networks: NetworkSource) -> None:
@@ -56,7 +57,7 @@ def tell(name: str, meter: PowerMeter) -> None:
     p1 = {path: statistics.layer_power()[0] for path, statistics in meter.layers.items()}
     largest = max(p1, key=lambda path: p1[path])
     mean = sum(p1.values()) / len(p1)
-    print(f"{name:<24} {len(p1)} norms, P1: mean {mean:.3f}, largest {p1[largest]:.3f} ({largest})")
+    print(f"{name:<24} {counted(len(p1), 'norm')}, P1: mean {mean:.3f}, largest {p1[largest]:.3f} ({largest})")
 
 
 def measure(measured: Measured, form: str) -> PowerMeter:

@@ -14,6 +14,7 @@ from analysis.norm_name import parse_norm
 from analysis.power_plot import plot_power
 from analysis.power_results import panel_of_random_net
 from analysis.random_net_runs import results_paths, run_random_nets
+from configs.counted import counted
 from models.random_net import RandomNetShape
 
 
@@ -71,7 +72,7 @@ def random_net(options: argparse.Namespace, image_loader: ImageLoader) -> None:
                 advance=bar.update,
             )
             panels.append(panel_of_random_net(norm, np.array(results["layers"]), shape))
-    note = f"random nets of width {shape.width}, {shape.activation}; means over {options.seeds} nets"
+    note = f"random nets of width {shape.width}, {shape.activation}; means over {counted(options.seeds, 'net')}"
     plot_power(panels, options.out / "power.png", columns=min(len(panels), 7), note=note)
     for norm, panel in zip(paths, panels):
         p1, p2, p3, p4 = panel.powers.mean(axis=0)[-1]

@@ -18,6 +18,7 @@ from backends.ipu.step import use_device_grouping, use_plain_operations
 from backends.plan import IpuPlan
 from backends.plan.report import decoding_cores, format_plan
 from configs import BatchPlan, ConfigError, plan_batch
+from configs.counted import counted
 from configs.schema.device import IpuConfig
 from training.classifier import Classifier
 from training.optimizer import build_optimizer
@@ -123,7 +124,8 @@ class IpuPlacement:
 def _details(layout: Layout) -> Dict[str, str]:
     config, replicas, processes = layout.config, layout.plan.replicas, layout.launch.processes
     given = "proposed" if config.splits is None else "given"
-    text = f"{replicas * layout.stages} {config.system} = {replicas} replicas x {layout.stages} stages"
+    text = f"{replicas * layout.stages} {config.system} = {counted(replicas, 'replica')} x "
+    f"{counted(layout.stages, 'stage')}"
     if layout.name == "ipu_model":
         text += f", not the {config.ipus} of ipu.ipus, since the IPU Model has no replicas"
     text += f", {processes} processes" if processes > 1 else ""
@@ -140,4 +142,6 @@ def _host_details(estimate: IpuPlan, image_size: int) -> Dict[str, str]:
         return {}
     needed, present = decoding_cores(estimate.images_per_second), os.cpu_count() or 1
     few = "" if present >= needed else ", too few: the IPUs will wait for images"
-    return {"host": f"{needed} cores decode as many JPEG files of 500 x 400 pixels; this host has {present}{few}"}
+    return {
+        "host": f"{counted(needed, 'core')} decode as many JPEG files of 500 x 400 pixels; this host has {present}{few}"
+    }

@@ -9,6 +9,7 @@ from backends.plan.hardware import MIB, System
 from backends.plan.ipu_plan import IpuPlan, plan_ipu
 from backends.plan.splits import propose_splits
 from backends.plan.trace import Trace
+from configs.counted import counted
 
 
 def format_norm_comparison(
@@ -38,7 +39,7 @@ def format_norm_comparison(
     sizes = [size for size in range(1, norm_batch_size + 1) if norm_batch_size % size == 0]
     tied = _plan(batch_norm, norm_batch_size, share, like, system)
     lines = [
-        f"fullest of {like.ipus_per_replica} IPUs, {share} images per weight update and replica",
+        f"fullest of {counted(like.ipus_per_replica, 'IPU')}, {share} images per weight update and replica",
         f"{'norm':34}{'micro-batch':>12}{'MiB':>9}{'full':>7}{'freed MiB':>11}{'images/s':>10}",
         _line(f"batch, norm_batch_size {norm_batch_size}", tied, tied),
     ]

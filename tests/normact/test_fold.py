@@ -414,7 +414,7 @@ def test_the_report_of_a_small_network_says_where_everything_went() -> None:
 def test_the_report_of_a_network_without_anything_to_fold_says_so() -> None:
     _, report = fold_for_inference(nn.Sequential(factory("frn")(4, "relu")))
     assert report.layers[0].note == "copied as it is: nothing in it is constant"
-    assert str(report).splitlines()[-1] == "1 layers: 0 norms folded; outputs: none"
+    assert str(report).splitlines()[-1] == "1 layer: 0 norms folded; outputs: none"
     assert str(FoldReport(())).splitlines()[-1] == "0 layers: 0 norms folded; outputs: none"
 
 
