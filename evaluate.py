@@ -55,7 +55,7 @@ EXPORTED = (".pt2", ".onnx")
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Runs the command line and returns the exit code: 0 done, 2 configuration, 3 data, 4 checkpoint, 74 disk."""
+    """Run the command line and returns the exit code: 0 done, 2 configuration, 3 data, 4 checkpoint, 74 disk."""
     options = parse_arguments(arguments)
     try:
         if options.image is not None:
@@ -77,7 +77,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 
 def as_json(report: Dict[str, Any]) -> str:
-    """The report as one JSON object, one line for each entry of a list: a class, or a row of the confusion matrix."""
+    """Return the report as one JSON object with a line per list entry: a class, or a row of the confusion matrix."""
     lines = []
     for key, value in report.items():
         text = json.dumps(value)
@@ -126,7 +126,7 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
 
 
 def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ...]]:
-    """The report on all evaluation images, and the names of their classes."""
+    """Return the report on all evaluation images, and the names of their classes."""
     if options.batch_size < 1:
         raise ConfigError(f"--batch-size {options.batch_size} must be 1 or more")
     for option, path in (("--out", options.out), ("--picture", options.picture)):
@@ -170,7 +170,7 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
 
 
 def describe_weights(saved: SavedWeights) -> Dict[str, Any]:
-    """Which weights of which file they are, and what showed that they are whole."""
+    """Return which weights of which file they are, and what showed that they are whole."""
     checkpoint = None if saved.step is None else saved.path.name
     known = {"checkpoint": checkpoint, "step": saved.step, "weights": saved.which}
     known.update({"entry": saved.entry, "checked_by": saved.checked_by})
@@ -178,7 +178,7 @@ def describe_weights(saved: SavedWeights) -> Dict[str, Any]:
 
 
 def print_classes(options: argparse.Namespace) -> None:
-    """The five most probable classes of each image that was named."""
+    """Print the five most probable classes of each image that was named."""
     for option, value in (("--config", options.config), ("--out", options.out), ("--picture", options.picture)):
         if value is not None:
             raise ConfigError(f"{option} has no effect with --image; leave it out")
@@ -191,7 +191,7 @@ def print_classes(options: argparse.Namespace) -> None:
 
 
 def images_of(split: str, data: DataSets) -> Union[EvaluationImages, PlainTrainingImages]:
-    """The images of a split, unaugmented.
+    """Return the images of a split, unaugmented.
 
     Raises:
         ConfigError: no images were held out.
@@ -206,7 +206,7 @@ def images_of(split: str, data: DataSets) -> Union[EvaluationImages, PlainTraini
 
 
 def choose_config(options: argparse.Namespace, saved: Optional[SavedWeights]) -> Config:
-    """The configuration that was named, or else the one in the checkpoint, but for where it had its data; with the
+    """Return the configuration that was named, or else the one in the checkpoint, but for where it had its data; with the
     overrides."""
     if options.config is not None:
         return load_config(options.config, options.set)
@@ -235,7 +235,7 @@ def chosen_device(options: argparse.Namespace) -> torch.device:
 
 
 def network_with(saved: SavedWeights, config: Config, data: DataSets, options: argparse.Namespace) -> Model:
-    """The network of a configuration with saved weights, computing in float32.
+    """Return the network of a configuration with saved weights, computing in float32.
 
     Raises:
         ConfigError: statistics are to be re-estimated, but there are none, or no images for it.
@@ -260,7 +260,7 @@ def network_with(saved: SavedWeights, config: Config, data: DataSets, options: a
 
 
 def exported_program(path: Path) -> Model:
-    """A program of torch.export; one for batches of a fixed size is given full batches."""
+    """Return a program of torch.export; one for batches of a fixed size is given full batches."""
     module, batch_size = load_program(path)
 
     @torch.no_grad()
@@ -272,7 +272,7 @@ def exported_program(path: Path) -> Model:
 
 
 def onnx_session(path: Path) -> Model:
-    """An ONNX model in onnxruntime; one for batches of a fixed size is given full batches."""
+    """Return an ONNX model in onnxruntime; one for batches of a fixed size is given full batches."""
     session = load_session(path)
     images = session.get_inputs()[0]
 
@@ -283,7 +283,7 @@ def onnx_session(path: Path) -> Model:
 
 
 def padded_to(batch_size: int, model: Model) -> Model:
-    """A model of one batch size, for any: in parts, the last one filled up with zeros whose outputs are dropped."""
+    """Wrap a model of one batch size for any: in parts, the last one filled with zeros whose outputs are dropped."""
 
     def run(x: Tensor) -> Tensor:
         outputs = []

@@ -30,7 +30,7 @@ _CHANGED_SHOWN = 5
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Runs the command line and returns the exit code.
+    """Run the command line and returns the exit code.
 
     0 all runs have a result, 1 some failed, 2 refused before anything ran, 74 disk, 75 and 130 stopped by SIGTERM and
     SIGINT.
@@ -60,7 +60,7 @@ def parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
 
 
 def reproduce(options: argparse.Namespace) -> int:
-    """One grid, from its file to its table. Returns the exit code."""
+    """Run one grid, from its file to its table, and return the exit code."""
     grid = load_grid(options.grid)
     if options.set and options.name is None:
         raise ConfigError("--set makes it another grid; give it a --name, under which its runs and results are kept")
@@ -117,7 +117,7 @@ def list_states(plan: Plan, results: Results, runs: Path) -> List[Tuple[str, str
 
 
 def tell(outcome: Outcome) -> int:
-    """What failed, last, where it is seen. Returns the exit code."""
+    """Return what failed, last, where it is seen. Returns the exit code."""
     for trial, reason in outcome.failed.items():
         print(f"failed: {trial}: {reason}", file=sys.stderr)
     if outcome.stopped_by:

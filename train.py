@@ -46,7 +46,7 @@ from training.schedule import build_schedule
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Runs the command line and returns the exit code.
+    """Run the command line and returns the exit code.
 
     0 done, 2 configuration, 3 data, 4 checkpoint, 5 non-finite loss, 74 disk, 75 and 130 saved and stopped by SIGTERM
     and SIGINT, 76 another process of the run is gone.
@@ -95,7 +95,7 @@ def default_folder(name_or_path: str, config: Config) -> str:
 
 
 def run_experiment(name: str, config: Config, options: argparse.Namespace) -> int:
-    """One run, from a checked configuration to its summary. Returns the exit code."""
+    """Train one run, from a checked configuration to its summary, and return the exit code."""
     check_trackers(config)
     with contextlib.ExitStack() as at_end:
         device = choose_device(config.device, config.ipu, options.dry_run)
@@ -174,7 +174,7 @@ def train(run: Run, output: RunOutput, lockstep: Lockstep, options: argparse.Nam
 
 
 def train_epochs(run: Run, output: RunOutput, lockstep: Lockstep, progress: Progress, observers: Observers) -> None:
-    """The loop: epochs of weight updates, each followed by its evaluation; to the end, or until it is stopped."""
+    """Loop over epochs of weight updates, each followed by its evaluation, to the end or until it is stopped."""
     learning_rate = build_schedule(run.config.schedule, run.config.optimizer.learning_rate, run.steps_per_epoch)
     if progress.step == 0:
         observers.after_epoch(0)
@@ -242,7 +242,7 @@ def mean_gradient_norm(run: Run, sums: StepSums) -> Optional[float]:
 
 
 def finish_epoch(run: Run, output: RunOutput, lockstep: Lockstep, progress: Progress, observers: Observers) -> None:
-    """Evaluation if it is due, the epoch's line, and its checkpoint. Stopped in its evaluation, it is still to do."""
+    """Evaluate if that is due, print the epoch's line and save its checkpoint; nothing of it if stopped on the way."""
     config, epoch = run.config, progress.step // run.steps_per_epoch
     clock = Stopwatch()
     trained = run.session.total(progress.epoch)
@@ -274,7 +274,7 @@ def finish_epoch(run: Run, output: RunOutput, lockstep: Lockstep, progress: Prog
 
 
 def update_average(run: Run, progress: Progress, moment: str) -> None:
-    """Takes the weights into their average, where that is made at this moment, "step" or "epoch"."""
+    """Take the weights into their average, where that is made at this moment, "step" or "epoch"."""
     if progress.average is not None and run.config.averaging.every == moment:
         progress.average.update(run.session.weights())
 

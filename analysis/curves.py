@@ -61,7 +61,7 @@ def plot_curves(metrics_path: Union[str, Path], out_png: Union[str, Path], title
 
 
 def read_records(path: Path) -> List[Dict[str, Any]]:
-    """The JSON records of a run's file, one a line; a torn last line is passed over.
+    """Return the JSON records of a run's file, one a line; a torn last line is passed over.
 
     Raises: ValueError for another line that is not a record.
     """

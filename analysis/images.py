@@ -21,7 +21,7 @@ _PHOTO_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def one_over_f_images(count: int, size: int, seed: int, channels: int = 3) -> Tensor:
-    """Images whose amplitude falls as 1 / frequency, like that of natural images.
+    """Return images whose amplitude falls as 1 / frequency, like that of natural images.
 
     Each is contrast * texture + brightness: the texture has random phases and is mostly common to the colour channels,
     and per image ln contrast ~ N(0, 0.4^2), brightness ~ N(0, 0.55^2).
@@ -51,7 +51,7 @@ def one_over_f_images(count: int, size: int, seed: int, channels: int = 3) -> Te
 
 
 def photo_patches(path: Union[str, Path], count: int, size: int, seed: int) -> Tensor:
-    """Square patches from random places of a photograph, or of the photographs of a folder in turn.
+    """Return square patches from random places of a photograph, or of the photographs of a folder in turn.
 
     Shape: (count, 3, size, size) float32, mean 0 and standard deviation 1 per channel over the set.
 

@@ -77,13 +77,13 @@ class PowerStatistics:
         self.images = images
 
     def state(self) -> Tensor:
-        """One float64 tensor (4 C + 1,), to send to another process."""
+        """Return one float64 tensor (4 C + 1,), to send to another process."""
         count = torch.tensor([self.images], dtype=torch.float64)
         return torch.cat([count, self.mean.flatten(), self.squares.flatten()])
 
     @classmethod
     def from_state(cls, state: Tensor) -> PowerStatistics:
-        """The inverse of `state`."""
+        """Return the inverse of `state`."""
         statistics = cls((len(state) - 1) // 4)
         statistics.images = int(state[0])
         statistics.mean, statistics.squares = state[1:].cpu().reshape(2, 2, -1).unbind()
@@ -105,7 +105,7 @@ class PowerStatistics:
         return self.channel_power().mean(dim=1).tolist()
 
     def effective_channels(self) -> float:
-        """How evenly the channels share the power, as a fraction of C: (sum_c P_c)^2 / (C sum_c P_c^2).
+        """Return how evenly the channels share the power, as a fraction of C: (sum_c P_c)^2 / (C sum_c P_c^2).
 
         1 for equal channels, 1 / C where one channel has it all; 0 where there is no power.
         """
@@ -201,7 +201,7 @@ class PowerMeter:
         self.layers[name].add(y)
 
     def state(self) -> Tensor:
-        """The statistics of all layers as one float64 tensor, of equal shape in every process that ran the network."""
+        """Return the statistics of all layers as one float64 tensor, of equal shape in all processes of the network."""
         return torch.cat([statistics.state() for statistics in self.layers.values()])
 
     def merge_states(self, states: Sequence[Tensor]) -> None:

@@ -47,7 +47,7 @@ class PowerPanel:
 
 
 def plot_power(panels: Sequence[PowerPanel], path: Union[str, Path], *, columns: int = 0, note: str = "") -> None:
-    """A picture file of `draw_power`."""
+    """Save what `draw_power` draws as a picture file."""
     figure = Figure(layout="constrained")
     FigureCanvasAgg(figure)
     draw_power(figure, panels, columns=columns, note=note)
@@ -88,7 +88,7 @@ def draw_power(figure: Figure, panels: Sequence[PowerPanel], *, columns: int = 0
 
 
 def panel_of_layers(title: str, layers: Sequence[Mapping[str, Any]]) -> PowerPanel:
-    """The panel of one measurement, from the records of a PowerMeter."""
+    """Return the panel of one measurement, from the records of a PowerMeter."""
     return PowerPanel(title, np.array([[layer["power"] for layer in layers]]))
 
 
@@ -108,14 +108,14 @@ def plot_power_log(log_path: Path, out_png: Union[str, Path], title: str = "") -
 
 
 def evenly(items: Sequence[Item], most: int) -> List[Item]:
-    """At most `most` of the items, evenly spaced, the first and the last among them."""
+    """Return at most `most` of the items, evenly spaced, the first and the last among them."""
     if len(items) <= most:
         return list(items)
     return [items[round(index * (len(items) - 1) / (most - 1))] for index in range(most)]
 
 
 def _legend(panels: Sequence[PowerPanel]) -> List[Any]:
-    """What the colours are, and the bands and the dashed line where a panel has them."""
+    """Return what the colours are, and the bands and the dashed line where a panel has them."""
     handles: List[Any] = [Patch(color=colour, label=meaning) for colour, meaning in zip(COLOURS, MEANINGS)]
     if any(len(panel.powers) > 1 for panel in panels):
         handles.append(Patch(color="black", alpha=0.3, linewidth=0, label="bands: standard deviation"))

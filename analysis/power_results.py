@@ -42,7 +42,7 @@ def save_power(out: Path, title: str, meters: Mapping[str, PowerMeter], settings
 
 
 def panel_of_results(results: Mapping[str, Any], path: Path) -> PowerPanel:
-    """The panel of a power.json of `power` or of `random-net`; its samples are checkpoints or seeds.
+    """Return the panel of a power.json of `power` or of `random-net`; its samples are checkpoints or seeds.
 
     Raises: ResultsError for a file of another content.
     """
@@ -61,7 +61,7 @@ def panel_of_results(results: Mapping[str, Any], path: Path) -> PowerPanel:
 
 
 def panel_of_random_net(norm: str, powers: np.ndarray, shape: RandomNetShape) -> PowerPanel:
-    """A norm's panel, with the theorem's bound on P1 where it applies.
+    """Return a norm's panel, with the theorem's bound on P1 where it applies.
 
     Raises: ValueError for powers that are not (seeds, L, 4).
     """

@@ -87,7 +87,7 @@ def measure_proxy_fit(network: nn.Module, batches: Iterable[Tensor]) -> List[Pro
 
 @torch.no_grad()
 def refitted(network: nn.Module, images: Tensor) -> nn.Module:
-    """A copy of a network in which every proxy has the mean and the deviation that its channel has on these images.
+    """Return a copy of a network whose proxies have the means and deviations of their channels on these images.
 
     With that, balance is not needed: what collapse is left comes from elsewhere. The layers are refitted in the order
     in which they run, each on what the refitted ones before it give.
@@ -117,7 +117,7 @@ def refitted(network: nn.Module, images: Tensor) -> nn.Module:
 
 
 def fit_table(fits: Iterable[ProxyFit]) -> str:
-    """One line for each proxy, as text."""
+    """Return one line for each proxy, as text."""
     fits = list(fits)
     width = max(len(fit.name) for fit in fits)
     lines = [f"{'':<{width}}  P1/P: y    z~   deviations of y   mean left = balance + shape + parameters"]

@@ -26,7 +26,7 @@ def write_results(path: Path, results: Dict[str, Any]) -> None:
 
 
 def read_results(path: Path) -> Dict[str, Any]:
-    """The inverse of `write_results`.
+    """Return the inverse of `write_results`.
 
     Raises: ResultsError for a file that is missing or no results file.
     """

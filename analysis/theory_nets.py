@@ -59,7 +59,7 @@ def measure_nets(
     identity_seeds: int = IDENTITY_SEEDS,
     advance: Callable[[], object] = lambda: None,
 ) -> Nets:
-    """All random nets that the statements need; what `folder` holds of them is not measured again.
+    """Return all random nets that the statements need; what `folder` holds of them is not measured again.
 
     Args:
         seeds: of each norm.
@@ -109,5 +109,5 @@ def measure_nets(
 
 
 def layers_to_measure(shape: RandomNetShape, seeds: int, identity_seeds: int) -> int:
-    """How often `measure_nets` calls `advance`."""
+    """Return how often `measure_nets` calls `advance`."""
     return shape.depth * (seeds * (len(NORMS) + 1) + identity_seeds * (len(NARROWER) + 1))

@@ -12,7 +12,7 @@ __all__ = ["Device", "DeviceError", "LostProcessError", "Placement", "Session", 
 
 
 def choose_device(config: DeviceConfig, ipu: IpuConfig, dry_run: bool = False) -> Device:
-    """The device of `config.name`; for "auto" the best that is found: IPU, CUDA, CPU. Its `reason` says why.
+    """Return the device of `config.name`; for "auto" the best that is found: IPU, CUDA, CPU. Its `reason` says why.
 
     Args:
         ipu: section `ipu`.

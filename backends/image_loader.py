@@ -28,7 +28,7 @@ _is_told = mmap.mmap(-1, 1)  # one byte that this process and the loading proces
 
 
 def build_loader(dataset: Any, batches: Any, workers: int, pin_memory: bool = False) -> DataLoader:
-    """One batch for each list of indices that `batches` gives.
+    """Return one batch for each list of indices that `batches` gives.
 
     Loading processes hand batches over in shared memory. Where that has no room (the /dev/shm of a container is often
     of 64 MiB), or too few files may be open, they go through pipes: slower, and any size works.
@@ -69,7 +69,7 @@ def _stack(samples: List[Tuple[torch.Tensor, int]]) -> Batch:
 
 
 def _collate(samples: List[Tuple[torch.Tensor, int]]) -> Any:
-    """The batch of these samples; of a loading process, in shared memory or else for a pipe.
+    """Return the batch of these samples; of a loading process, in shared memory or else for a pipe.
 
     PyTorch would move it to shared memory while sending, where a failure reaches nobody: the receiver waits.
     """

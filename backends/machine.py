@@ -15,7 +15,7 @@ _BFLOAT16 = ("avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16")  # the last: A
 
 @functools.lru_cache(maxsize=None)
 def cpu_flags() -> FrozenSet[str]:
-    """The instruction sets that the kernel names; empty where it names none (not Linux)."""
+    """Return the instruction sets that the kernel names; empty where it names none (not Linux)."""
     try:
         lines = CPU_INFORMATION.read_text().splitlines()
     except OSError:

@@ -33,7 +33,7 @@ SETTINGS = tuple(
 
 
 def with_bandwidth(row: Dict[str, Any], setting: Setting, device: torch.device) -> Dict[str, Any]:
-    """The row with our share of a copy's bandwidth at each shape."""
+    """Return the row with our share of a copy's bandwidth at each shape."""
     for entry in row["shapes"]:
         num_bytes = torch.Size(entry["shape"]).numel() * torch.empty((), dtype=setting.dtype).element_size()
         moved = TENSOR_PASSES * num_bytes / (1e-3 * entry["timings"][OURS]["milliseconds"])

@@ -80,7 +80,7 @@ def autocast(workload: Workload) -> ContextManager[object]:
 
 
 def build_network(workload: Workload, norm_act: NormAct) -> nn.Module:
-    """The network of a workload, in training mode, with the same weights for every norm."""
+    """Return the network of a workload, in training mode, with the same weights for every norm."""
     torch.manual_seed(0)
     model: nn.Module = build_model(
         workload.network,
@@ -98,7 +98,7 @@ def images_of(workload: Workload) -> Tensor:
 
 
 def training_step(workload: Workload, norm_act: NormAct) -> Callable[[], None]:
-    """One weight update as train.py makes it: `train_step` of the CPU's backend, one micro-batch, SGD with momentum."""
+    """Return a function that makes one weight update as train.py does: one micro-batch on the CPU, SGD with momentum."""
     model = build_network(workload, norm_act)
     if norm_act.recompute:
         recompute_activations(model)

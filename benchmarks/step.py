@@ -37,7 +37,7 @@ QUICK_VARIANTS = (BATCH_NORM, NO_NORM, GNPN, GNPN_RECOMPUTE)
 
 
 def time_workload(workload: Workload, names: Sequence[str], repetitions: int) -> Dict[str, Any]:
-    """One row: the ratio to batch norm and the norm's overhead, by variant."""
+    """Return one row: the ratio to batch norm and the norm's overhead, by variant."""
     steps = {name: training_step(workload, VARIANTS[name]) for name in names}
     timings = measure(steps, BATCH_NORM, repetitions=repetitions)
     overheads = norm_overheads(timings)

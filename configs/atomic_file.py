@@ -66,12 +66,12 @@ def replace_file(
 
 
 def partial_files(folder: Path) -> List[Path]:
-    """What killed writers left in a folder. Another process may be writing one of them right now."""
+    """Return what killed writers left in a folder. Another process may be writing one of them right now."""
     return sorted(folder.glob(f".*{PARTIAL_SUFFIX}"))
 
 
 def open_without_following(path: Path, flags: int) -> int:
-    """The descriptor of a file that is opened by its own name alone: where others may write to a folder, a link there
+    """Return the descriptor of a file that is opened by its own name alone: where others may write to a folder, a link there
     may lead to a file of this user.
 
     Args:
@@ -98,7 +98,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def describe_full_disk(error: OSError, path: Path, needed: int) -> OSError:
-    """A DiskFullError that says what was needed and what is there, if that is what `error` is about; else `error`."""
+    """Return a DiskFullError with the bytes needed and available if `error` means a full disk, else `error`."""
     if error.errno not in _FULL:
         return error
     available = shutil.disk_usage(path.parent).free

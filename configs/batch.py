@@ -69,7 +69,7 @@ def plan_batch(
     can_share_statistics: bool,
     device_iterations: int = 1,
 ) -> BatchPlan:
-    """The plan with the largest micro-batch that honours `batch` on these replicas.
+    """Return the plan with the largest micro-batch that honours `batch` on these replicas.
 
     Args:
         uses_batch_norm: whether the network's statistics depend on norm_batch_size.

@@ -13,7 +13,7 @@ MAX_LOG_BYTES = 256 * MIB  # of metrics.jsonl or power.jsonl: a million records
 
 
 def read_bounded(path: Union[str, Path], most: int) -> bytes:
-    """The content of a file of at most `most` bytes.
+    """Return the content of a file of at most `most` bytes.
 
     A hole of a sparse file counts as what it reads as. A pipe or a device is none: it may be without end.
 

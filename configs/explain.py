@@ -17,7 +17,7 @@ def explain(
     lines: Lines,
     sources: Optional[Mapping[KeyPath, str]] = None,
 ) -> List[str]:
-    """One line for each problem of a file that was read as `root`.
+    """Return one line for each problem of a file that was read as `root`.
 
     Args:
         lines: the line of each key of the file at `path`.

@@ -44,7 +44,7 @@ _Loader.add_implicit_resolver(
 
 
 def parse_value(text: str) -> Any:
-    """The value that `text` would have in a YAML file: `8` a number, `true` a boolean, `[1, 2]` a list.
+    """Return the value that `text` would have in a YAML file: `8` a number, `true` a boolean, `[1, 2]` a list.
 
     Raises:
         ConfigError: not a YAML value, or one that a file may not have either.
@@ -57,7 +57,7 @@ def parse_value(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> Tuple[Dict[str, Any], Lines]:
-    """The mapping in the file at `path`, and the line number of each key path.
+    """Return the mapping in the file at `path`, and the line number of each key path.
 
     Raises:
         ConfigError: unreadable, not UTF-8, too large, not YAML, not a mapping, duplicate keys, anchors or aliases.
@@ -81,7 +81,7 @@ def read_yaml(path: Path) -> Tuple[Dict[str, Any], Lines]:
 
 
 def _compose(text: str, name: str, path: Optional[str] = None) -> Tuple[_Loader, Optional[yaml.Node]]:
-    """The nodes of a text that holds nothing refused here. Errors begin with the name, and the line of a file."""
+    """Return the nodes of a text without anything refused here. Errors begin with name and line."""
     try:
         loader = _Loader(text)
         _refuse_bombs(name, text)

@@ -90,7 +90,7 @@ class FolderImages:
         return self.folder / self.class_names[self.labels[index]] / os.fsdecode(self.names[index].item())
 
     def name(self, index: int) -> str:
-        """What errors call the image."""
+        """Return what errors call the image."""
         return f"{self.path(index)} (class {self.class_names[self.labels[index]]})"
 
 

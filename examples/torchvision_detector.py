@@ -21,7 +21,7 @@ from normact import NormActFactory, convert_norm
 
 
 def squares(count: int, size: int) -> Tuple[List[Tensor], List[Dict[str, Tensor]]]:
-    """Images of noise with one bright square each, and its box and class."""
+    """Return images of noise with one bright square each, and its box and class."""
     images, targets = [], []
     for _ in range(count):
         edge = int(torch.randint(size // 5, size // 2, ()))

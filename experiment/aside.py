@@ -18,7 +18,7 @@ class Aside:
         self._error: Optional[BaseException] = None
 
     def start(self, work: Callable[[], object]) -> None:
-        """Starts `work`, which must not read what the training changes.
+        """Start `work`, which must not read what the training changes.
 
         Raises: the error of the work before.
         """
@@ -28,12 +28,12 @@ class Aside:
         self._thread.start()
 
     def check(self) -> None:
-        """Raises the error of work that has ended with one; waits for nothing."""
+        """Raise the error of work that has ended with one; wait for nothing."""
         if self._thread is not None and not self._thread.is_alive():
             self.wait()
 
     def wait(self) -> None:
-        """Returns when the work is done.
+        """Return when the work is done.
 
         Raises: its error.
         """

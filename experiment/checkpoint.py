@@ -148,7 +148,7 @@ def load_checkpoint(path: Union[str, Path]) -> Dict[str, Any]:
 
 
 def read_archive(path: Union[str, Path]) -> Any:
-    """What torch.save put into a file, on the CPU, without running any code from it.
+    """Return what torch.save put into a file, on the CPU, without running any code from it.
 
     Raises: CheckpointError for a file that is missing, torn, altered, no zip archive, or that asks for code to be run.
     """
@@ -234,7 +234,7 @@ def _plain_dict(value: Mapping[str, Any], where: str) -> Dict[Any, Any]:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """The same value made of tensors and builtins; types are compared exactly, since numpy's float64 is a float too."""
+    """Return the value made of tensors and builtins; types are compared exactly (numpy's float64 is a float too)."""
     if isinstance(value, torch.Tensor):
         tensor = value.detach().cpu()
         # torch.save writes the whole storage behind a view.
@@ -255,7 +255,7 @@ def _checkpoint_files(folder: Path) -> List[Path]:
 
 
 def _known_steps(folder: Path) -> List[int]:
-    """Steps that have a manifest, ascending; by the number in the name, as clocks jump."""
+    """Return steps that have a manifest, ascending; by the number in the name, as clocks jump."""
     return sorted(_step_of(path) for path in _checkpoint_files(folder) if path.suffix == ".json")
 
 

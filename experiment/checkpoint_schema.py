@@ -211,7 +211,7 @@ def _number(value: Union[Tensor, float]) -> float:
 
 
 def _explained(error: ValidationError) -> List[str]:
-    """One text for each entry: which, what was found and what is wanted."""
+    """Return one text for each entry: which, what was found and what is wanted."""
     told: Dict[str, str] = {}
     for problem in error.errors(include_url=False):
         # Of a union, each member's own complaint follows under a name that is none of the file's.
@@ -240,7 +240,7 @@ def _wanted(problem: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value of a file in a few words."""
+    """Return a value of a file in a few words."""
     if isinstance(value, Tensor):
         return f"a tensor of {str(value.dtype).replace('torch.', '')} {tuple(value.shape)}"
     if isinstance(value, (dict, list, tuple)):

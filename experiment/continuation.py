@@ -19,7 +19,7 @@ from training.weights import CheckpointError
 
 
 def save(run: Run, output: RunOutput, progress: Progress) -> None:
-    """A checkpoint of everything that an exact continuation needs. Every process takes part.
+    """Save a checkpoint of everything that an exact continuation needs. Every process takes part.
 
     It is copied here, and written while the training goes on: see RunOutput.write_aside.
     """
@@ -49,7 +49,7 @@ def save(run: Run, output: RunOutput, progress: Progress) -> None:
 
 
 def restore(run: Run, output: RunOutput, may_extend: bool = False) -> Progress:
-    """The progress of the newest intact checkpoint, its weights placed on the device; a new one if there is none.
+    """Place the newest intact checkpoint's weights on the device and return its progress, or a new one without any.
 
     Args:
         may_extend: whether schedule.epochs may be more than it was.

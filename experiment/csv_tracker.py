@@ -28,7 +28,7 @@ class CsvTracker:
         replace_file(path, "".join(lines).encode("utf-8"))
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """One line, on the disk at once.
+        """Write one line, on the disk at once.
 
         Raises: OSError.
         """

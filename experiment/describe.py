@@ -11,14 +11,14 @@ from models.norm_costs import measure_norm_costs, norm_costs_table
 
 
 def describe_norms(run: PlannedRun) -> str:
-    """What this network and image size cost with batch norm, GN+PN, and GN+PN that recomputes."""
+    """Return what this network and image size cost with batch norm, GN+PN, and GN+PN that recomputes."""
     model, data = run.config.model, run.data
     sizes = {"image_size": data.image_size, "num_classes": data.num_classes, "in_channels": data.channels}
     return norm_costs_table(measure_norm_costs(model.name, width=model.width, activation=model.activation, **sizes))
 
 
 def describe(run: PlannedRun) -> str:
-    """What is about to run, one aspect a line."""
+    """Return what is about to run, one aspect a line."""
     config, data, cost = run.config, run.data, run.cost
     expected = expected_of_run(run.name, config)
     held_out = "" if data.validation is None else f"{len(data.validation):,} held out to choose by, "

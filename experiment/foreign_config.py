@@ -26,7 +26,7 @@ LOGGER = logging.getLogger(__name__)
 def config_of_file(
     values: Any, source: Path, overrides: Sequence[str] = (), texts: Sequence[Tuple[str, str, str]] = ()
 ) -> Config:
-    """The configuration in a checkpoint or a run folder, with the places that the user's own command gives.
+    """Return the configuration in a checkpoint or a run folder, with the places that the user's own command gives.
 
     Args:
         values: the configuration as plain values.

@@ -93,7 +93,7 @@ class GuardedLoading:
             raise DataError(f"while images were loaded: {type(error).__name__}: {error}") from error
 
     def _start(self) -> Iterator[Any]:
-        """Starts the loading processes, and with them PyTorch's handler."""
+        """Start the loading processes, and with them PyTorch's handler."""
         try:
             iterator = iter(self._batches)
         except OSError as error:

@@ -20,7 +20,7 @@ _NAME = re.compile(r"step_\d{8,}\.pt")
 
 
 def checkpoint_name(step: int) -> str:
-    """The file of the checkpoint of `step`."""
+    """Return the file of the checkpoint of `step`."""
     return f"step_{step:08d}.pt"
 
 
@@ -38,7 +38,7 @@ def write_manifest(path: Path, data: Any, step: int, best: Optional[int]) -> Non
 
 
 def best_by(folder: Path, step: int) -> Optional[int]:
-    """The step of the best checkpoint when that of `step` was written; None where its manifest does not say."""
+    """Return the step of the best checkpoint when that of `step` was written; None where its manifest does not say."""
     path = (folder / checkpoint_name(step)).with_suffix(".json")
     try:
         best = json.loads(read(path, MAX_MANIFEST_BYTES).decode("utf-8")).get("best")
@@ -61,7 +61,7 @@ def has_manifest(path: Path) -> bool:
 
 
 def read_verified(path: Path) -> bytes:
-    """The bytes of a checkpoint, equal to what its manifest says."""
+    """Return the bytes of a checkpoint, equal to what its manifest says."""
     manifest_path = path.with_suffix(".json")
     try:
         manifest = json.loads(read(manifest_path, MAX_MANIFEST_BYTES).decode("utf-8"))
@@ -78,7 +78,7 @@ def read_verified(path: Path) -> bytes:
 
 
 def read(path: Path, most: int = MAX_CHECKPOINT_BYTES) -> bytes:
-    """The bytes of a file of a checkpoint. Raises CheckpointError where it cannot be read or has more than `most`."""
+    """Return the bytes of a file of a checkpoint. Raises CheckpointError where it cannot be read or has more than `most`."""
     try:
         return read_bounded(path, most)
     except OSError as error:

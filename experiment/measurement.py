@@ -25,7 +25,7 @@ REESTIMATION_BATCH = 500  # images normalized together: many enough that their s
 
 
 def evaluate(run: Run, lockstep: Lockstep, images: Any, weights: Optional[Mapping[str, Tensor]] = None) -> StepSums:
-    """Sums over exactly all of `images`, of all processes. Where the loop is stopped, over some of them.
+    """Return sums over exactly all of `images`, of all processes. Where the loop is stopped, over some of them.
 
     Args:
         images: by index, such as run.data.evaluation.
@@ -39,7 +39,7 @@ def evaluate(run: Run, lockstep: Lockstep, images: Any, weights: Optional[Mappin
 
 
 def measure_end(run: Run, lockstep: Lockstep, average: Optional[WeightAverage]) -> Dict[str, Any]:
-    """What summary.json says of the weights of the end besides the last evaluation; without what is not asked for.
+    """Return what summary.json says of the final weights besides the last evaluation, as far as it is asked for.
 
     train               top1, top5 and loss in evaluation form (no augmentation, mixing, smoothing or dropout) of
                         `images` training images, evenly spaced
@@ -72,7 +72,7 @@ def is_reestimated(config: Config) -> bool:
 
 
 def reestimate(network: nn.Module, config: Config, data: DataSets, batches: Any = iter) -> int:
-    """Takes the statistics of all batch norms anew (normact.reestimate_statistics), in place; returns their number.
+    """Take the statistics of all batch norms anew (normact.reestimate_statistics), in place; returns their number.
 
     They are of run.reestimation_images training images, evenly spaced and unaugmented, in equal batches of at most
     REESTIMATION_BATCH, in float32. Every process computes all of it.
@@ -95,6 +95,6 @@ def reestimate(network: nn.Module, config: Config, data: DataSets, batches: Any 
 
 
 def _equal_batches(count: int) -> List[List[int]]:
-    """The numbers below `count` in as few parts as REESTIMATION_BATCH allows, whose sizes differ by one at most."""
+    """Return the numbers below `count` in as few parts as REESTIMATION_BATCH allows, their sizes within one."""
     parts = math.ceil(count / REESTIMATION_BATCH)
     return [list(range(part * count // parts, (part + 1) * count // parts)) for part in range(parts)]

@@ -85,7 +85,7 @@ class MetricsLog:
             raise describe_full_disk(error, self.path, len(line)) from error
 
     def records(self) -> List[Dict[str, Any]]:
-        """All records; the file is as `truncate_after` leaves it."""
+        """Return all records; the file is as `truncate_after` leaves it."""
         if not self.path.exists():
             return []
         return [json.loads(line) for line in read_bounded(self.path, MAX_LOG_BYTES).splitlines()]
@@ -132,7 +132,7 @@ def write_summary(path: Union[str, Path], summary: Mapping[str, Any]) -> None:
 
 
 def read_state(path: Union[str, Path]) -> Optional[str]:
-    """The word that `write_status` wrote; None where there is no such file."""
+    """Return the word that `write_status` wrote; None where there is no such file."""
     try:
         status = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):

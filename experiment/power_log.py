@@ -54,7 +54,7 @@ class PowerLog:
 
 
 def power_numbers(record: Mapping[str, Any]) -> Dict[str, Any]:
-    """A record of power.jsonl as trackers are given it: P1 to P4 of each layer by name."""
+    """Return a record of power.jsonl as trackers are given it: P1 to P4 of each layer by name."""
     powers = {
         f"{layer['name']}/P{number}": value
         for layer in record["layers"]
@@ -64,7 +64,7 @@ def power_numbers(record: Mapping[str, Any]) -> Dict[str, Any]:
 
 
 def measure_power_of_run(run: Run) -> PowerMeter:
-    """The power decomposition, in evaluation form, over the first evaluation images, of all processes together."""
+    """Return the power decomposition in evaluation form over the first evaluation images, of all processes."""
     images: Subset = Subset(run.data.evaluation, range(run.power_images))  # type: ignore[arg-type]  # no Dataset by name
     with PowerMeter(run.network) as meter:
         for batch in guarded(run.session.evaluation_batches(images, run.config.data.workers)):

@@ -27,7 +27,7 @@ LOGGER = logging.getLogger(__name__)
 def prepare(
     name: str, config: Config, device: Device, *, dry_run: bool = False, weights_follow: bool = False
 ) -> PlannedRun:
-    """Data, network and batch plan, settled on the device. `start()` of the result places the network there.
+    """Return data, network and batch plan, settled on the device. `start()` of the result places the network there.
 
     Args:
         dry_run: images (see `stand_in`) and model.pretrained need not be there.
@@ -71,7 +71,7 @@ def prepare(
 
 
 def load_data(config: Config, dry_run: bool) -> Tuple[Config, DataSets]:
-    """The images, and the configuration that they are of: in a dry run without files another (see `stand_in`).
+    """Return the images, and the configuration that they are of: in a dry run without files another (see `stand_in`).
 
     A data.dir that is given must be right.
     """

@@ -23,7 +23,7 @@ _NOT_RECORDED = "not recorded"
 def execution_facts(
     plan: BatchPlan, device_name: str, precision: str, config: Config, has_fused_kernels: bool
 ) -> Dict[str, Any]:
-    """How this process computes: with equal facts the same configuration gives bit-identical results.
+    """Return how this process computes: with equal facts the same configuration gives bit-identical results.
 
     Args:
         precision: what the device makes of device.precision auto.
@@ -90,7 +90,7 @@ def check_same_run(
 
 
 def extension_text(schedule: ScheduleConfig, was: int, peak: float, step: int, steps_per_epoch: int) -> str:
-    """What a run that goes on for more epochs says: whether it is the longer run from its beginning.
+    """Return what a run that goes on for more epochs says: whether it is the longer run from its beginning.
 
     Args:
         schedule: of now.

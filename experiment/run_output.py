@@ -72,7 +72,7 @@ class RunOutput:
         steps: int,
         images_per_step: int,
     ) -> None:
-        """Begins at `step` of `steps`. Records after it are of a future that this run left by resuming: they go.
+        """Begin at `step` of `steps`. Records after it are of a future that this run left by resuming: they go.
 
         Args:
             config_text: the complete configuration, for config.yaml.
@@ -96,14 +96,14 @@ class RunOutput:
             )
 
     def write_aside(self, write: Callable[[], object]) -> None:
-        """Writes a checkpoint while the training goes on, after the one before.
+        """Write a checkpoint while the training goes on, after the one before.
 
         Raises: the error of the one before.
         """
         self._aside.start(write)
 
     def settle(self) -> None:
-        """Returns when all is on the disk.
+        """Return when all is on the disk.
 
         Raises: the error of what was not written.
         """
@@ -135,7 +135,7 @@ class RunOutput:
         learning_rate: Optional[float] = None,
         gradient_norm: Optional[float] = None,
     ) -> None:
-        """One record in metrics.jsonl and to the tracker; status.json tells the step.
+        """Write one record to metrics.jsonl and the tracker, and the step to status.json.
 
         Raises: RunFolderGoneError, OSError.
         """
@@ -168,12 +168,12 @@ class RunOutput:
             self.say(f"{position}  {results} | {speed}")
 
     def track(self, record: Record) -> None:
-        """One record of an observer, to the trackers."""
+        """Send one record of an observer to the trackers."""
         if self._is_primary:
             self._tracker.log(record)
 
     def say(self, line: str) -> None:
-        """One line to the console, above the progress bar."""
+        """Print one line above the progress bar."""
         if self._is_primary and sys.stdout is not None:
             try:
                 tqdm.write(line, file=sys.stdout)
@@ -182,13 +182,13 @@ class RunOutput:
                 sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  as long as the process
 
     def set_aside_summary(self, name: str) -> None:
-        """The result of the shorter run that goes on now keeps its place under another name."""
+        """Keep the result of the shorter run, which is now extended, under another name."""
         if self._is_primary and self.folder.summary.exists():
             replace_file(self.folder.path / name, read_bounded(self.folder.summary, MAX_LOG_BYTES))
             self.folder.summary.unlink()
 
     def finish(self, summary: Dict[str, Any]) -> None:
-        """The result of the finished run."""
+        """Write the result of the finished run."""
         self.settle()
         if self._is_primary:
             write_summary(self.folder.summary, summary)

@@ -25,7 +25,7 @@ def place_weights(
     *,
     reset_classifier: bool = False,
 ) -> None:
-    """Copies saved weights into a network: of a checkpoint, or of any state dict that models.pretrained knows.
+    """Copy saved weights into a network: of a checkpoint, or of any state dict that models.pretrained knows.
 
     Args:
         class_names: of the images, by label; those of the weights must be the same, but for a new classifier.
@@ -76,6 +76,6 @@ def check_classes(saved: SavedWeights, class_names: Tuple[str, ...]) -> None:
 
 
 def norm_record(factory: NormActFactory) -> Dict[str, Any]:
-    """The settings of a norm that no shape of a weight reveals."""
+    """Return the settings of a norm that no shape of a weight reveals."""
     hidden = ("num_groups", "grouping", "eps", "proxy_eps")
     return {"name": factory.norm, **{name: getattr(factory, name) for name in hidden}}

@@ -26,14 +26,14 @@ class TensorBoardTracker:
         self._writer.flush()
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """One record, under its split's name."""
+        """Log one record under its split's name."""
         for key, value in record.items():
             if key not in ("split", "step") and value is not None:
                 self._writer.add_scalar(f"{record['split']}/{key}", value, record["step"])
         self._writer.flush()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._writer.close()
 
 

@@ -57,7 +57,7 @@ class RefusedError(ValueError):
 
 
 def load_tensors(data: bytes) -> Any:
-    """What torch.save put into an archive, on the CPU: tensors and builtins. Nothing in it is run.
+    """Return what torch.save put into an archive, on the CPU: tensors and builtins. Nothing in it is run.
 
     Objects of a few harmless kinds, such as the argparse.Namespace that training scripts save beside the weights, are
     not made: an Inert stands for each.
@@ -79,7 +79,7 @@ def load_tensors(data: bytes) -> Any:
 
 
 def refuse_growth(value: Any, most: int) -> None:
-    """Refuses dictionaries, lists and tuples that would be endless, or far too many, to whoever walks through them.
+    """Refuse dictionaries, lists and tuples that would be endless, or far too many, to whoever walks through them.
 
     A list that holds one list twice, which holds another twice, has 2^40 entries in 200 bytes of a file.
 
@@ -141,7 +141,7 @@ def _standing_for(names: Set[str]) -> Iterator[None]:
 
 
 def open_archive(data: bytes) -> zipfile.ZipFile:
-    """The archive in `data`, whose records are as many bytes as they say, and together no more than `data`.
+    """Return the archive in `data`, whose records are as many bytes as they say, and together no more than `data`.
 
     Raises:
         ValueError: no archive of torch, or one with compressed, doubled or overlapping records.
@@ -166,7 +166,7 @@ def open_archive(data: bytes) -> zipfile.ZipFile:
 
 
 def read_records(data: bytes) -> Dict[str, bytes]:
-    """The records of an archive by name, without the folder that torch puts all of them in.
+    """Return the records of an archive by name, without the folder that torch puts all of them in.
 
     Raises: as open_archive; ValueError and zipfile.BadZipFile for records that are damaged or in other folders.
     """
@@ -179,7 +179,7 @@ def read_records(data: bytes) -> Dict[str, bytes]:
 
 
 def _name_of_today(name: str) -> str:
-    """What torch looks for: its pickles have the names of Python 2."""
+    """Return what torch looks for: its pickles have the names of Python 2."""
     module, _, kind = name.rpartition(".")
     module, kind = NAME_MAPPING.get((module, kind), (IMPORT_MAPPING.get(module, module), kind))
     return f"{module}.{kind}"
@@ -196,7 +196,7 @@ def _empty_dictionary(*arguments: Any) -> Dict[Any, Any]:
 
 
 def refuse_globals(data: bytes) -> Set[str]:
-    """The harmless names beside tensors' that bytes would import when they are unpickled: read from the instructions,
+    """Return the harmless names beside tensors' that bytes would import when they are unpickled: read from the instructions,
     without running any of them.
 
     Args:
@@ -218,7 +218,7 @@ def refuse_globals(data: bytes) -> Set[str]:
 
 
 def _imported_names(data: bytes) -> Iterator[Tuple[str, bool]]:
-    """What is imported, as "module.name", and whether that is certain."""
+    """Yield what is imported, as "module.name", and whether that is certain."""
     for pickled in _pickles(data):
         strings: List[str] = []
         for opcode, argument, _ in pickletools.genops(pickled):
@@ -242,6 +242,6 @@ def _pickles(data: bytes) -> List[bytes]:
 
 
 def first_line(error: BaseException) -> str:
-    """An error of unknown bytes, for people: its first line, or its kind where it has none."""
+    """Return an error of unknown bytes, for people: its first line, or its kind where it has none."""
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__

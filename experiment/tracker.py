@@ -25,10 +25,10 @@ class Tracker(Protocol):
     """Something that is given every record of metrics.jsonl and power.jsonl."""
 
     def log(self, record: Record) -> None:
-        """One record, with its split and step; the rest are numbers."""
+        """Log one record, with its split and step; the rest are numbers."""
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Write what is left."""
 
 
 class Trackers:
@@ -91,7 +91,7 @@ def check_trackers(config: Config) -> None:
 
 
 def build_trackers(config: Config, folder: RunFolder, name: str, past: Iterable[Record]) -> Trackers:
-    """The trackers that section `run` asks for.
+    """Return the trackers that section `run` asks for.
 
     Args:
         name: of the run.

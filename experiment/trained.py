@@ -42,7 +42,7 @@ class Trained:
         return len(self.class_names)
 
     def inputs(self, pixels: Tensor) -> Tensor:
-        """What the network is given for images. Shape: (N, C, H, W), uint8 -> same, float32."""
+        """Return what the network is given for images. Shape: (N, C, H, W), uint8 -> same, float32."""
         return scaled_pixels(pixels, *pixel_scaling(self.preprocessing.mean, self.preprocessing.std))
 
     def __str__(self) -> str:
@@ -61,7 +61,7 @@ class _Images:
 def load_trained(
     path: Path, checkpoint: str = NEWEST, weights: Optional[str] = None, overrides: Sequence[str] = ()
 ) -> Trained:
-    """The network of a run folder or a checkpoint of this program.
+    """Return the network of a run folder or a checkpoint of this program.
 
     Args:
         checkpoint, weights: which; see read_weights.

@@ -60,7 +60,7 @@ class SavedWeights:
 
 
 def read_weights(path: Union[str, Path], checkpoint: str = NEWEST, weights: Optional[str] = None) -> SavedWeights:
-    """The weights of a checkpoint of this program, or of a state dict.
+    """Return the weights of a checkpoint of this program, or of a state dict.
 
     Args:
         path: of a file, or of a run folder.
@@ -114,7 +114,7 @@ def _checkpoint_of(folder: Path, which: str) -> Path:
 
 
 def _checked_by(path: Path) -> Optional[str]:
-    """The format safetensors has no sum of its own."""
+    """Return the format safetensors has no sum of its own."""
     if path.suffix == ".safetensors":
         return None
     return "SHA-256" if has_manifest(path) else "CRC-32"

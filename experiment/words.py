@@ -4,12 +4,12 @@ from typing import Optional
 
 
 def speed_text(images_per_second: Optional[float]) -> str:
-    """The speed of training; None where nothing but the first, compiling step was there to time."""
+    """Return the speed of training; None where nothing but the first, compiling step was there to time."""
     return "not timed" if images_per_second is None else f"{images_per_second:,.0f} images/s"
 
 
 def time_left(seconds: float) -> str:
-    """What is left of a run, in words that end in "left", or "finished"."""
+    """Return what is left of a run, in words that end in "left", or "finished"."""
     if seconds <= 0:
         return "finished"
     if seconds < 60:

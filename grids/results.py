@@ -34,7 +34,7 @@ class Results:
         return self.folder / f"{trial.file_name}.json"
 
     def read(self, trial: Trial) -> Optional[Dict[str, Any]]:
-        """The result of `trial`; None where there is none.
+        """Return the result of `trial`; None where there is none.
 
         Raises:
             ConfigError: a file that is not a result.
@@ -53,7 +53,7 @@ class Results:
     def write(
         self, trial: Trial, config: Config, folder: RunFolder, learning_rate: Dict[str, Any], diverged: bool
     ) -> Dict[str, Any]:
-        """The result of a run that ended, from its folder.
+        """Return the result of a run that ended, from its folder.
 
         Args:
             learning_rate: what the check said.
@@ -80,7 +80,7 @@ class Results:
 
 
 def why_changed(saved: Dict[str, Any], config: Config) -> List[str]:
-    """What differs between the saved configuration of a run and today's; empty where that run still counts."""
+    """Return what differs between the saved configuration of a run and today's; empty where that run still counts."""
     try:
         # What the schema has got since then had its default.
         saved = Config.model_validate(saved).model_dump(mode="json")
@@ -96,7 +96,7 @@ def why_changed(saved: Dict[str, Any], config: Config) -> List[str]:
 
 
 def _summary(folder: RunFolder) -> Dict[str, Any]:
-    """The run's summary, with its command as anyone may type it: without the grid's own folder."""
+    """Return the run's summary, with its command as anyone may type it: without the grid's own folder."""
     summary: Dict[str, Any] = json.loads(folder.summary.read_text(encoding="utf-8"))
     words = shlex.split(summary["command"])
     place = words.index("--output-dir")
@@ -105,7 +105,7 @@ def _summary(folder: RunFolder) -> Dict[str, Any]:
 
 
 def last_epoch_loss(records: List[Dict[str, Any]], epochs: int) -> Optional[float]:
-    """Mean loss of the last epoch's training steps, as trained; None where the run did not get there, or diverged."""
+    """Return the mean training loss of the last epoch; None where the run did not get there, or diverged."""
     steps, total, before = 0, 0.0, 0
     for record in records:
         if record["split"] != "train":

@@ -85,7 +85,7 @@ class Runner:
         return outcome
 
     def _take_next(self, waiting: List[Trial], lock: int, bar: Bar) -> bool:
-        """Starts the first run that can start, or settles one that need not or cannot; false if there is none."""
+        """Start the first run that can start, or settles one that need not or cannot; false if there is none."""
         for trial in waiting:
             folder = folder_of(trial, self._runs)
             state = state_of(trial, self._plan, self._results, folder)
@@ -133,7 +133,7 @@ class Runner:
 
 
 def changed_text(state: State) -> str:
-    """What changed since the result, in one line."""
+    """Return what changed since the result, in one line."""
     shown = "; ".join(state.reasons[:_REASONS_SHOWN])
     more = len(state.reasons) - _REASONS_SHOWN
     return f"its configuration changed: {shown}" + (f" and {more} more" if more > 0 else "")

@@ -8,7 +8,7 @@ _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
 def parse_seeds(text: str) -> Tuple[int, ...]:
-    """The numbers that `0-3,8` names, in its order.
+    """Return the numbers that `0-3,8` names, in its order.
 
     Raises:
         ValueError: other text, and a range that ends before it begins.

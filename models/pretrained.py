@@ -109,7 +109,7 @@ def _choose_names(model: ImageClassifier, state_dict: Mapping[str, torch.Tensor]
 
 
 def _prefixes(names: Mapping[str, str], state_dict: Mapping[str, torch.Tensor]) -> List[str]:
-    """What stands before one of `names` in the state dict; looked for at one of them, as all have the same."""
+    """Return what stands before one of `names` in the state dict; looked for at one of them, as all have the same."""
     ends = [f".{name}" for name in list(names)[:1] + list(names)[-1:]]
     return sorted({name[: len(name) - len(end) + 1] for name in state_dict for end in ends if name.endswith(end)})
 

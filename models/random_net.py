@@ -109,5 +109,5 @@ class RandomNet(nn.Sequential):
         super().__init__(*(RandomLayer(shape, norm_act, layer, seed) for layer in range(1, shape.depth + 1)))
 
     def layers(self) -> List[RandomLayer]:
-        """The layers, the first next to the image."""
+        """Return the layers, the first next to the image."""
         return [layer for layer in self if isinstance(layer, RandomLayer)]

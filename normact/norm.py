@@ -44,7 +44,7 @@ class Norm(nn.Module):
         return self(x)
 
     def groups(self) -> Optional[Groups]:
-        """The settings of the fused kernels, where these compute this norm."""
+        """Return the settings of the fused kernels, where these compute this norm."""
         return None
 
     def evaluation_affine(self) -> Optional[Tuple[Tensor, Tensor]]:

@@ -220,7 +220,7 @@ def group_norm_act(
     proxy_gamma: Optional[Tensor],
     settings: GroupSettings,
 ) -> Tensor:
-    """The whole layer for a group, layer or instance norm, by the fused kernels or by the reference.
+    """Return the whole layer for a group, layer or instance norm, by the fused kernels or by the reference.
 
     Raises:
         ValueError: kernel "fused" where the fused form does not apply; the message gives the reason.

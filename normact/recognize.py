@@ -66,7 +66,7 @@ class NormDescription(NamedTuple):
 
 
 def describe_norm(module: nn.Module) -> Optional[NormDescription]:
-    """What norm a module is; None for a module that is none."""
+    """Return what norm a module is; None for a module that is none."""
     if isinstance(module, NormAct):
         return None
     if isinstance(module, torch.jit.ScriptModule):
@@ -87,7 +87,7 @@ def describe_norm(module: nn.Module) -> Optional[NormDescription]:
 
 
 def full_name(kind: type) -> str:
-    """A class's module and name."""
+    """Return a class's module and name."""
     return f"{kind.__module__}.{kind.__qualname__}"
 
 

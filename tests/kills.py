@@ -109,7 +109,7 @@ class Started:
 
 
 def kill_again_and_again(log: KillLog, count: int) -> None:
-    """Rounds until the log has `count` kills and the last round is compared.
+    """Round until the log has `count` kills and the last round is compared.
 
     Raises: RuntimeError: a run ends otherwise than killed or done, or a kill took a checkpoint.
     """

@@ -71,7 +71,7 @@ def evaluated(out: Path, *arguments: str) -> Dict[str, Any]:
 
 
 def averaged_network(folder: Path) -> Tuple[torch.nn.Module, torch.Tensor]:
-    """The network that the run evaluated, and five of its images as it is given them."""
+    """Return the network that the run evaluated, and five of its images as it is given them."""
     config = load_config(str(folder / "config.yaml"))
     data = build_datasets(config.data, 0)
     _, network = build_network(config, data)

@@ -22,7 +22,7 @@ from training.weights import CheckpointError
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An uninterrupted run with all its checkpoints."""
+    """Return an uninterrupted run with all its checkpoints."""
     folder = tmp_path_factory.mktemp("whole")
     assert run(folder) == 0
     return folder
@@ -92,7 +92,7 @@ def test_resuming_from_any_checkpoint_is_bit_identical(whole: Path, tmp_path: Pa
 
 
 def copy_up_to(source: Path, target: Path, step: int) -> Path:
-    """What a process that was killed after `step`'s checkpoint and some more steps left."""
+    """Return what a process that was killed after `step`'s checkpoint and some more steps left."""
     (target / "checkpoints").mkdir(parents=True)
     for path in (source / "checkpoints").iterdir():
         if int(path.stem.split("_")[1]) <= step:

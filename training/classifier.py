@@ -94,7 +94,7 @@ class Classifier(nn.Module):
             return self._mixed_sums(x, labels, drawn)
 
     def scaled(self, images: Tensor) -> Tensor:
-        """What the network is given: (pixels / 255 - mean) / std.
+        """Return what the network is given: (pixels / 255 - mean) / std.
 
         Shape: (N, C, H, W) -> same.
         """
@@ -118,7 +118,7 @@ class Classifier(nn.Module):
 
 
 def true_class_rank(logits: Tensor, labels: Tensor) -> Tensor:
-    """Number of classes ranked before the true one: 0 is a top-1 hit, below 5 a top-5 hit.
+    """Return number of classes ranked before the true one: 0 is a top-1 hit, below 5 a top-5 hit.
 
     Of two equal logits the one of the smaller class index ranks first. So a tie is decided the same way on every
     device and without looking at the label: low-precision logits tie often, and counting every tie as right (or wrong)

@@ -18,7 +18,7 @@ LOGGER = logging.getLogger(__name__)
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module, undecayed: AbstractSet[str]) -> torch.optim.Optimizer:
-    """The optimizer over the model's trainable parameters in two groups: with weight decay, and without.
+    """Return the optimizer over the model's trainable parameters in two groups: with weight decay, and without.
 
     sgd      g' = g + weight_decay * w (first group only), v = momentum * v + g', and
              w -= learning_rate * v, or with Nesterov momentum w -= learning_rate * (g' + momentum * v)
@@ -99,7 +99,7 @@ def _build_lamb(config: OptimizerConfig, groups: Groups) -> torch.optim.Optimize
 def _fused_where_possible(
     kind: Callable[..., torch.optim.Optimizer], groups: Groups, **settings: Any
 ) -> torch.optim.Optimizer:
-    """One pass over each weight and what belongs to it, where torch has that for these devices; else one an operation.
+    """Choose one pass over each weight and its state, where torch has that for these devices; else one per operation.
 
     The order of the sums differs, so the two agree to rounding only.
     """

@@ -28,7 +28,7 @@ class Parts(Protocol):
 
 
 def image_order(seed: int, epoch: int, num_images: int, parts: Optional[Parts] = None) -> List[int]:
-    """A permutation of `num_images` images, keyed on (seed, epoch).
+    """Return a permutation of `num_images` images, keyed on (seed, epoch).
 
     With `parts`, these are shuffled and then the images of each `parts.together` of them.
     """

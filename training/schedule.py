@@ -68,5 +68,5 @@ def _build_decay(schedule: ScheduleConfig) -> Callable[[Fraction], float]:
 
 
 def _exact(epochs: float) -> Fraction:
-    """The decimal number that was written, not its nearest float: 12 epochs are then exactly 5 times 2.4 epochs."""
+    """Return the decimal number as written, not its nearest float: 12 epochs are then exactly 5 times 2.4 epochs."""
     return Fraction(repr(epochs))

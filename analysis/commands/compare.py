@@ -23,7 +23,7 @@ def add(commands: Commands) -> None:
 
 
 def add_question(parser: argparse.ArgumentParser) -> None:
-    """The options that say which runs are compared, and how."""
+    """Add the options that say which runs are compared, and how."""
     option = parser.add_argument
     option("runs", nargs="+", type=Path, help="run folders, result files of a grid, or folders of either")
     option("--metric", nargs="+", choices=list(METRICS), default=["top1"], help="one table for each")
@@ -49,7 +49,7 @@ def add_question(parser: argparse.ArgumentParser) -> None:
 
 
 def add_written(parser: argparse.ArgumentParser) -> None:
-    """The options that say which files are written."""
+    """Add the options that say which files are written."""
     parser.add_argument("--out", type=Path, help="folder for comparison.md, comparison.json and pictures")
     parser.add_argument("--pictures", nargs="+", choices=KINDS, help="with --out; default: all that can be drawn")
 
@@ -67,7 +67,7 @@ def question_of(options: argparse.Namespace) -> Question:
 
 
 def compare(options: argparse.Namespace) -> None:
-    """The tables to the terminal, and with --out everything as files."""
+    """Print the tables, and with --out write everything as files."""
     if options.pictures is not None and options.out is None:
         raise ValueError("--pictures has no effect without --out DIR; add it")
     answered = answer(question_of(options))

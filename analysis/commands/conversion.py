@@ -37,7 +37,7 @@ def add(commands: Commands, import_module: Callable[[str], Any]) -> None:
 
 
 def conversion(options: argparse.Namespace) -> None:
-    """Surveys what is not in the file of results yet, and writes the page of all that is."""
+    """Survey what is not in the file of results yet, and writes the page of all that is."""
     options.rows.parent.mkdir(parents=True, exist_ok=True)
     done = {(row.library, row.name) for row in read_rows(options.rows)}
     left: List[str] = []
@@ -82,7 +82,7 @@ def _installed(library: str, options: argparse.Namespace) -> Iterator[Any]:
 
 
 def read_rows(path: Path) -> List[Surveyed]:
-    """The results so far, one a line.
+    """Return the results so far, one a line.
 
     Raises:
         ResultsError: a line is none.

@@ -29,7 +29,7 @@ NetworkSource = Callable[[argparse.Namespace], Iterator[Measured]]
 
 
 def add_network_command(commands: Commands, name: str, summary: str) -> argparse.ArgumentParser:
-    """The parser of a command about networks: --run or --model, and what belongs to each."""
+    """Return the parser of a command about networks: --run or --model, and what belongs to each."""
     parser = add_command(commands, name, summary)
     parser.formatter_class = argparse.HelpFormatter  # defaults depend on the source
     option = parser.add_argument
@@ -78,14 +78,14 @@ def settle_source(options: argparse.Namespace, folder: str) -> None:
 
 
 def title_of(options: argparse.Namespace, measured: Measured) -> str:
-    """What a picture calls it: the run's folder, or the network."""
+    """Return what a picture calls it: the run's folder, or the network."""
     title: str = options.run.resolve().name if options.run is not None else measured.name
     return title
 
 
 @contextlib.contextmanager
 def explained(measured: Measured) -> Iterator[None]:
-    """Turns an error of a network's own code into a ValueError with what it was given."""
+    """Turn an error of a network's own code into a ValueError with what it was given."""
     try:
         yield
     except (RuntimeError, AssertionError) as error:

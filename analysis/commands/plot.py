@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
 
 
 def plot(options: argparse.Namespace) -> None:
-    """One panel for each results file; bands are over its seeds, or over its checkpoints."""
+    """Draw one panel for each results file; bands are over its seeds, or over its checkpoints."""
     panels = [panel_of_results(read_results(path), path) for path in options.results]
     if options.titles is not None:
         if len(options.titles) != len(panels):

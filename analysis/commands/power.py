@@ -35,7 +35,7 @@ def add(commands: Commands, networks: NetworkSource) -> None:
 
 
 def power(options: argparse.Namespace, networks: NetworkSource) -> None:
-    """The power decomposition of one network, or of all checkpoints of a run, as numbers and a picture."""
+    """Save the power decomposition of one network, or of all checkpoints of a run, as numbers and a picture."""
     settle_source(options, "power")
     meters: Dict[str, PowerMeter] = {}
     title, images = "", 0
@@ -53,7 +53,7 @@ def power(options: argparse.Namespace, networks: NetworkSource) -> None:
 
 
 def tell(name: str, meter: PowerMeter) -> None:
-    """One line about a network."""
+    """Print one line about a network."""
     p1 = {path: statistics.layer_power()[0] for path, statistics in meter.layers.items()}
     largest = max(p1, key=lambda path: p1[path])
     mean = sum(p1.values()) / len(p1)
@@ -61,7 +61,7 @@ def tell(name: str, meter: PowerMeter) -> None:
 
 
 def measure(measured: Measured, form: str) -> PowerMeter:
-    """The measurement, with the network's own errors explained."""
+    """Return the measurement, with the network's own errors explained."""
     batches = tqdm(measured.batches, desc=measured.name, unit=" batches", disable=None, leave=False)
     with explained(measured):
         return measure_power(measured.network, batches, form)

@@ -36,7 +36,7 @@ def add(commands: Commands, networks: NetworkSource) -> None:
 
 
 def proxy(options: argparse.Namespace, networks: NetworkSource) -> None:
-    """The fit of every proxy of one network, or of each checkpoint of a run."""
+    """Print the fit of every proxy of one network, or of each checkpoint of a run."""
     settle_source(options, "proxy")
     points: List[Dict[str, Any]] = []
     title = ""

@@ -81,7 +81,7 @@ def random_net(options: argparse.Namespace, image_loader: ImageLoader) -> None:
 
 
 def shape_of(options: argparse.Namespace, in_channels: int) -> RandomNetShape:
-    """The shape that the options describe."""
+    """Return the shape that the options describe."""
     names = ("width", "depth", "kernel_size", "activation", "gamma_mean", "gamma_std", "beta_std")
     settings: Any = {name: getattr(options, name) for name in names}
     return RandomNetShape(in_channels=in_channels, **settings)

@@ -31,7 +31,7 @@ def add(commands: Commands) -> None:
 
 
 def results(options: argparse.Namespace) -> None:
-    """Fills the page's blocks and draws their pictures, or checks that they are as they would be."""
+    """Fill the page's blocks and draws their pictures, or checks that they are as they would be."""
     try:
         text = options.page.read_text(encoding="utf-8")
     except OSError as error:
@@ -53,7 +53,7 @@ def results(options: argparse.Namespace) -> None:
 
 
 def ask(arguments: List[str]) -> Optional[Asked]:
-    """What a block's arguments ask for; None where a grid has no result yet."""
+    """Return what a block's arguments ask for; None where a grid has no result yet."""
     parser = _BlockParser(prog="compare", add_help=False)
     add_question(parser)
     add_written(parser)

@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
 
 
 def theory(options: argparse.Namespace) -> None:
-    """The verdict page."""
+    """Measure what is missing and write the verdict page."""
     shape = RandomNetShape(width=options.width, depth=options.depth)
     seeds, identity_seeds = options.seeds, options.identity_seeds
     with tqdm(total=layers_to_measure(shape, seeds, identity_seeds), unit=" layers", disable=None) as bar:

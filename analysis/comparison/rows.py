@@ -38,7 +38,7 @@ class Row:
         return differing_settings([_meant(run) for run in self.runs])
 
     def setting(self, key: str) -> Any:
-        """The value of "section.key", which all runs of a row share.
+        """Return the value of "section.key", which all runs of a row share.
 
         Raises: ResultsError for one that they do not share, or that their configurations do not have.
         """
@@ -51,7 +51,7 @@ class Row:
 
 
 def group_runs(results: Sequence[RunResult], keys: Sequence[str] = ()) -> List[Row]:
-    """The rows that runs form, in order of their first runs.
+    """Return the rows that runs form, in order of their first runs.
 
     Args:
         keys: of settings that tell rows apart; ("name",): rows of grids and experiments by their names alone. Left

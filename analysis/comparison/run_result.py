@@ -66,7 +66,7 @@ class RunResult:
 
 
 def load_results(paths: Iterable[Path]) -> List[RunResult]:
-    """The runs at `paths`, in their order: run folders, result files of a grid, or folders of either.
+    """Return the runs at `paths`, in their order: run folders, result files of a grid, or folders of either.
 
     Raises: ResultsError for a path that is none of these, a run that is not finished, and what cannot be read.
     """
@@ -103,7 +103,7 @@ def _sources(path: Path) -> List[Path]:
 
 
 def _runs_in(folder: Path) -> List[Path]:
-    """The folder itself where it is a run's, else its result files, else its run folders, in natural order."""
+    """Return the folder itself where it is a run's, else its result files, else its run folders, in natural order."""
     if (folder / "config.yaml").exists():
         return [folder]
     files = list(folder.glob("*.seed*.json")) or [config.parent for config in folder.glob("*/config.yaml")]
@@ -128,7 +128,7 @@ def _from_folder(folder: Path) -> RunResult:
 
 
 def _summary_of(folder: Path) -> Dict[str, Any]:
-    """The summary of a finished run; {} for one that diverged."""
+    """Return the summary of a finished run; {} for one that diverged."""
     if (folder / "summary.json").exists():
         return _read_object(folder / "summary.json")
     status = _read_object(folder / "status.json") if (folder / "status.json").exists() else {}
@@ -198,7 +198,7 @@ def _figures(summary: Mapping[str, Any], path: Path) -> Dict[str, Optional[float
 
 
 def _number(value: Any, name: str, path: Path) -> Optional[float]:
-    """A number, or None for one that was not finite: a run writes null."""
+    """Return a number, or None for one that was not finite: a run writes null."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
@@ -218,7 +218,7 @@ def _records(values: Any, path: Path) -> Tuple[Mapping[str, Any], ...]:
 
 
 def _last_layers(records: Any, path: Path) -> Layers:
-    """The layers of the last power record; () without one."""
+    """Return the layers of the last power record; () without one."""
     if not isinstance(records, list):
         raise ResultsError(f"{path}: power records are not a list")
     if not records:
@@ -237,7 +237,7 @@ def _last_layers(records: Any, path: Path) -> Layers:
 
 
 def _origin(document: Mapping[str, Any]) -> Dict[str, str]:
-    """What says where the numbers come from, flattened: versions of packages, commit, machine."""
+    """Return what says where the numbers come from, flattened: versions of packages, commit, machine."""
     origin: Dict[str, str] = {}
     for key in ("commit", "machine", "threads", "device", "versions"):
         value = document.get(key)

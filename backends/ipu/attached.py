@@ -19,7 +19,7 @@ _HARDWARE_VERSIONS = {"mk1": (1,), "c2": (1,), "mk2": (2, 21), "bow": (2, 21), "
 
 
 def require_ipus(name: str, config: IpuConfig) -> Launch:
-    """Looks for the IPUs that a run is to use, and how this process was started.
+    """Look for the IPUs that a run is to use, and how this process was started.
 
     Args:
         name: ipu, ipu_model or ipu_emulator.

@@ -53,7 +53,7 @@ class IpuDevice:
         use_plain_operations(network)
 
     def settle(self, workload: Workload) -> IpuPlacement:
-        """All that can be refused without PopTorch is refused here, so that a dry run refuses what the run would."""
+        """Settle all that needs no PopTorch, so that a dry run refuses what the run would."""
         check_popart_options(self._config.popart)
         is_model = self.name == "ipu_model"
         if is_model and self._launch.processes > 1:
@@ -137,7 +137,7 @@ def _details(layout: Layout) -> Dict[str, str]:
 
 
 def _host_details(estimate: IpuPlan, image_size: int) -> Dict[str, str]:
-    """How many cores must decode, where images are files."""
+    """Return how many cores must decode, where images are files."""
     if image_size < _PHOTOGRAPHS:
         return {}
     needed, present = decoding_cores(estimate.images_per_second), os.cpu_count() or 1

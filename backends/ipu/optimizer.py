@@ -65,7 +65,7 @@ class IpuOptimizer:
         return {"state": kept, "param_groups": self._host.state_dict()["param_groups"]}
 
     def load(self, state: Mapping[str, Any], is_updated: bool = True) -> None:
-        """Takes over a state dict of the host's form; `write_loaded` sends it.
+        """Take over a state dict of the host's form; `write_loaded` sends it.
 
         Args:
             is_updated: whether it is of after a first update.
@@ -80,7 +80,7 @@ class IpuOptimizer:
         }
 
     def write_loaded(self) -> None:
-        """Puts what `load` took over in place of the device's state, once the executor is compiled and attached."""
+        """Put what `load` took over in place of the device's state, once the executor is compiled and attached."""
         if not self._loaded:
             return
         complete = self.device.state_dict()
@@ -120,7 +120,7 @@ class IpuOptimizer:
 
 
 def require_formula(host: torch.optim.Optimizer) -> None:
-    """That PopTorch has an optimizer of the same formula.
+    """Check that PopTorch has an optimizer with the same formula.
 
     Raises:
         DeviceError: it has none.
@@ -164,7 +164,7 @@ def _build_sgd(host: torch.optim.Optimizer, optimizers: Any, loss_scaling: float
 
 
 def _build_rmsprop(host: torch.optim.Optimizer, optimizers: Any, loss_scaling: float) -> Any:
-    """The formula of training.rmsprop.RMSpropTF."""
+    """Return the formula of training.rmsprop.RMSpropTF."""
     first = host.param_groups[0]
     return optimizers.RMSprop(
         _groups(host),
@@ -179,7 +179,7 @@ def _build_rmsprop(host: torch.optim.Optimizer, optimizers: Any, loss_scaling: f
 
 
 def _build_adamw(host: torch.optim.Optimizer, optimizers: Any, loss_scaling: float) -> Any:
-    """The formula of torch.optim.AdamW, bias corrected."""
+    """Return the formula of torch.optim.AdamW, bias corrected."""
     first = host.param_groups[0]
     return optimizers.AdamW(
         _groups(host),

@@ -52,7 +52,7 @@ def set_evaluation_options(poptorch: Any, options: Any, iterations: int) -> None
 def set_device_options(
     poptorch: Any, options: Any, config: IpuConfig, stages: int, has_checkpoints: bool, seed: int
 ) -> None:
-    """What training and evaluation have in common: placement, memory, precision, caching.
+    """Set the options that training and evaluation share: placement, memory, precision, caching.
 
     Args:
         seed: of the device's random numbers, which round where rounding is stochastic.

@@ -15,7 +15,7 @@ from normact.joint_statistics import JointProxyStatistics
 
 
 def find_module(network: nn.Module, path: str, field: str) -> nn.Module:
-    """The module of `network` at a path such as `stages.2.0`.
+    """Return the module of `network` at a path such as `stages.2.0`.
 
     Raises:
         ConfigError: there is none; the message has the nearest path.
@@ -28,7 +28,7 @@ def find_module(network: nn.Module, path: str, field: str) -> nn.Module:
 
 
 def begin_stages(network: nn.Module, splits: Sequence[str], begin_block: Callable[..., Any]) -> None:
-    """Makes each module of `splits`, and all that runs after it, a stage on the next IPU; IPU 0 has what comes before.
+    """Make each module of `splits`, and all that runs after it, a stage on the next IPU; IPU 0 has what comes before.
 
     Args:
         begin_block: poptorch.BeginBlock.
@@ -38,7 +38,7 @@ def begin_stages(network: nn.Module, splits: Sequence[str], begin_block: Callabl
 
 
 def keep_outputs(network: nn.Module, checkpoints: Sequence[str], keep: Callable[[Any], Any]) -> None:
-    """Marks the outputs of the modules of `checkpoints` to be kept for backward.
+    """Mark the outputs of the modules of `checkpoints` to be kept for backward.
 
     Args:
         keep: poptorch.recomputationCheckpoint.
@@ -48,7 +48,7 @@ def keep_outputs(network: nn.Module, checkpoints: Sequence[str], keep: Callable[
 
 
 def layers_by_stage(network: nn.Module, splits: Sequence[str], begins: Mapping[str, int]) -> List[List[NormAct]]:
-    """The norm+activation layers of each stage, as far as they are executed.
+    """Return the norm+activation layers of each stage, as far as they are executed.
 
     Args:
         begins: module path -> place of its first operation in the order of execution (backends.plan.trace).
@@ -64,7 +64,7 @@ def layers_by_stage(network: nn.Module, splits: Sequence[str], begins: Mapping[s
 def join_statistics(
     network: nn.Module, splits: Sequence[str], begins: Mapping[str, int], activations: torch.dtype
 ) -> None:
-    """Computes the proxy statistics of each stage's layers together, when the stage begins.
+    """Compute the proxy statistics of each stage's layers together, when the stage begins.
 
     After `begin_stages`, so that it is done on the stage's own IPU.
 

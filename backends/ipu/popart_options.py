@@ -75,7 +75,7 @@ customCodeletCompileFlags kahnTieBreaker logDir saveInitializersToFile serialize
 
 
 def check_popart_options(given: Mapping[str, Value]) -> None:
-    """Refuses what PopTorch would only refuse after it has traced the network, and what another field sets.
+    """Refuse what PopTorch would only refuse after it has traced the network, and what another field sets.
 
     Raises:
         ConfigError: an unknown name, with the nearest; a value of another type; an option of another field.

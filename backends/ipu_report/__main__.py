@@ -27,7 +27,7 @@ _TAIL = 60  # lines of output that a failed step leaves in the report
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Returns 0 where every step passed, 1 where one failed, 2 for wrong arguments."""
+    """Return 0 where every step passed, 1 where one failed, 2 for wrong arguments."""
     options = _parser().parse_args(arguments)
     try:
         IpuConfig(system=options.system, ipus=options.ipus)
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run_step(step: Step, options: argparse.Namespace) -> Dict[str, Any]:
-    """Runs a step in a process and says how it ended."""
+    """Run a step in a process and says how it ended."""
     command = [sys.executable, "-m", "backends.ipu_report.step", step.name, options.device, options.system]
     start = time.monotonic()
     process = subprocess.Popen(
@@ -96,12 +96,12 @@ def run_step(step: Step, options: argparse.Namespace) -> Dict[str, Any]:
 
 
 def not_run(step: Step, blocked: str) -> Dict[str, Any]:
-    """The result of a step that would only fail again."""
+    """Return the result of a step that would only fail again."""
     return {"name": step.name, "expected": step.expected, "status": f"not run: {blocked} failed", "seconds": 0.0}
 
 
 def summary(result: Dict[str, Any], device: str) -> str:
-    """What to print of a result."""
+    """Return what to print of a result."""
     found = result.get("found", {})
     if found.get("refused_by_the_plan"):
         return "; not run, since the plan refuses it: " + "; ".join(found["refused_by_the_plan"])
@@ -115,7 +115,7 @@ def summary(result: Dict[str, Any], device: str) -> str:
 
 
 def describe_machine() -> Dict[str, Any]:
-    """What the report says of the machine: versions, cores, IPUs; no names of users, hosts or folders."""
+    """Return what the report says of the machine: versions, cores, IPUs; no names of users, hosts or folders."""
     variables = ("POPLAR", "POPART", "POPTORCH", "IPUOF", "POPRUN", "POPDIST")
     return {
         "platform": f"{platform.system()} {platform.machine()}",
@@ -129,7 +129,7 @@ def describe_machine() -> Dict[str, Any]:
 
 
 def _output(*command: str) -> Optional[str]:
-    """What a program prints; None where it is not here or fails."""
+    """Return what a program prints; None where it is not here or fails."""
     if shutil.which(command[0]) is None:
         return None
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

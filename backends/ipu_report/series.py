@@ -36,7 +36,7 @@ class Step:
 
 
 def steps(emulated: bool) -> List[Step]:
-    """All steps in order.
+    """Return all steps in order.
 
     Args:
         emulated: with networks that a CPU can run.

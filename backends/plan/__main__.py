@@ -35,7 +35,7 @@ _CHANNELS = {"fashion_mnist": 1}  # of the data sets that are not coloured
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Runs the command line. Returns 0 for a plan that fits, 2 for one that is refused and for wrong arguments."""
+    """Run the command line. Returns 0 for a plan that fits, 2 for one that is refused and for wrong arguments."""
     options = _parser().parse_args(arguments)
     try:
         if options.calibrate:
@@ -126,7 +126,7 @@ def _norm_arguments(config: Optional[Config], options: argparse.Namespace) -> Di
 
 
 def _choose(options: argparse.Namespace, trace: Trace, config: Optional[Config]) -> IpuPlan:
-    """The plan of the given splits, or a proposal."""
+    """Return the plan of the given splits, or a proposal."""
     ipu = _ipu_section(options, config)
     momentum = config.optimizer.momentum if config else 0.9
     like = Execution(

@@ -15,7 +15,7 @@ from configs.counted import counted
 def format_norm_comparison(
     batch_norm: Trace, independent: Trace, norm_batch_size: int, like: Execution, system: System
 ) -> str:
-    """A table of the fullest IPU's memory: batch norm at its normalization batch, the other norm at 1, 2, 4, ...
+    """Return a table of the fullest IPU's memory: batch norm at its normalization batch, the other norm at 1, 2, 4, ...
 
     On IPUs replicas cannot share statistics, so batch norm needs micro-batches of norm_batch_size images. The other
     norm gives the same weights with any micro-batch. The images per weight update stay the same in all rows.

@@ -144,7 +144,7 @@ def plan_ipu(
 
 
 def as_trace(network: Union[nn.Module, Trace], image_size: Optional[int], in_channels: int) -> Trace:
-    """The network's trace, taken where it is not one already."""
+    """Return the network's trace, taken where it is not one already."""
     if isinstance(network, Trace):
         return network
     if image_size is None:

@@ -16,7 +16,7 @@ _HEADS = ("weights", "state", "accum.", "stash", "activ.", "temp.", "code")
 
 
 def format_plan(plan: IpuPlan) -> str:
-    """One line for each stage, then speed, then why it is refused."""
+    """Return one line for each stage, then speed, then why it is refused."""
     execution, offered = plan.execution, plan.memory_bytes
     lines = [
         f"{plan.system.name}: {counted(execution.ipus, 'IPU')} = {counted(execution.replicas, 'replica')} x "
@@ -53,7 +53,7 @@ def format_plan(plan: IpuPlan) -> str:
 
 
 def settings_by_hand(plan: IpuPlan) -> List[str]:
-    """The plan as settings of train.py, so that it can be repeated and changed by hand."""
+    """Return the plan as settings of train.py, so that it can be repeated and changed by hand."""
     execution = plan.execution
     values = {
         "ipu.splits": f"[{','.join(execution.splits)}]",

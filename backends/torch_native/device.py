@@ -73,7 +73,7 @@ class TorchDevice:
         return TorchPlacement(self._device, self._config, self.precision, plan, workload.optimizer)
 
     def largest_micro_batch(self, saved_bytes_per_image: int) -> int:
-        """Images whose forward and backward are estimated to fit the memory of every process."""
+        """Return images whose forward and backward are estimated to fit the memory of every process."""
         if self._device.type == "cuda":
             free, sharing = torch.cuda.mem_get_info(self._device)[0], 1
         else:
@@ -117,7 +117,7 @@ def _choose_precision(name: str, device: torch.device) -> str:
 
 
 def _join_process_group(device: torch.device) -> bool:
-    """Joins the group of processes that torchrun started, if it did."""
+    """Join the group of processes that torchrun started, if it did."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return False
     join("nccl" if device.type == "cuda" else "gloo")

@@ -83,11 +83,11 @@ class ResizedWindow:
 
     @classmethod
     def all_of(cls, image: Tuple[int, int], whole: Tuple[int, int], mirror: bool = False) -> ResizedWindow:
-        """The whole of an image, resized."""
+        """Return the whole of an image, resized."""
         return cls(image, whole, Window(0, 0, *whole), mirror)
 
     def source(self) -> Window:
-        """The part of the image that it is made of, and a pixel more at each side, for rounding."""
+        """Return the part of the image that it is made of, and a pixel more at each side, for rounding."""
         top, bottom = _source_range(self.image[0], self.whole[0], self.window.top, self.window.height)
         left, right = _source_range(self.image[1], self.whole[1], self.window.left, self.window.width)
         return Window(top, left, bottom - top, right - left)
@@ -159,7 +159,7 @@ class NativeImages:
 
 
 def build_library(flags: Optional[Sequence[str]] = None) -> Path:
-    """Path of the compiled library, built first if it is not there.
+    """Return path of the compiled library, built first if it is not there.
 
     Args:
         flags: of the instruction set; None for those that $PROXYNORM_KERNEL_ISA names.
@@ -203,7 +203,7 @@ def jpeg_prefix() -> Optional[Path]:
 
 @lru_cache(maxsize=None)
 def native_images() -> Optional[NativeImages]:
-    """The library of this process, built and loaded at the first call; None, said once, where that is not possible."""
+    """Return this process's library, built and loaded at the first call; None, with one warning, if it cannot be."""
     try:
         native = NativeImages(build_library())
     except (BuildError, OSError) as error:

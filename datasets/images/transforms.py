@@ -66,7 +66,7 @@ def resize(image: torch.Tensor, height: int, width: int, mirror: bool = False) -
 
 
 def resize_with_libraries(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """The same by torch, or by Pillow where torch's is wrong."""
+    """Return the same by torch, or by Pillow where torch's is wrong."""
     if TORCH_RESIZES_BYTES:
         output = functional.interpolate(image.unsqueeze(0), size=(height, width), mode="bilinear", antialias=True)
         return output.squeeze(0).contiguous()

@@ -108,7 +108,7 @@ class ShardImages:
         return EncodedImage(self.content(index), self.name(index), self.max_pixels), int(self.labels[index])
 
     def name(self, index: int) -> str:
-        """What errors call the image."""
+        """Return what errors call the image."""
         shard, member = self.shards[self.shard_of[index]], os.fsdecode(self.names[index])
         return f"{self.store.path(shard)}, {member} (class {self.class_names[self.labels[index]]})"
 

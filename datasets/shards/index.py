@@ -60,7 +60,7 @@ class ShardIndex:
     changed: str = ""
 
     def content(self) -> bytes:
-        """The content of the index file."""
+        """Return the content of the index file."""
         rows = zip(self.offsets.tolist(), self.lengths.tolist(), self.labels.tolist(), self.names)
         header = [FORMAT, str(self.num_bytes), self.sha256, str(len(self.names)), self.version, self.changed]
         lines = ["\t".join(header).rstrip("\t")]  # what is empty at its end is left out

@@ -67,7 +67,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 def _variables(index: int, instances: int, replicas: int, ipus_per_replica: int, port: int) -> Dict[str, str]:
-    """The environment of one instance: poprun's variables, OpenMPI's, and where the instances meet."""
+    """Return the environment of one instance: poprun's variables, OpenMPI's, and where the instances meet."""
     local = replicas // instances
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     path = os.environ.get("PYTHONPATH", "")
@@ -108,7 +108,7 @@ def _wait(running: List[subprocess.Popen]) -> int:
 
 
 def console() -> None:
-    """The command `poprun`."""
+    """Run the command `poprun`."""
     sys.exit(main())
 
 

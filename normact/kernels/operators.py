@@ -38,7 +38,7 @@ def why_not_loaded() -> Optional[str]:
 
 
 def why_not_loaded_on_cuda() -> Optional[str]:
-    """The same for CUDA tensors: Triton kernels below the operators and gradients of why_not_loaded."""
+    """Return the same for CUDA tensors: Triton kernels below the operators and gradients of why_not_loaded."""
     if not _cuda_outcome:
         with _lock:
             if not _cuda_outcome:
@@ -89,7 +89,7 @@ def _load_on_cuda() -> Optional[str]:
 
 
 def _like(x: Tensor) -> Tensor:
-    """An output of the kernels."""
+    """Return an output of the kernels."""
     return torch.empty_like(x, memory_format=memory_format_of(x))
 
 
@@ -123,7 +123,7 @@ def _register_shapes() -> None:
 
 
 def _of_all_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` as it is called with all arguments of the operator of its name: it gets those that it names."""
+    """Return `function` as called with all arguments of the operator of its name: it gets those that it names."""
     schema = getattr(torch.ops.normact, function.__name__).default._schema
     wanted = inspect.signature(function).parameters
     places = {argument.name: place for place, argument in enumerate(schema.arguments) if argument.name in wanted}

@@ -28,7 +28,7 @@ After.
 
 @pytest.fixture
 def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A grid of two rows with three seeds; the current folder is the one that it lies in."""
+    """Return a grid of two rows with three seeds; the current folder is the one that it lies in."""
     monkeypatch.chdir(tmp_path)
     for seed in range(3):
         write_result(Path("grid"), "bn", seed, 0.8 + seed / 100)

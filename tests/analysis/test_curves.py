@@ -26,7 +26,7 @@ def write(path: Path, *records: Dict[str, Any]) -> Path:
 
 
 def drawn_lines(monkeypatch: pytest.MonkeyPatch) -> List[Line]:
-    """What is handed to matplotlib from here on, in order."""
+    """Return what is handed to matplotlib from here on, in order."""
     lines: List[Line] = []
     plot = Axes.plot
 

@@ -21,7 +21,7 @@ def prepared(device: str, *overrides: str, dry_run: bool = False) -> Any:
 
 
 def popart_of(*overrides: str) -> Any:
-    """The options of a training session after one weight update."""
+    """Return the options of a training session after one weight update."""
     run = prepared("ipu_emulator", *PLAIN, *overrides).start()
     session = run.session
     batch = next(iter(session.training_batches(run.data.train, 0, 0, 0)))

@@ -76,7 +76,7 @@ def test_the_first_failure_that_all_later_steps_would_repeat_ends_the_series(
 
 
 def fake_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str) -> None:
-    """Makes each step's process run this program instead."""
+    """Make each step's process run this program instead."""
     script = tmp_path / "python"
     script.write_text(f"#!{sys.executable}\n{program}\n")
     script.chmod(0o755)

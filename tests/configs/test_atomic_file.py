@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def target_of(folder: Path, *names: str) -> Path:
-    """A file of the victim, with links to it planted in the folder under these names."""
+    """Return a file of the victim, with links to it planted in the folder under these names."""
     target = folder.parent / "target"
     target.write_text("precious")
     folder.mkdir(exist_ok=True)

@@ -54,7 +54,7 @@ def shards(source: Path, tmp_path: Path) -> Path:
 
 
 def contents(images: Any) -> List[Tuple[bytes, int]]:
-    """The files and labels of a half, in an order of their own."""
+    """Return the files and labels of a half, in an order of their own."""
     loaded = [images.source.load(index) for index in range(len(images))]
     return sorted((image.content, label) for image, label in loaded)
 
@@ -435,7 +435,7 @@ def test_a_damaged_image_is_named_with_shard_member_and_class(shards):
 
 @pytest.fixture
 def url(shards) -> Any:
-    """The shards in fsspec's memory: a place without files."""
+    """Give the shards in fsspec's memory: a place without files."""
     memory = fsspec.filesystem("memory")
     for path in shards.iterdir():
         memory.pipe_file(f"/bucket/set/{path.name}", path.read_bytes())

@@ -39,7 +39,7 @@ def emptied() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch: pytest.MonkeyPatch) -> List[float]:
-    """The pauses that would have been made."""
+    """Return the pauses that would have been made."""
     made: List[float] = []
     monkeypatch.setattr(remote_store.time, "sleep", made.append)
     return made

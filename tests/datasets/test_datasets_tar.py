@@ -20,7 +20,7 @@ APPLE_DOUBLE = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(100)
 
 
 def samples(first: int = 0, last: int = NUM_IMAGES) -> List[Member]:
-    """Images of 600 bytes and more, with the last digit of their number as label."""
+    """Return images of 600 bytes and more, with the last digit of their number as label."""
     parts = [[(f"{n:06}.jpg", jpeg(n)), (f"{n:06}.cls", str(n % 10).encode())] for n in range(first, last)]
     return [member for part in parts for member in part]
 
@@ -83,7 +83,7 @@ def captions(text: bytes) -> List[Member]:
 
 
 def linked(kind: bytes) -> List[Member]:
-    """Images 0 to 7, of which the last is a link to a member in front of all."""
+    """Return images 0 to 7, of which the last is a link to a member in front of all."""
     first = [("store/seven.bin", jpeg(7))]
     folder = [(f"a/{name}", content) for name, content in samples()]
     target = "store/seven.bin" if kind == tarfile.LNKTYPE else "../store/seven.bin"
@@ -277,13 +277,13 @@ def test_an_index_that_former_rules_built_is_built_anew(tmp_path):
 
 
 def base(number: int) -> bytes:
-    """One of the kinds of tar files that are read whole."""
+    """Return one of the kinds of tar files that are read whole."""
     kinds = sorted(READ)
     return READ[kinds[number % len(kinds)]]()
 
 
 def damaged(content: bytes, draw: random.Random) -> Tuple[str, bytes]:
-    """The content with one damage of the kinds that disks, networks and people make.
+    """Return the content with one damage of the kinds that disks, networks and people make.
 
     Not such that whole samples are missing and the rest is again a tar file: no reader can see that without a sum.
     """
@@ -314,7 +314,7 @@ def damaged(content: bytes, draw: random.Random) -> Tuple[str, bytes]:
 
 
 def lost_without_a_word(seed: int) -> Optional[str]:
-    """What is wrong with how a damaged shard is read: nothing, if it is an error of the data or has all images."""
+    """Return what is wrong with how a damaged shard is read; nothing for a data error, or if all images are there."""
     draw = random.Random(seed)
     kind, content = damaged(base(seed), draw)
     try:

@@ -28,7 +28,7 @@ def noisy_photograph(width: int, height: int) -> Image.Image:
 
 
 def both_decoders(content: bytes) -> Tuple[EncodedImage, EncodedImage]:
-    """The image for simplejpeg, and for Pillow alone."""
+    """Return the image for simplejpeg, and for Pillow alone."""
     fast = EncodedImage(content, "made.jpg")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoded_image, "simplejpeg", None)

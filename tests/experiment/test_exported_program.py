@@ -43,7 +43,7 @@ class Network(nn.Module):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A program with a free batch size, as torch writes it."""
+    """Return a program with a free batch size, as torch writes it."""
     path = tmp_path_factory.mktemp("exported") / "model.pt2"
     torch.manual_seed(0)
     sizes = ({0: torch.export.Dim("batch", min=2, max=512)},)
@@ -157,7 +157,7 @@ def guard_that_is_python(records: Records, canary: Path) -> None:
 
 
 def name_that_is_python(records: Records, canary: Path) -> None:
-    """An input's name goes into the source of forward(): here with a default value."""
+    """Give an input a name with a default value, since names go into the source of forward()."""
     old, new = json.dumps("x"), json.dumps(f"x={python(canary)}")
     name = "model/models/model.json"
     records[name] = records[name].replace(old.encode(), new.encode())

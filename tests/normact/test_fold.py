@@ -25,7 +25,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
 def randomize(model: nn.Module) -> nn.Module:
-    """Every per-channel parameter and running statistic away from its initial value; also in evaluation."""
+    """Move every per-channel parameter and running statistic away from its initial value, and go to evaluation mode."""
     generator = torch.Generator().manual_seed(1)
     for name, values in model.state_dict().items():
         if values.dim() == 1:
@@ -56,7 +56,7 @@ def small_network(name: str, norm_act: NormActFactory, dtype: torch.dtype) -> nn
 
 
 def layer_of_two_and_three() -> NormAct:
-    """One channel: z = 2 x + 3 and no activation."""
+    """Build one channel: z = 2 x + 3 and no activation."""
     layer = NormActFactory(norm="batch", eps=0.0, proxy_eps=5.0)(1, "identity")
     layer.load_state_dict({"weight": torch.tensor([2.0]), "bias": torch.tensor([3.0])}, strict=False)
     return layer

@@ -32,7 +32,7 @@ done
 
 @pytest.fixture
 def fake_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A compiler that writes its output files and counts its runs."""
+    """Return a compiler that writes its output files and counts its runs."""
     path = tmp_path / "bin" / "fake-c++"
     path.parent.mkdir()
     path.write_text(FAKE_COMPILER)

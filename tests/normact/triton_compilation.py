@@ -43,7 +43,7 @@ def record(launches: List[Launch], x: torch.Tensor, activation: str) -> None:
 
 
 def source(kernel: Any, arguments: Tuple[Any, ...]) -> ASTSource:
-    """What Triton's launcher would compile: 1 is a constant, and multiples of 16 are known to be ones."""
+    """Return what Triton's launcher would compile: 1 is a constant, and multiples of 16 are known to be ones."""
     signature: Dict[str, str] = {}
     constants: Dict[str, Any] = {}
     attributes: Dict[Tuple[int], List[List[Any]]] = {}

@@ -63,7 +63,7 @@ ADAM: Dict[str, Any] = {"betas": (0.9, 0.99), "eps": 1e-6}
 
 
 def trace(optimizer: torch.optim.Optimizer, weight: nn.Parameter, rates: Sequence[float] = (0.1,) * 5) -> List[float]:
-    """The weight after each of five updates with GRADIENTS."""
+    """Return the weight after each of five updates with GRADIENTS."""
     values = []
     for gradient, rate in zip(GRADIENTS, rates):
         weight.grad = torch.full_like(weight, gradient)

@@ -56,7 +56,7 @@ def series_of(comparison: Comparison, key: str) -> List[Series]:
 
 
 def against_setting_picture(comparison: Comparison, reestimated: Optional[Comparison], key: str) -> Picture:
-    """The picture of a figure against a setting.
+    """Return the picture of a figure against a setting.
 
     Args:
         reestimated: the same figure with batch norm's statistics re-estimated, which gives further lines where rows

@@ -111,7 +111,7 @@ def compile_graph(
 
 
 def _without_autograd(outputs: Any) -> Any:
-    """The outputs without what their gradients would need; constants of the host stay the objects they are."""
+    """Return the outputs without what their gradients would need; constants of the host stay the objects they are."""
     tensors = tensors_in(outputs)
     return rebuilt(outputs, [tensor.detach() if tensor.requires_grad else tensor for tensor in tensors])
 

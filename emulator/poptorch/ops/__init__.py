@@ -87,19 +87,19 @@ def identity_loss(x: torch.Tensor, reduction: str) -> torch.Tensor:
 
 
 def nop(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor itself."""
+    """Return the tensor itself."""
     _require_tensor(tensor, "tensor")
     return tensor
 
 
 def set_available_memory(tensor: torch.Tensor, available_memory_proportion: float) -> torch.Tensor:
-    """The tensor itself; on an IPU, its operation may use this share of memory for temporary data."""
+    """Return the tensor itself; on an IPU, its operation may use this share of memory for temporary data."""
     _require_tensor(tensor, "tensor")
     return tensor
 
 
 def recomputationCheckpoint(*tensors: Any) -> Any:
-    """The tensors themselves; on an IPU, they are kept for the backward pass instead of being computed again."""
+    """Return the tensors themselves; on an IPU, they are kept for the backward pass instead of being computed again."""
     if len(tensors) == 1 and isinstance(tensors[0], (tuple, list)):
         kept = recomputationCheckpoint(*tensors[0])
         return type(tensors[0])(kept if isinstance(kept, tuple) else (kept,))
@@ -124,12 +124,12 @@ def serializedMatMul(
 
 
 def set_overlap_for_input(input_tensors: Any, mode: OverlapMode) -> Any:
-    """The inputs themselves; on an IPU, fetched while it computes."""
+    """Return the inputs themselves; on an IPU, fetched while it computes."""
     return _overlapped(input_tensors, mode, "input")
 
 
 def set_overlap_for_output(output_tensors: Any, mode: OverlapMode) -> Any:
-    """The outputs themselves; on an IPU, sent while it computes."""
+    """Return the outputs themselves; on an IPU, sent while it computes."""
     return _overlapped(output_tensors, mode, "output")
 
 
@@ -183,7 +183,7 @@ def dynamic_slice(tensor: torch.Tensor, dim: int, start: torch.Tensor, size: int
 
 
 def dynamic_update(input: torch.Tensor, src: torch.Tensor, dim: int, start: torch.Tensor, size: int) -> torch.Tensor:
-    """A copy of input with input[start : start + size] along one dimension replaced by src."""
+    """Return a copy of input with input[start : start + size] along one dimension replaced by src."""
     for name, tensor in (("input", input), ("start", start), ("src", src)):
         _require_tensor(tensor, name)
     for name, value in (("Dimension", dim), ("Size", size)):

@@ -61,7 +61,7 @@ class MultiConv:
         return self
 
     def cycleBackOff(self, value: float) -> MultiConv:
-        """How much slower than the fastest plan a plan may be."""
+        """Set how much slower than the fastest plan a plan may be."""
         require_type(value, float, "cycleBackOff")
         self._cycle_back_off = value
         return self

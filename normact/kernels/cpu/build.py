@@ -18,7 +18,7 @@ OPTIMIZATION_FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trap
 
 
 def build_library(flags: Optional[Sequence[str]] = None) -> Path:
-    """Path of the compiled library, built first if it is not there.
+    """Return path of the compiled library, built first if it is not there.
 
     Args:
         flags: optimization flags of the compiler; None for `optimization_flags()`.
@@ -39,7 +39,7 @@ def optimization_flags() -> List[str]:
 
 
 def kernels() -> NativeLibrary:
-    """The kernels for the torch of this process."""
+    """Return the kernels for the torch of this process."""
     libraries = os.path.join(os.path.dirname(torch.__file__), "lib")
     return NativeLibrary(
         name=LIBRARY_NAME,

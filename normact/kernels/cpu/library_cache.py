@@ -84,7 +84,7 @@ def locked(folder: Path, stopped: Callable[[], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def scratch_folder(folder: Path) -> Iterator[Path]:
-    """A folder inside `folder`, whose lock is held, that is gone afterwards; those of killed processes go first."""
+    """Make a temporary folder inside `folder`, whose lock is held; remove those of killed processes first."""
     for stale in folder.glob(f"{SCRATCH_PREFIX}*"):
         shutil.rmtree(stale, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=folder))
@@ -99,7 +99,7 @@ def _sum_path(library: Path) -> Path:
 
 
 def _read_own(path: Path) -> Optional[bytes]:
-    """The content of a regular file that this user or root wrote, and nobody else can; None for any other."""
+    """Return the content of a regular file that this user or root wrote, and nobody else can; None for any other."""
     try:
         descriptor = os.open(str(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

@@ -59,7 +59,7 @@ class NativeLibrary:
     built_for: Tuple[str, ...] = ()
 
     def build(self, flags: Optional[Sequence[str]] = None) -> Path:
-        """Path of the compiled library, built first if these sources, compiler and processor have none yet.
+        """Return path of the compiled library, built first if these sources, compiler and processor have none yet.
 
         Several processes may call this at once: one builds, the others wait for it.
 
@@ -90,7 +90,7 @@ class NativeLibrary:
         return library
 
     def source_files(self) -> List[Path]:
-        """The C++ sources and headers, sorted."""
+        """Return the C++ sources and headers, sorted."""
         return sorted(path for path in self.folder.iterdir() if path.suffix in (".cpp", ".h"))
 
     def _key(self, compiler: str, flags: Sequence[str]) -> str:
@@ -128,7 +128,7 @@ class NativeLibrary:
 
 
 def instruction_flags() -> List[str]:
-    """The compiler's flags for the instructions that $PROXYNORM_KERNEL_ISA names.
+    """Return the compiler's flags for the instructions that $PROXYNORM_KERNEL_ISA names.
 
     Raises:
         BuildError: it names none that is known.
@@ -157,7 +157,7 @@ def cache_folder() -> Path:
 
 
 def find_compiler() -> str:
-    """The C++ compiler: $CXX, else the first of g++, clang++, c++.
+    """Return the C++ compiler: $CXX, else the first of g++, clang++, c++.
 
     Raises:
         BuildError: none is there.
@@ -170,7 +170,7 @@ def find_compiler() -> str:
 
 
 def _processor_flags() -> str:
-    """The instruction sets of this processor, so that machines sharing a home folder do not share a library."""
+    """Return the instruction sets of this processor, so that machines sharing a home folder do not share a library."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith(("flags", "Features")):

@@ -66,7 +66,7 @@ class Tile(NamedTuple):
 
 
 def problem_of(x: Tensor, memory_format: torch.memory_format, num_groups: int, strided: bool) -> Problem:
-    """The problem of a tensor that is contiguous in this memory format.
+    """Return the problem of a tensor that is contiguous in this memory format.
 
     Raises:
         ValueError: num_groups does not divide the channels.
@@ -129,7 +129,7 @@ def _chunk_tiles(problem: Problem, tile: Tile, processors: int, most: int) -> in
 
 
 def _tile(problem: Problem, channels: int, num_warps: int) -> Tile:
-    """A tile that is long where memory is: over pixels (few idle lanes behind the row's end), or over channels."""
+    """Return a tile that is long where memory is: over pixels (few idle lanes at the row's end) or channels."""
     most = num_warps * WARP_ELEMENTS
     if problem.pixel_stride == 1:
         pixels = _power_of_two(problem.pixels)
@@ -145,5 +145,5 @@ def _divide_up(a: int, b: int) -> int:
 
 
 def _power_of_two(n: int) -> int:
-    """The smallest one that is not below n."""
+    """Return the smallest one that is not below n."""
     return 1 << (n - 1).bit_length()

@@ -130,7 +130,7 @@ def relu_statistics(m: tl.tensor, s: tl.tensor) -> "Tuple":
 
 @triton.jit
 def quadrature(m: tl.tensor, s: tl.tensor, ACTIVATION: tl.constexpr) -> "Tuple":
-    """The trapezoid, all nodes at once: the mean, then variance E[(phi - mean)^2] and its slopes
+    """Return the trapezoid, all nodes at once: the mean, then variance E[(phi - mean)^2] and its slopes
     2 E[(phi - mean) phi'] and 2 E[(phi - mean) phi' z]. Nodes behind the 129th have weight zero.
     """
     node = tl.arange(0, 256)
