@@ -140,7 +140,8 @@ def network_of_library(options: argparse.Namespace) -> Iterator[Measured]:
 def build_library_network(library: str, name: str) -> nn.Module:
     """Return a network of timm or torchvision with random weights.
 
-    Raises: ValueError for another library, one that is not installed, or a name that it does not know.
+    Raises:
+        ValueError: another library, one that is not installed, or a name that it does not know.
     """
     if library not in ("timm", "torchvision"):
         raise ValueError(f"--model {library}{name and ':'}{name}: write timm:NAME or torchvision:NAME")

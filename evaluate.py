@@ -216,7 +216,11 @@ def choose_config(options: argparse.Namespace, saved: Optional[SavedWeights]) ->
 
 
 def check_execution(options: argparse.Namespace, is_exported: bool) -> None:
-    """Raises ConfigError for a way of executing that this command does not have."""
+    """Refuse a way of executing that this command does not have.
+
+    Raises:
+        ConfigError: as said.
+    """
     for override in options.set:
         if override.startswith(("device.", "ipu.")):
             raise ConfigError(

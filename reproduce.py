@@ -95,7 +95,11 @@ def reproduce(options: argparse.Namespace) -> int:
 
 
 def refuse_changed(plan: Plan, results: Results, runs: Path) -> None:
-    """Raises ConfigError where runs have another configuration than the grid says now."""
+    """Refuse runs with another configuration than the grid has now.
+
+    Raises:
+        ConfigError: as said.
+    """
     found = [(trial, state_of(trial, plan, results, folder_of(trial, runs))) for trial in plan.trials()]
     changed = [f"{trial}: {changed_text(state)}" for trial, state in found if state.kind == "changed"]
     if changed:

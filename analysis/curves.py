@@ -33,7 +33,8 @@ def plot_curves(metrics_path: Union[str, Path], out_png: Union[str, Path], title
         out_png: the picture's file; overwritten.
         title: which run this is, and with which norm.
 
-    Raises: ValueError for a file without records, or with a line, other than the last, that is not a record.
+    Raises:
+        ValueError: a file without records, or with a line, other than the last, that is not a record.
     """
     records = read_records(Path(metrics_path))
     if not records:
@@ -63,7 +64,8 @@ def plot_curves(metrics_path: Union[str, Path], out_png: Union[str, Path], title
 def read_records(path: Path) -> List[Dict[str, Any]]:
     """Return the JSON records of a run's file, one a line; a torn last line is passed over.
 
-    Raises: ValueError for another line that is not a record.
+    Raises:
+        ValueError: another line that is not a record.
     """
     lines = read_bounded(path, MAX_LOG_BYTES).splitlines()
     records: List[Dict[str, Any]] = []

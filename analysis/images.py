@@ -55,7 +55,8 @@ def photo_patches(path: Union[str, Path], count: int, size: int, seed: int) -> T
 
     Shape: (count, 3, size, size) float32, mean 0 and standard deviation 1 per channel over the set.
 
-    Raises: ValueError where there is no photograph, or one is smaller than a patch.
+    Raises:
+        ValueError: there is no photograph, or one is smaller than a patch.
     """
     path = Path(path)
     files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.suffix.lower() in _PHOTO_EXTENSIONS)
@@ -76,7 +77,8 @@ def photo_patches(path: Union[str, Path], count: int, size: int, seed: int) -> T
 def standardized(images: Tensor) -> Tensor:
     """(images - mean) / std per channel over all images and positions, as float32.
 
-    Raises: ValueError for a channel that is constant over the whole set.
+    Raises:
+        ValueError: a channel that is constant over the whole set.
     """
     images = images.double()
     std, mean = torch.std_mean(images, dim=(0, 2, 3), unbiased=False, keepdim=True)

@@ -22,7 +22,8 @@ _SHORT = {
 def parse_norm(name: str) -> Dict[str, Any]:
     """Return the settings of a norm's short name: norm, proxy, and num_groups where the name has a number.
 
-    Raises: ValueError for a name of another form.
+    Raises:
+        ValueError: a name of another form.
     """
     match = _NAME.fullmatch(name)
     suffixes = match.group(3).split("+")[1:] if match else []
@@ -40,7 +41,8 @@ def parse_norm(name: str) -> Dict[str, Any]:
 def exact_factory(name: str) -> NormActFactory:
     """Return the factory of a short name as the theory has it: no numerical constants, proxy variable N(0, 1).
 
-    Raises: ValueError for a name of another form, or settings that do not go together.
+    Raises:
+        ValueError: a name of another form, or settings that do not go together.
     """
     settings = parse_norm(name)
     if settings["norm"] != "none":

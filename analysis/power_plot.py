@@ -98,7 +98,8 @@ def plot_power_log(log_path: Path, out_png: Union[str, Path], title: str = "") -
     Args:
         title: which run this is, and with which norm.
 
-    Raises: ValueError for a file without records, or with a line, other than the last, that is not a record.
+    Raises:
+        ValueError: a file without records, or with a line, other than the last, that is not a record.
     """
     records = read_records(log_path)
     if not records:

@@ -44,7 +44,8 @@ def save_power(out: Path, title: str, meters: Mapping[str, PowerMeter], settings
 def panel_of_results(results: Mapping[str, Any], path: Path) -> PowerPanel:
     """Return the panel of a power.json of `power` or of `random-net`; its samples are checkpoints or seeds.
 
-    Raises: ResultsError for a file of another content.
+    Raises:
+        ResultsError: a file of another content.
     """
     try:
         if "layers" in results:
@@ -63,7 +64,8 @@ def panel_of_results(results: Mapping[str, Any], path: Path) -> PowerPanel:
 def panel_of_random_net(norm: str, powers: np.ndarray, shape: RandomNetShape) -> PowerPanel:
     """Return a norm's panel, with the theorem's bound on P1 where it applies.
 
-    Raises: ValueError for powers that are not (seeds, L, 4).
+    Raises:
+        ValueError: powers that are not (seeds, L, 4).
     """
     if powers.ndim != 3 or powers.shape[1:] != (shape.depth, 4):
         raise ValueError(f"powers of shape {powers.shape} are not (seeds, {shape.depth} layers, 4)")

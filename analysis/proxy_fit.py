@@ -60,7 +60,8 @@ def measure_proxy_fit(network: nn.Module, batches: Iterable[Tensor]) -> List[Pro
     Args:
         network: its norms with PN are this project's NormAct, as convert_norm makes them. Each runs once in a forward.
 
-    Raises: ValueError where no norm has PN.
+    Raises:
+        ValueError: no norm has PN.
     """
     normalizations, layers = find_normalizations(network)[0], _layers_with_pn(network)
     before = {path: PowerStatistics(module.channels) for path, module in layers.items()}
@@ -92,7 +93,8 @@ def refitted(network: nn.Module, images: Tensor) -> nn.Module:
     With that, balance is not needed: what collapse is left comes from elsewhere. The layers are refitted in the order
     in which they run, each on what the refitted ones before it give.
 
-    Raises: ValueError where no norm has PN, or one has a proxy without parameters.
+    Raises:
+        ValueError: no norm has PN, or one has a proxy without parameters.
     """
     network = copy.deepcopy(network)
     normalizations, layers = find_normalizations(network)[0], _layers_with_pn(network)

@@ -19,7 +19,9 @@ class ResultsError(ValueError):
 def write_results(path: Path, results: Dict[str, Any]) -> None:
     """Write `results` as one JSON object, atomically; the folder is made.
 
-    Raises: ValueError for a number that is not finite; OSError.
+    Raises:
+        ValueError: a number that is not finite.
+        OSError: as said.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, (json.dumps(results, allow_nan=False) + "\n").encode("utf-8"))
@@ -28,7 +30,8 @@ def write_results(path: Path, results: Dict[str, Any]) -> None:
 def read_results(path: Path) -> Dict[str, Any]:
     """Return the inverse of `write_results`.
 
-    Raises: ResultsError for a file that is missing or no results file.
+    Raises:
+        ResultsError: a file that is missing, or is not a results file.
     """
     try:
         results = json.loads(read_bounded(path, MAX_BYTES))

@@ -21,7 +21,8 @@ _NAMES_NORM = ("norm.name", "norm.num_groups", "norm.proxy")
 def flat_settings(config: Any, source: Path) -> Dict[str, Any]:
     """Return the settings of a configuration that is a mapping of sections.
 
-    Raises: ResultsError, which names `source`, for another form.
+    Raises:
+        ResultsError: another form; the message names `source`.
     """
     if not isinstance(config, dict) or not all(isinstance(section, dict) for section in config.values()):
         raise ResultsError(f"{source}: the configuration does not consist of sections with keys")
@@ -31,7 +32,8 @@ def flat_settings(config: Any, source: Path) -> Dict[str, Any]:
 def read_settings(path: Path) -> Dict[str, Any]:
     """Return the settings in the config.yaml of a run.
 
-    Raises: ResultsError for a file that is none.
+    Raises:
+        ResultsError: a file that is not a configuration.
     """
     try:
         config, _ = read_yaml(path)

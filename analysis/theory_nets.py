@@ -68,7 +68,8 @@ def measure_nets(
         identity_seeds: of these nets, of each width.
         advance: called once for each of `layers_to_measure`.
 
-    Raises: ValueError for fewer than 2 `identity_seeds`, or a width below 16.
+    Raises:
+        ValueError: fewer than 2 `identity_seeds`, or a width below 16.
     """
     if identity_seeds < 2 or identity_width < max(NARROWER):
         raise ValueError(

@@ -37,8 +37,9 @@ def replace_file(
         passing: called with "before_write", "mid_write", "before_replace" and "after_replace" when these points are
             reached; crash tests stop the process there.
 
-    Raises: DiskFullError where there is no room; OSError for other failures. Both leave the old file alone, and no
-        temporary one.
+    Raises:
+        DiskFullError: there is no room.
+        OSError: other failures. Both leave the old file as it was, and no temporary one.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.urandom(8).hex()}{PARTIAL_SUFFIX}")
@@ -77,7 +78,8 @@ def open_without_following(path: Path, flags: int) -> int:
     Args:
         flags: of os.open; a new file is for whom the umask says.
 
-    Raises: OSError, also for a symbolic link.
+    Raises:
+        OSError: it cannot be opened, or is a symbolic link.
     """
     try:
         return os.open(str(path), flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)

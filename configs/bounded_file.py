@@ -17,7 +17,8 @@ def read_bounded(path: Union[str, Path], most: int) -> bytes:
 
     A hole of a sparse file counts as what it reads as. A pipe or a device is none: it may be without end.
 
-    Raises: OSError for a file that cannot be read, that is larger, or that is not a regular file.
+    Raises:
+        OSError: a file that cannot be read, that is larger, or that is not a regular file.
     """
     # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
     descriptor = os.open(str(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -100,7 +100,11 @@ def obtain_photos() -> Dict[str, bytes]:
 
 
 def checked(package: str, read: Callable[[str], bytes]) -> Dict[str, bytes]:
-    """Return the photographs of a package. Raises DataError for one of other content than is written here."""
+    """Return the photographs of a package.
+
+    Raises:
+        DataError: one of other content than is written here.
+    """
     files = {}
     for photo in PHOTOS:
         if photo.package == package:

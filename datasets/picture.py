@@ -67,7 +67,12 @@ def tile(rows: Sequence[Sequence[Tensor]], size: int) -> Tensor:
 
 
 def draw(config: DataConfig, columns: int, out: str) -> None:
-    """Write the picture. Raises ConfigError and DataError as build_datasets, and OSError for `out`."""
+    """Write the picture.
+
+    Raises:
+        ConfigError, DataError: as build_datasets.
+        OSError: `out` cannot be written.
+    """
     data_sets = build_datasets(config, seed=0)
     names = data_sets.class_names[:CLASSES]
     rows = first_of_each_class(data_sets.train.source, len(names), columns)

@@ -45,9 +45,12 @@ class Preprocessing:
         return len(self.mean)
 
     def pixels(self, path: Path) -> torch.Tensor:
-        """Return the image of a file. Raises DataError where it cannot be read.
+        """Return the image of a file.
 
         Shape: -> (C, image_size, image_size), uint8.
+
+        Raises:
+            DataError: it cannot be read.
         """
         try:
             content = path.read_bytes()

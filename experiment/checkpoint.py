@@ -55,8 +55,9 @@ def save_checkpoint(
         keep: number of newest checkpoints that stay, this one included; with those that their manifests call the best.
         best: step of the best checkpoint so far; None where nothing decides which that is.
 
-    Raises: CheckpointError for what checkpoint_schema refuses, or a value of another type; DiskFullError, OSError.
-        Older checkpoints are intact then.
+    Raises:
+        CheckpointError: what checkpoint_schema refuses, or a value of another type.
+        DiskFullError, OSError: it cannot be written; older checkpoints are intact.
     """
     plain = {"format": FORMAT, **_plain_dict(state, "state")}
     check_state(plain, "the state to save")
@@ -90,7 +91,8 @@ def newest_checkpoint(folder: Union[str, Path], tell: Callable[[str], None] = LO
 
     A checkpoint that is not intact is passed over, and `tell` is called with a message that names what is wrong.
 
-    Raises: CheckpointError where finished checkpoints exist and none is intact: starting anew would hide that.
+    Raises:
+        CheckpointError: finished checkpoints exist, and none is intact: starting again would hide that.
     """
     folder = Path(folder)
     problems: List[str] = []
@@ -117,7 +119,8 @@ def best_checkpoint(folder: Union[str, Path]) -> Optional[Path]:
     """Return the best checkpoint by the validation split, as the newest intact one of `folder` knows it; None where
     there is none.
 
-    Raises: CheckpointError where it is not intact.
+    Raises:
+        CheckpointError: it is not intact.
     """
     newest = newest_checkpoint(folder)
     best = None if newest is None else best_by(Path(folder), _step_of(newest))
@@ -133,8 +136,9 @@ def load_checkpoint(path: Union[str, Path]) -> Dict[str, Any]:
 
     Its manifest is verified if there is one; a checkpoint that was copied without it is read as it is.
 
-    Raises: CheckpointError for a file that is missing, torn, altered, of a newer format, not a checkpoint, or that asks
-        for code to be run.
+    Raises:
+        CheckpointError: a file that is missing, torn, altered, of a newer format, not a checkpoint, or that asks for
+            code to be run.
     """
     path = Path(path)
     state = read_archive(path)
@@ -150,7 +154,8 @@ def load_checkpoint(path: Union[str, Path]) -> Dict[str, Any]:
 def read_archive(path: Union[str, Path]) -> Any:
     """Return what torch.save put into a file, on the CPU, without running any code from it.
 
-    Raises: CheckpointError for a file that is missing, torn, altered, no zip archive, or that asks for code to be run.
+    Raises:
+        CheckpointError: a file that is missing, torn, altered, no zip archive, or that asks for code to be run.
     """
     path = Path(path)
     data = read_verified(path) if has_manifest(path) else read(path)
@@ -165,7 +170,11 @@ def read_archive(path: Union[str, Path]) -> Any:
 
 
 def check_checkpoint(state: Any, path: Path) -> None:
-    """Raises CheckpointError for an object that is not a checkpoint of this program in the format of today."""
+    """Refuse an object that is not a checkpoint of this program in today's format.
+
+    Raises:
+        CheckpointError: as said.
+    """
     if not isinstance(state, dict) or "format" not in state:
         raise CheckpointError(f"{path} is not a checkpoint of this program: it has no entry 'format'")
     if type(state["format"]) is not int or state["format"] != FORMAT:
@@ -196,7 +205,8 @@ def check_norm(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     Args:
         saved, current: name, num_groups, grouping, eps and proxy_eps of the norm, in the checkpoint and in this run.
 
-    Raises: CheckpointError that names both values of each difference.
+    Raises:
+        CheckpointError: they differ; the message has both values of each difference.
     """
     names = sorted(set(saved) | set(current))
     different = [

@@ -151,7 +151,7 @@ _WANTED = {
 
 
 def check_state(state: Mapping[str, Any], where: str) -> None:
-    """Raises CheckpointError for a dictionary that is not what a checkpoint holds, or contradicts itself.
+    """Refuse a dictionary that is not what a checkpoint holds, or that contradicts itself.
 
     Args:
         state: with the key "format".

@@ -92,7 +92,11 @@ def restore(run: Run, output: RunOutput, may_extend: bool = False) -> Progress:
 
 
 def check_position(progress: Progress, run: Run, path: Path) -> None:
-    """Raises CheckpointError for a step that this run does not come to, or an evaluation that it has not made."""
+    """Refuse a step that this run does not reach, or an evaluation that it has not made.
+
+    Raises:
+        CheckpointError: as said.
+    """
     step, epoch = progress.step, run.steps_per_epoch
     finished = {step // epoch * epoch, (step - 1) // epoch * epoch}  # its own evaluation may not be done yet
     if not 0 < step <= run.steps or progress.evaluated_step not in finished:
@@ -109,7 +113,11 @@ def least_and_largest(session: Session, number: int) -> Tuple[int, int]:
 
 
 def check_same_step(session: Session, step: int, folder: Path) -> None:
-    """Raises CheckpointError where processes would continue from different checkpoints."""
+    """Refuse to continue from different checkpoints in different processes.
+
+    Raises:
+        CheckpointError: as said.
+    """
     oldest, newest = least_and_largest(session, step)
     if newest != oldest:
         raise CheckpointError(
@@ -119,7 +127,11 @@ def check_same_step(session: Session, step: int, folder: Path) -> None:
 
 
 def check_same_images(session: Session, fingerprint: str) -> None:
-    """Raises DataError where processes read different images: their shares would overlap and leave others out."""
+    """Refuse different images in different processes: their shares would overlap and leave others out.
+
+    Raises:
+        DataError: as said.
+    """
     first_digits = int(fingerprint[:15], 16)  # 60 bits: as much as one number between processes holds
     least, largest = least_and_largest(session, first_digits)
     if least != largest:

@@ -30,7 +30,8 @@ class CsvTracker:
     def log(self, record: Mapping[str, Any]) -> None:
         """Write one line, on the disk at once.
 
-        Raises: OSError.
+        Raises:
+            OSError: as said.
         """
         if record["split"] == "power":
             return

@@ -78,7 +78,11 @@ def read_verified(path: Path) -> bytes:
 
 
 def read(path: Path, most: int = MAX_CHECKPOINT_BYTES) -> bytes:
-    """Return the bytes of a file of a checkpoint. Raises CheckpointError where it cannot be read or has more than `most`."""
+    """Return the bytes of a file of a checkpoint.
+
+    Raises:
+        CheckpointError: it cannot be read or has more than `most`.
+    """
     try:
         return read_bounded(path, most)
     except OSError as error:

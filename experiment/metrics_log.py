@@ -52,7 +52,9 @@ class MetricsLog:
             learning_rate: in force at the last update; train records have it, others do not.
             gradient_norm: mean over the record's weight updates, before clipping; None where nothing is clipped.
 
-        Raises: ValueError for another split, and for a learning rate missing in train or given elsewhere; OSError.
+        Raises:
+            ValueError: another split; a learning rate missing in train, or given elsewhere.
+            OSError: as said.
         """
         if split not in ("train", "validation", "eval"):
             raise ValueError(f"split {split!r} must be train, validation or eval")
@@ -70,7 +72,8 @@ class MetricsLog:
     def append_record(self, record: Mapping[str, Any]) -> None:
         """Append one record with a split and a step, whatever else it holds.
 
-        Raises: OSError.
+        Raises:
+            OSError: as said.
         """
         # Opened for each record: no handle to lose, and truncate_after may replace the file in between.
         line = _strict_json(dict(record)) + "\n"
@@ -104,7 +107,8 @@ class MetricsLog:
         Lines of zero bytes, which a loss of power leaves where rows were not yet on the disk, are dropped too: they are
         later than every checkpoint.
 
-        Raises: CheckpointError for a line, other than the last, that is not a record.
+        Raises:
+            CheckpointError: a line, other than the last, that is not a record.
         """
         if not self.path.exists():
             return 0

@@ -31,7 +31,8 @@ class Observer(Protocol):
         Args:
             title: of its pictures.
 
-        Raises: OSError where a picture cannot be written.
+        Raises:
+            OSError: a picture cannot be written.
         """
 
 

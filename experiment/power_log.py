@@ -74,7 +74,11 @@ def measure_power_of_run(run: Run) -> PowerMeter:
 
 
 def check_power_is_measurable(run: PlannedRun) -> None:
-    """Raises ConfigError where a run could not log its power decomposition."""
+    """Refuse a run that could not log its power decomposition.
+
+    Raises:
+        ConfigError: as said.
+    """
     if not run.device.runs_hooks:
         raise ConfigError(
             f"run.power_every_epochs {run.config.run.power_every_epochs} needs a network that runs as Python code, and "

@@ -103,7 +103,11 @@ def _origin(config: DataConfig) -> str:
 
 
 def check_images(config: Config, data: DataSets, plan: BatchPlan) -> None:
-    """Raises ConfigError where a global batch is more than all training images."""
+    """Refuse a global batch of more than all training images.
+
+    Raises:
+        ConfigError: as said.
+    """
     if plan.global_batch_size > len(data.train):
         raise ConfigError(
             f"batch.global_batch_size {plan.global_batch_size} is more than the {len(data.train)} training images of "
@@ -112,7 +116,11 @@ def check_images(config: Config, data: DataSets, plan: BatchPlan) -> None:
 
 
 def check_learning(config: Config, plan: BatchPlan) -> None:
-    """Raises ConfigError where sections on learning do not fit the batch plan."""
+    """Refuse sections on learning that do not fit the batch plan.
+
+    Raises:
+        ConfigError: as said.
+    """
     if config.regularization.is_mixing and plan.global_batch_size <= PARTNERS:
         raise ConfigError(
             f"regularization.mixup_alpha, cutmix_nominal or cutmix_alpha mix an image with {PARTNERS} others of its "

@@ -56,7 +56,7 @@ def why_inexact(saved: Mapping[str, Any], current: Mapping[str, Any]) -> List[st
 def check_same_run(
     saved: Mapping[str, Any], current: Mapping[str, Any], path: str, may_extend: bool = False
 ) -> Optional[int]:
-    """Raises CheckpointError where the configuration differs in what the experiment means.
+    """Refuse a configuration that differs in what the experiment means.
 
     What says only how it is executed may differ: see configs.meaning.
 

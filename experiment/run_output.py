@@ -137,7 +137,8 @@ class RunOutput:
     ) -> None:
         """Write one record to metrics.jsonl and the tracker, and the step to status.json.
 
-        Raises: RunFolderGoneError, OSError.
+        Raises:
+            RunFolderGoneError, OSError: as said.
         """
         if self._is_primary:
             self.folder.check_there()

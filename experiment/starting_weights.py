@@ -51,7 +51,11 @@ def place_weights(
 
 
 def check_activation(config: Mapping[str, Any], network: ImageClassifier, path: Path) -> None:
-    """Raises CheckpointError for weights that were trained with another activation, which no shape reveals."""
+    """Refuse weights that were trained with another activation, which no shape reveals.
+
+    Raises:
+        CheckpointError: as said.
+    """
     trained = config["model"].get("activation") or network.default_activation
     if trained != network.activation:
         raise CheckpointError(

@@ -38,7 +38,11 @@ class TensorBoardTracker:
 
 
 def require_tensorboard() -> None:
-    """Raises ConfigError where TensorBoard's writer cannot be imported."""
+    """Check that TensorBoard's writer can be imported.
+
+    Raises:
+        ConfigError: it cannot.
+    """
     try:
         importlib.import_module("torch.utils.tensorboard")
     except ImportError as error:

@@ -88,7 +88,8 @@ def refuse_growth(value: Any, most: int) -> None:
         most: entries, counted wherever they are met. Each entry takes a byte of a file at least, so a file has no more
             than bytes, unless it repeats itself.
 
-    Raises: ValueError for more of them, for what holds itself, or is deeper than 100 in one another.
+    Raises:
+        ValueError: there are more of them, a value holds itself, or they are nested more than 100 deep.
     """
     counted: Dict[int, Tuple[int, int]] = {}
 
@@ -202,8 +203,9 @@ def refuse_globals(data: bytes) -> Set[str]:
     Args:
         data: a file of torch.save (a zip archive with pickles in it), or a bare pickle.
 
-    Raises: RefusedError for any other name; also what pickletools and zipfile raise for bytes that are torn or neither
-        of these.
+    Raises:
+        RefusedError: any other name; also what pickletools and zipfile raise for bytes that are torn or neither of
+            these.
     """
     inert: Set[str] = set()
     for name, is_certain in _imported_names(data):

@@ -85,7 +85,11 @@ class DispensableTracker:
 
 
 def check_trackers(config: Config) -> None:
-    """Raises ConfigError where a package that a tracker needs is missing: said before the training, not after it."""
+    """Check that the packages that trackers need are there: before the training, not after it.
+
+    Raises:
+        ConfigError: one is missing.
+    """
     if config.run.tensorboard:
         require_tensorboard()
 

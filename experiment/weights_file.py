@@ -71,8 +71,9 @@ def read_weights(path: Union[str, Path], checkpoint: str = NEWEST, weights: Opti
     ENTRIES, or as Composer has them, in "state" and "model". Prefixes of wrappers are taken off the names: `module.`
     (distributed training, AveragedModel) and `_orig_mod.` (torch.compile). What else training scripts save is left.
 
-    Raises: CheckpointError for a file that is missing, torn, of another kind, or that asks for code to be run, and for
-        a checkpoint or weights that are not there.
+    Raises:
+        CheckpointError: a file that is missing, torn, of another kind, or that asks for code to be run, and for a
+            checkpoint or weights that are not there.
     """
     path = Path(path)
     if path.is_dir():

@@ -89,7 +89,8 @@ def _choose_names(model: ImageClassifier, state_dict: Mapping[str, torch.Tensor]
     """Whose names the state dict has, {name there: name here}, and the prefix of all of them. Ours, without a prefix,
     where none has more in common.
 
-    Raises: ValueError where several networks are in it, or its names are of none that is known.
+    Raises:
+        ValueError: several networks are in it, or its names are of none that is known.
     """
     candidates = {OURS: {name: name for name in model.state_dict()}, **foreign_names(model)}
     counts = {

@@ -71,7 +71,8 @@ class RandomLayer(nn.Module):
 
     Shape: (N, in_channels for layer 1 and width for the others, H, W) -> (N, width, H, W)
 
-    Raises: ValueError for a layer outside 1..10000.
+    Raises:
+        ValueError: a layer outside 1..10000.
     """
 
     def __init__(self, shape: RandomNetShape, norm_act: NormActFactory, layer: int, seed: int) -> None:

@@ -65,7 +65,8 @@ def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor]) -> int:
 
     Returns: the number of batch norms.
 
-    Raises: ValueError where there is no batch.
+    Raises:
+        ValueError: there is no batch.
 
     Source: Ioffe and Szegedy, "Batch Normalization", 2015, algorithm 2; Wu and Johnson, "Rethinking 'Batch' in
         BatchNorm", 2021, section 3.

@@ -96,7 +96,11 @@ def resize_fault(native: NativeImages, chance: random.Random) -> Optional[str]:
 
 
 def faults(native: NativeImages, first: int, count: int) -> "Counter[str]":
-    """Count what was seen. Raises AssertionError, with the seed, where answers differ."""
+    """Count what was seen.
+
+    Raises:
+        AssertionError: answers differ; the message has the seed.
+    """
     made, seen = files(), Counter()  # type: List[bytes], Counter[str]
     for seed in range(first, first + count):
         chance = random.Random(seed)

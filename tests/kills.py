@@ -111,7 +111,8 @@ class Started:
 def kill_again_and_again(log: KillLog, count: int) -> None:
     """Round until the log has `count` kills and the last round is compared.
 
-    Raises: RuntimeError: a run ends otherwise than killed or done, or a kill took a checkpoint.
+    Raises:
+        RuntimeError: a run ends otherwise than killed or done, or a kill took a checkpoint.
     """
     straight, killed = log.folder / "straight", log.folder / "killed"
     finish(straight)

@@ -19,7 +19,8 @@ def freeze_all_but(network: nn.Module, paths: Sequence[str]) -> List[nn.Module]:
         network: the whole network (models.ImageClassifier).
         paths: names of modules, as in network.named_modules(), e.g. "top" or "stages.6".
 
-    Raises: ValueError for a path that is not a module, or whose module has no parameter.
+    Raises:
+        ValueError: a path that is not a module, or whose module has no parameter.
     """
     modules = dict(network.named_modules())
     for path in paths:

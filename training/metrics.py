@@ -70,7 +70,8 @@ class StepSums:
     def means(self) -> Means:
         """Divide by the number of images.
 
-        Raises: ValueError when no image was counted.
+        Raises:
+            ValueError: no image was counted.
         """
         images = int(self.images)
         if images == 0:

@@ -35,7 +35,8 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module, undecayed: Abstra
         undecayed: names, as in model.named_parameters(), that take no weight decay. A parameter that has several names
             is undecayed if one of them is here.
 
-    Raises: ValueError for names in `undecayed` that the model does not have, and for a model with nothing to train.
+    Raises:
+        ValueError: names in `undecayed` that the model does not have; a model with nothing to train.
     """
     # All names, those of shared parameters included; a parameter still enters a group only once.
     named = dict(model.named_parameters(remove_duplicate=False))

@@ -16,7 +16,8 @@ def pixel_scaling(mean: Sequence[float], std: Sequence[float]) -> Tuple[Tensor, 
         std: per channel, on the same scale, positive.
 
     Shape: (1, C, 1, 1) each, float32.
-    Raises: ValueError for mean and std that do not fit each other.
+    Raises:
+        ValueError: mean and std that do not fit each other.
     """
     if len(mean) != len(std) or not mean:
         raise ValueError(f"mean {tuple(mean)} and std {tuple(std)} need one value per channel each")

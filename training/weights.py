@@ -29,8 +29,9 @@ def load_model_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 def fitting(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Dict[str, Tensor]:
     """Return the tensors of `state` by the names in `like`, both without their prefixes.
 
-    Raises: CheckpointError that lists missing and unexpected entries, different shapes and types (real numbers take the
-        type of those in `like`; other types must be the same), at most five each.
+    Raises:
+        CheckpointError: that lists missing and unexpected entries, different shapes and types (real numbers take the
+            type of those in `like`; other types must be the same), at most five each.
     """
     own: Dict[str, str] = {plain_name(name): name for name in like}
     given: Dict[str, Tensor] = {}

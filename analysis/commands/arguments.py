@@ -23,7 +23,8 @@ def add_command(commands: Commands, name: str, summary: str) -> argparse.Argumen
 def positive(text: str) -> int:
     """Return the type of options that count something.
 
-    Raises: ArgumentTypeError, which argparse reports with the option's name.
+    Raises:
+        ArgumentTypeError: another text; argparse reports it with the option's name.
     """
     try:
         value = int(text)

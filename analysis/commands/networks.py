@@ -62,7 +62,8 @@ def settle_source(options: argparse.Namespace, folder: str) -> None:
     Args:
         folder: in a run's, where results go.
 
-    Raises: ValueError.
+    Raises:
+        ValueError: as said.
     """
     source, others = ("--run", _OF_MODEL) if options.run is not None else ("--model", _OF_RUN)
     for name in others:

@@ -86,7 +86,8 @@ def sign_flip_p(differences: Sequence[float]) -> float:
 
     Above MOST_FLIPPED differences 2^MOST_FLIPPED choices are drawn with a fixed seed; the observed one counts as drawn.
 
-    Raises: ValueError for no difference.
+    Raises:
+        ValueError: no difference.
     """
     data = np.asarray(differences, dtype=np.float64)
     if len(data) == 0:

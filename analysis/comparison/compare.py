@@ -118,7 +118,8 @@ def compare_rows(
         against: the name of the row that all are compared with; "" for none.
         pairs: (row, other): this row is compared with that other instead.
 
-    Raises: ResultsError for an unknown row, a row that two pairs begin with, or a metric that no run has.
+    Raises:
+        ResultsError: an unknown row, a row that two pairs begin with, or a metric that no run has.
     """
     summaries = [_summarize(row, metric) for row in rows]
     if not any(summary.by_seed for summary in summaries):

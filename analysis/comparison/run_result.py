@@ -68,7 +68,8 @@ class RunResult:
 def load_results(paths: Iterable[Path]) -> List[RunResult]:
     """Return the runs at `paths`, in their order: run folders, result files of a grid, or folders of either.
 
-    Raises: ResultsError for a path that is none of these, a run that is not finished, and what cannot be read.
+    Raises:
+        ResultsError: a path that is none of these, a run that is not finished, and what cannot be read.
     """
     results: List[RunResult] = []
     seen: Dict[Path, Path] = {}

@@ -63,7 +63,8 @@ class Answer:
     def chosen(self, kinds: Sequence[str]) -> List[Picture]:
         """Return the pictures of `kinds`.
 
-        Raises: ResultsError for one that these runs do not give.
+        Raises:
+            ResultsError: one that these runs do not give.
         """
         lacking = [kind for kind in kinds if kind not in self.pictures]
         if lacking:
@@ -77,7 +78,8 @@ class Answer:
 def answer(question: Question) -> Answer:
     """Read the runs and compares them.
 
-    Raises: ResultsError for runs that cannot be read, and a question that they do not answer.
+    Raises:
+        ResultsError: runs that cannot be read, and a question that they do not answer.
     """
     rows = chosen_rows(group_runs(load_results(question.runs), question.group_by), question.rows)
     comparisons = [compare_rows(rows, METRICS[name], question.against, question.pairs) for name in question.metrics]
@@ -87,7 +89,8 @@ def answer(question: Question) -> Answer:
 def chosen_rows(rows: List[Row], names: Sequence[str]) -> List[Row]:
     """Return the rows called `names`, in that order; all for none.
 
-    Raises: ResultsError for a name that no row has.
+    Raises:
+        ResultsError: a name that no row has.
     """
     known = dict.fromkeys(row.name for row in rows)
     for name in names:

@@ -42,7 +42,11 @@ def combined_batch(
 
 
 def check_whole_calls(plan: BatchPlan, steps_per_epoch: int, first_step: int) -> None:
-    """Refuse calls of the device that do not end with the epoch that begins at `first_step`.<<Raises ConfigError>>"""
+    """Refuse calls of the device that do not end with the epoch that begins at `first_step`.
+
+    Raises:
+        ConfigError: as said.
+    """
     updates, left = plan.device_iterations, steps_per_epoch - first_step
     if left % updates:
         divisors = [size for size in range(1, left + 1) if left % size == 0 and size <= updates]

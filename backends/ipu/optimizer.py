@@ -133,7 +133,7 @@ def require_formula(host: torch.optim.Optimizer) -> None:
 
 
 def refuse_clipping(config: OptimizerConfig) -> None:
-    """Raises DeviceError where gradients are to be clipped: what PopTorch's max_grad_norm limits is another norm.
+    """Refuse gradient clipping: what PopTorch's max_grad_norm limits is another norm.
 
     With momentum it is that of what moves the weights, for AdamW that of the gradient but its norm is shown to nobody,
     and RMSprop has no such argument.

@@ -103,8 +103,12 @@ class ShardImages:
         return self.store.must_copy(self.shards)
 
     def load(self, index: int) -> Tuple[EncodedImage, int]:
-        """Return the image and its label. Raises DataError, naming shard, member and class, where it cannot be read,
-        and StoreError where that is due to the place and not to the image."""
+        """Return the image and its label.
+
+        Raises:
+            DataError: naming shard, member and class, where it cannot be read, and StoreError where that is due to the
+                place and not to the image.
+        """
         return EncodedImage(self.content(index), self.name(index), self.max_pixels), int(self.labels[index])
 
     def name(self, index: int) -> str:
@@ -113,7 +117,11 @@ class ShardImages:
         return f"{self.store.path(shard)}, {member} (class {self.class_names[self.labels[index]]})"
 
     def content(self, index: int) -> bytes:
-        """Return the bytes of the member. Raises DataError as `load` does."""
+        """Return the bytes of the member.
+
+        Raises:
+            DataError: as `load` does.
+        """
         shard, length, name = self.shards[self.shard_of[index]], int(self.lengths[index]), self.name(index)
         if length > MAX_BYTES:
             raise unusable(name, f"it has {length} bytes, over the limit of {MAX_BYTES} for an image")

@@ -33,7 +33,8 @@ class Series:
 def series_of(comparison: Comparison, key: str) -> List[Series]:
     """Lines and levels. Rows of one norm and column with different values of `key` form a line; any other row a level.
 
-    Raises: ResultsError where no two rows differ in `key`, or it is not a number.
+    Raises:
+        ResultsError: no two rows differ in `key`, or it is not a number.
     """
     groups: Dict[Tuple[str, str], List[Tuple[float, Summary]]] = {}
     for summary in comparison.summaries:

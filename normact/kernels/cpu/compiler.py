@@ -31,7 +31,7 @@ class StopRequests:
         self.number: Optional[int] = None
 
     def check(self) -> None:
-        """Raises BuildError once a signal has come."""
+        """Raise BuildError once a signal has come."""
         if self.number is not None:
             raise BuildError(f"the build was stopped by {signal.Signals(self.number).name}; the next start builds")
 

@@ -30,7 +30,9 @@ class CacheError(OSError):
 def private_folder(path: Path) -> None:
     """Make a folder that this user alone writes to, with its parents.
 
-    Raises: CacheError where another user could have put something there, or could; OSError.
+    Raises:
+        CacheError: another user could have put something there, or could.
+        OSError: as said.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):

@@ -88,7 +88,7 @@ def merge_moments(
     eps: tl.tensor,
     BLOCK_MERGE: tl.constexpr,
 ) -> None:
-    """Combine the moments of channels and chunks to a group's (mean, 1/std), in two passes: mean, then deviations."""
+    """Combine the moments of channels and chunks into a group's (mean, 1/std), in two passes: mean, then deviations."""
     unit = tl.program_id(0)
     image, group = unit // groups, unit % groups
     base = moments + image.to(tl.int64) * chunks * channels
