@@ -1,4 +1,4 @@
-"""The paper's analysis on any network:  python analyze.py COMMAND ...
+"""The paper's analysis on any network.
 
 python analyze.py power --run runs/fashion_rn20_gn8pn     power decomposition of a run's checkpoints
 python analyze.py power --model timm:resnet18            ... of a timm or torchvision network

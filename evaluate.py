@@ -1,4 +1,4 @@
-"""Accuracy of trained weights or of an exported model, on any data set:  python evaluate.py runs/fashion_rn20_gn8pn
+"""Accuracy of trained weights or of an exported model, on any data set.
 
     python evaluate.py runs/fashion_rn20_gn8pn                      the newest checkpoint of a run, on its own data set
     python evaluate.py runs/fashion_rn20_gn8pn --checkpoint best    the best one by data.validation_images
@@ -206,8 +206,10 @@ def images_of(split: str, data: DataSets) -> Union[EvaluationImages, PlainTraini
 
 
 def choose_config(options: argparse.Namespace, saved: Optional[SavedWeights]) -> Config:
-    """Return the configuration that was named, or else the one in the checkpoint, but for where it had its data; with the
-    overrides."""
+    """Return the configuration that was named, or else the checkpoint's, with the overrides.
+
+    Where the checkpoint had its data is left out.
+    """
     if options.config is not None:
         return load_config(options.config, options.set)
     if saved is None or saved.config is None:

@@ -1,4 +1,4 @@
-"""A trained network as a file for other programs:  python export.py runs/fashion_rn20_gn8pn --format onnx
+"""A trained network as a file for other programs.
 
     python export.py RUN --format pt2                      a program of torch.export: RUN/model.pt2
     python export.py RUN --format onnx --fold              an ONNX model; constants moved into convolutions first

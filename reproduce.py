@@ -1,4 +1,6 @@
-"""Runs a grid of experiments, or what is missing of it, and prints its table:  python reproduce.py small_batch
+"""Runs a grid of experiments, or what is missing of it, and prints its table.
+
+    python reproduce.py small_batch
 
 A grid is a file of configs/grids. Its runs are processes of train.py, one core and one thread each. What is stopped or
 killed goes on with the same command; finished runs leave one JSON file each and are not run again.

@@ -1,4 +1,6 @@
-"""Trains one experiment:  python train.py --config fashion_rn20_gn8pn
+"""Trains one experiment.
+
+    python train.py --config fashion_rn20_gn8pn
 
 The story of a run, from top to bottom: configuration -> device -> data -> network -> batch plan -> loop -> report.
 The same command runs under torchrun, one process per replica.

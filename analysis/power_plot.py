@@ -60,6 +60,9 @@ def draw_power(figure: Figure, panels: Sequence[PowerPanel], *, columns: int = 0
     The stack is that of the means over samples; the dark band around a boundary is its standard deviation over them.
 
     Args:
+        figure: to draw on.
+        panels: one plot each.
+        columns: plots in a row.
         note: one line below the plots, e.g. what the samples are.
     """
     columns = columns or len(panels)
@@ -96,6 +99,8 @@ def plot_power_log(log_path: Path, out_png: Union[str, Path], title: str = "") -
     """Draw a run's power.jsonl: one panel for each of at most 12 records, the first and the last among them.
 
     Args:
+        log_path: the run's power.jsonl.
+        out_png: the picture's file; overwritten.
         title: which run this is, and with which norm.
 
     Raises:

@@ -20,6 +20,7 @@ def save_power(out: Path, title: str, meters: Mapping[str, PowerMeter], settings
     """power.json, P1 to P4 of each channel in channels.npz, and power.png, in the folder `out`.
 
     Args:
+        out: the folder.
         title: what was measured: the network, or the run.
         meters: by name: the network alone, or each checkpoint.
         settings: how it was measured; written with the numbers.

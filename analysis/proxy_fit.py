@@ -59,6 +59,7 @@ def measure_proxy_fit(network: nn.Module, batches: Iterable[Tensor]) -> List[Pro
 
     Args:
         network: its norms with PN are this project's NormAct, as convert_norm makes them. Each runs once in a forward.
+        batches: of images, as the network takes them.
 
     Raises:
         ValueError: no norm has PN.

@@ -49,7 +49,10 @@ def propagate(shape: RandomNetShape, norm_act: NormActFactory, images: Tensor, s
     Only one layer's weights and activations are there at a time.
 
     Args:
+        shape: of the net.
+        norm_act: makes the norms.
         images: (N, in_channels, H, W).
+        seed: of the weights.
     """
     z = images
     for number in range(1, shape.depth + 1):

@@ -45,6 +45,7 @@ def layer_factor(kept: np.ndarray, shape: RandomNetShape) -> LayerFactor:
 
     Args:
         kept: (nets, L), P - P1.
+        shape: of the nets.
     """
     steps = np.diff(np.log(kept), axis=1)
     scale = np.broadcast_to(1 - shape.rho ** np.arange(1, kept.shape[1]), steps.shape)

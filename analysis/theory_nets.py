@@ -62,6 +62,8 @@ def measure_nets(
     """Return all random nets that the statements need; what `folder` holds of them is not measured again.
 
     Args:
+        folder: of the results files.
+        shape: of the nets.
         seeds: of each norm.
         identity_width: of the nets with the identity for an activation, where the theorem has an equality; nets a
             fourth and a sixteenth as wide are measured too.

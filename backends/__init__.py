@@ -15,6 +15,7 @@ def choose_device(config: DeviceConfig, ipu: IpuConfig, dry_run: bool = False) -
     """Return the device of `config.name`; for "auto" the best that is found: IPU, CUDA, CPU. Its `reason` says why.
 
     Args:
+        config: section `device`.
         ipu: section `ipu`.
         dry_run: nothing will be executed: IPUs are planned for without PopTorch.
 

@@ -66,7 +66,8 @@ class Device(Protocol):
         """Make the network compute with operations of this device, before anything of it is measured."""
 
     def settle(self, workload: Workload) -> Placement:
-        """Decide all that can be decided before anything is executed: replicas, the batch plan, stages of a pipeline.
+        """Decide all that can be decided before anything is executed: replicas, the batch plan, pipeline stages.
+
         Every process must call it.
 
         Raises:
@@ -113,7 +114,7 @@ class Session(Protocol):
         """Whether the next train_step compiles first, which takes as long as it does once."""
 
     def training_batches(self, dataset: Any, epoch: int, first_step: int, workers: int) -> Iterable[Batch]:
-        """Return a batch per call of the device: this process's images from weight update `first_step` of the epoch on."""
+        """Return a batch per call of the device: this process's images from update `first_step` of the epoch on."""
 
     def evaluation_batches(self, dataset: Any, workers: int) -> Iterable[Batch]:
         """Return this process's share of all images, each once over all processes."""
@@ -131,12 +132,16 @@ class Session(Protocol):
         """Forward with the evaluation form of the norms; the sums are this process's."""
 
     def weights(self) -> Dict[str, torch.Tensor]:
-        """Return the network's state by name as it is now, wherever it lives; not to be changed, and valid until the next
-        train_step. Averages of the weights are made from it (training.averaging)."""
+        """Return the network's state by name as it is now, wherever it lives; averages of the weights are made from it.
+
+        It must not be changed, and is valid until the next train_step.
+        """
 
     def evaluating_with(self, weights: Mapping[str, torch.Tensor]) -> ContextManager[None]:
-        """Inside, eval_step computes with this state of the network; afterwards the trained one is back to the bit.
-        Every process must enter it with equal weights."""
+        """Let eval_step compute with this state of the network; afterwards the trained one is back to the bit.
+
+        Every process must enter it with equal weights.
+        """
 
     def total(self, sums: StepSums) -> StepSums:
         """Return the sums over all processes, as Python numbers. Every process must call it."""

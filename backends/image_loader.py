@@ -35,6 +35,9 @@ def build_loader(dataset: Any, batches: Any, workers: int, pin_memory: bool = Fa
 
     Args:
         dataset: (image, label) by index; its `must_copy` says whether files have to be copied before all can be read.
+        batches: gives lists of indices.
+        workers: loading processes; 0: this one loads.
+        pin_memory: whether batches lie in page-locked memory, for a GPU.
     """
     return DataLoader(
         dataset,
@@ -49,8 +52,11 @@ def build_loader(dataset: Any, batches: Any, workers: int, pin_memory: bool = Fa
 
 
 def _end_with(parent: int, worker: int) -> None:
-    """PyTorch's workers look for their parent's end too, but only later: one whose parent is killed while it starts
-    would wait for ever."""
+    """End with the parent process, from the start.
+
+    PyTorch's workers look for their parent's end too, but only later: one whose parent is killed while it starts would
+    wait for ever.
+    """
     end_with(parent)
 
 

@@ -28,6 +28,7 @@ def join(kind: str, rank: int = -1, world_size: int = -1) -> None:
     Args:
         kind: "gloo" or "nccl".
         rank: of this process, and `world_size`, the number of all; -1: what the launcher put into the environment.
+        world_size: the number of all processes; -1: likewise.
     """
     # The functions of this module have the group as a default argument, taken when it is imported. Imported later, as
     # DistributedDataParallel does, they would hold the group for ever, and with it gloo's threads.

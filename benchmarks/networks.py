@@ -20,7 +20,7 @@ OPTIMIZER = OptimizerConfig(name="sgd", learning_rate=0.1, momentum=0.9, weight_
 
 
 class ActivationAlone:
-    """Makes networks without norms and their affines: the floor below every norm. (norm "none" keeps the affine.)"""
+    """Makes networks without norms and their affines: the floor below every norm (norm "none" keeps the affine)."""
 
     recompute = False
 
@@ -98,7 +98,7 @@ def images_of(workload: Workload) -> Tensor:
 
 
 def training_step(workload: Workload, norm_act: NormAct) -> Callable[[], None]:
-    """Return a function that makes one weight update as train.py does: one micro-batch on the CPU, SGD with momentum."""
+    """Return a function that makes one weight update as train.py does: one CPU micro-batch, SGD with momentum."""
     model = build_network(workload, norm_act)
     if norm_act.recompute:
         recompute_activations(model)

@@ -72,10 +72,12 @@ def partial_files(folder: Path) -> List[Path]:
 
 
 def open_without_following(path: Path, flags: int) -> int:
-    """Return the descriptor of a file that is opened by its own name alone: where others may write to a folder, a link there
-    may lead to a file of this user.
+    """Return the descriptor of a file, opened without following a link.
+
+    Where others may write to a folder, a link there may lead to a file of this user.
 
     Args:
+        path: the file.
         flags: of os.open; a new file is for whom the umask says.
 
     Raises:

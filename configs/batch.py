@@ -72,9 +72,13 @@ def plan_batch(
     """Return the plan with the largest micro-batch that honours `batch` on these replicas.
 
     Args:
+        batch: the section of the configuration.
         uses_batch_norm: whether the network's statistics depend on norm_batch_size.
+        replicas: over all processes and devices.
+        local_replicas: those of this process.
         max_micro_batch_size: images that fit the device's memory; a given micro_batch_size overrules it.
         can_share_statistics: whether replicas of this device can share normalization statistics.
+        device_iterations: weight updates per call of the device.
 
     Raises:
         ConfigError: the sizes do not divide, or norm_batch_size cannot be honoured. The message has the numbers and

@@ -24,6 +24,7 @@ def load_config(name_or_path: str, overrides: Sequence[str] = (), texts: Sequenc
     """Return the experiment called `name_or_path`: configs/*/<name>.yaml, or the path of a YAML file.
 
     Args:
+        name_or_path: of the experiment.
         overrides: `section.key=value` each, applied in order; the values are read as YAML.
         texts: (option, section.key, text) each, applied last; the text is taken as it is, and errors name the option.
 

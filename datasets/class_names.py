@@ -17,6 +17,7 @@ def parse_class_names(path: str, content: bytes) -> Tuple[str, ...]:
 
     Args:
         path: what people call the file.
+        content: of the file.
 
     Raises:
         DataError: an empty line before the end, which would shift all labels behind it; names that cannot be told

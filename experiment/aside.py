@@ -20,7 +20,8 @@ class Aside:
     def start(self, work: Callable[[], object]) -> None:
         """Start `work`, which must not read what the training changes.
 
-        Raises: the error of the work before.
+        Raises:
+            Exception: the error of the work before.
         """
         self.wait()
         # No daemon: the process does not end in the middle of it.
@@ -35,7 +36,8 @@ class Aside:
     def wait(self) -> None:
         """Return when the work is done.
 
-        Raises: its error.
+        Raises:
+            Exception: its error.
         """
         if self._thread is not None:
             self._thread.join()

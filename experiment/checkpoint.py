@@ -1,4 +1,6 @@
-"""Checkpoints: written whole or not at all, verified when read, and free of code. Each is two files:
+"""Checkpoints: written whole or not at all, verified when read, and free of code.
+
+Each is two files:
 
     checkpoints/step_00001234.pt      tensors and builtins (see checkpoint_schema), read with weights_only
     checkpoints/step_00001234.json    its manifest: size and SHA-256, and the step of the best checkpoint by then (null
@@ -116,8 +118,7 @@ def newest_checkpoint(folder: Union[str, Path], tell: Callable[[str], None] = LO
 
 
 def best_checkpoint(folder: Union[str, Path]) -> Optional[Path]:
-    """Return the best checkpoint by the validation split, as the newest intact one of `folder` knows it; None where
-    there is none.
+    """Return the best checkpoint by the validation split, as the newest intact one of `folder` knows it, or None.
 
     Raises:
         CheckpointError: it is not intact.
@@ -203,7 +204,8 @@ def check_norm(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     or when another number is added to a variance, and no shape shows the difference.
 
     Args:
-        saved, current: name, num_groups, grouping, eps and proxy_eps of the norm, in the checkpoint and in this run.
+        saved: name, num_groups, grouping, eps and proxy_eps of the checkpoint's norm.
+        current: those of this run's norm.
 
     Raises:
         CheckpointError: they differ; the message has both values of each difference.

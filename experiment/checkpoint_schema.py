@@ -156,6 +156,9 @@ def check_state(state: Mapping[str, Any], where: str) -> None:
     Args:
         state: with the key "format".
         where: begins the message, e.g. the path of a file.
+
+    Raises:
+        CheckpointError: as said.
     """
     if set(state) != KEYS:
         missing, unknown = sorted(KEYS - set(state)), sorted(map(str, set(state) - KEYS))

@@ -52,6 +52,8 @@ def restore(run: Run, output: RunOutput, may_extend: bool = False) -> Progress:
     """Place the newest intact checkpoint's weights on the device and return its progress, or a new one without any.
 
     Args:
+        run: whose session takes the weights.
+        output: of the run.
         may_extend: whether schedule.epochs may be more than it was.
     """
     path = newest_checkpoint(output.folder.checkpoints, tell=output.say)

@@ -31,7 +31,8 @@ def config_of_file(
     Args:
         values: the configuration as plain values.
         source: the file that holds it, for messages.
-        overrides, texts: what the command gives; see load_config.
+        overrides: those of the command; see load_config.
+        texts: those of the command; see load_config.
 
     Raises:
         CheckpointError: it is not a configuration.

@@ -113,7 +113,7 @@ class GuardedLoading:
 
 
 def guarded(batches: Iterable[Any]) -> Iterator[Any]:
-    """Yield the batches. Raises: as GuardedLoading.next."""
+    """Yield the batches; errors are those of GuardedLoading.next."""
     with GuardedLoading(batches) as loading:
         yield from iter(loading.next, None)
 

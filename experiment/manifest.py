@@ -28,6 +28,7 @@ def write_manifest(path: Path, data: Any, step: int, best: Optional[int]) -> Non
     """Write the manifest of the checkpoint at `path`, atomically.
 
     Args:
+        path: of the checkpoint.
         data: the checkpoint's bytes.
         step: weight updates done.
         best: step of the best checkpoint so far; None where nothing decides which that is.
@@ -48,8 +49,10 @@ def best_by(folder: Path, step: int) -> Optional[int]:
 
 
 def has_manifest(path: Path) -> bool:
-    """Whether a sum of the file lies beside it. A .json beside a file of another name may be anything: it is a manifest
-    if it says a size and a sum."""
+    """Whether a sum of the file lies beside it.
+
+    A .json beside a file of another name may be anything: it is a manifest if it has a size and a sum.
+    """
     beside = path.with_suffix(".json")
     if _NAME.fullmatch(path.name) or not beside.is_file():
         return beside.exists()

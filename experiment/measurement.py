@@ -28,6 +28,8 @@ def evaluate(run: Run, lockstep: Lockstep, images: Any, weights: Optional[Mappin
     """Return sums over exactly all of `images`, of all processes. Where the loop is stopped, over some of them.
 
     Args:
+        run: whose network is evaluated.
+        lockstep: ends all processes' loops together.
         images: by index, such as run.data.evaluation.
         weights: a state of the network to evaluate instead of the trained one.
     """
@@ -66,8 +68,10 @@ def measure_end(run: Run, lockstep: Lockstep, average: Optional[WeightAverage]) 
 
 
 def is_reestimated(config: Config) -> bool:
-    """Whether a run takes batch norm's statistics anew. Those of frozen batch norms are not averages of this run: they
-    are constants that the rest was trained with."""
+    """Whether a run re-estimates batch norm's statistics.
+
+    Those of frozen batch norms are not averages of this run, but constants that the rest was trained with.
+    """
     return config.run.reestimation_images > 0 and config.model.train_only is None
 
 
@@ -79,6 +83,8 @@ def reestimate(network: nn.Module, config: Config, data: DataSets, batches: Any 
 
     Args:
         network: on any device.
+        config: says over how many images.
+        data: the images.
         batches: what the loading is wrapped in; where it gives no batch, nothing is done.
     """
     device = next(network.parameters()).device

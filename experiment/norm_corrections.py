@@ -17,6 +17,7 @@ def corrections(config: Config, given: Dict[str, Any]) -> str:
     """Return a sentence with the options that make the settings fit, or nothing where no leaving out does.
 
     Args:
+        config: the whole configuration.
         given: settings of the norm that do not go together, by their names in section `norm`.
     """
     given, batch = dict(given), config.batch

@@ -19,8 +19,10 @@ class Observer(Protocol):
     """One view of a run. Every process calls all of its methods, and those of all observers in the same order."""
 
     def resume(self, step: int, evaluated_step: int) -> List[Record]:
-        """Continue at `step`, whose epoch is finished where it is `evaluated_step` too: later records go, and the
-        others are returned in the form that trackers have."""
+        """Continue at `step`, whose epoch is finished if it is `evaluated_step` too.
+
+        Later records are removed, and the others returned in the form that trackers have.
+        """
 
     def after_epoch(self, epoch: int) -> None:
         """`epoch` epochs are done, 0 before the first step; between two calls of the device."""

@@ -16,8 +16,9 @@ from experiment.run_output import RunOutput
 
 
 class PowerLog:
-    """Measures the power decomposition after the epochs that run.power_every_epochs says: power.jsonl, trackers, and
-    power.png. An `Observer` (experiment.observers).
+    """Measures the power decomposition after the epochs that run.power_every_epochs says. An `Observer`.
+
+    It writes power.jsonl and power.png, and passes the numbers to the trackers.
 
     Args:
         run: what is measured.

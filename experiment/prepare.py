@@ -30,6 +30,9 @@ def prepare(
     """Return data, network and batch plan, settled on the device. `start()` of the result places the network there.
 
     Args:
+        name: of the run.
+        config: the experiment.
+        device: this process's.
         dry_run: images (see `stand_in`) and model.pretrained need not be there.
         weights_follow: those of a checkpoint will be loaded, so model.pretrained is not read.
 

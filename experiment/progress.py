@@ -106,8 +106,10 @@ class Progress:
         self.is_saved = False
 
     def add_evaluations(self, epoch: int, validation: Optional[Means], evaluation: Optional[Means]) -> None:
-        """What was found of the weights after an epoch, None for what was not due. Its checkpoint becomes the best one,
-        where it is better on the validation split."""
+        """Add what was found of the weights after an epoch, None for what was not due.
+
+        Its checkpoint becomes the best one if it is better on the validation split.
+        """
         if evaluation is not None:
             self.evaluation = evaluation
             self.best_top1 = max(self.best_top1, evaluation.top1)

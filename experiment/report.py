@@ -15,6 +15,9 @@ def report(run: Run, output: RunOutput, progress: Progress, details: Dict[str, A
     """summary.json, status.json, and the result as a table.
 
     Args:
+        run: that is finished.
+        output: of the run.
+        progress: at its end.
         details: more for the summary, what `measure_end` found among it.
     """
     means = progress.evaluation

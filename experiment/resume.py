@@ -26,7 +26,11 @@ def execution_facts(
     """Return how this process computes: with equal facts the same configuration gives bit-identical results.
 
     Args:
+        plan: the batch arithmetic.
+        device_name: as the device calls itself.
         precision: what the device makes of device.precision auto.
+        config: of the run.
+        has_fused_kernels: whether the layers run them.
     """
     return {
         "python": platform.python_version(),
@@ -61,10 +65,16 @@ def check_same_run(
     What says only how it is executed may differ: see configs.meaning.
 
     Args:
+        saved: the configuration in the checkpoint.
+        current: the configuration of this run, as a dictionary.
+        path: of the checkpoint, for messages.
         may_extend: whether schedule.epochs may be more than it was.
 
     Returns:
         what schedule.epochs was, where it is more now; else None.
+
+    Raises:
+        CheckpointError: as said.
     """
     was, epochs = saved.get("schedule", {}).get("epochs"), current["schedule"]["epochs"]
     is_longer = type(was) is int and 0 < was < epochs
@@ -73,8 +83,7 @@ def check_same_run(
     if is_longer and not may_extend and not different:
         raise CheckpointError(
             f"{path} was written by another experiment: schedule.epochs was {was}, is now {epochs}. To train longer "
-            "add "
-            "--extend-epochs, which says how the learning rate continues; else resume with the same value"
+            "add --extend-epochs, which says how the learning rate continues; else resume with the same value"
         )
     if may_extend and type(was) is int and epochs < was:
         raise CheckpointError(
@@ -97,6 +106,7 @@ def extension_text(schedule: ScheduleConfig, was: int, peak: float, step: int, s
         was: schedule.epochs before.
         peak: learning rate.
         step: weight updates done.
+        steps_per_epoch: weight updates.
     """
     before = build_schedule(schedule.model_copy(update={"epochs": was}), peak, steps_per_epoch)
     now = build_schedule(schedule, peak, steps_per_epoch)

@@ -77,7 +77,10 @@ class RunOutput:
         Args:
             config_text: the complete configuration, for config.yaml.
             build_tracker: makes, out of the records that stay, what receives every later one too.
+            step: weight updates done.
             evaluated_step: the last step whose evaluation is done.
+            steps: of the whole run.
+            images_per_step: of all processes.
         """
         self._step, self._images_per_step = step, images_per_step
         if self._is_primary:
@@ -98,14 +101,16 @@ class RunOutput:
     def write_aside(self, write: Callable[[], object]) -> None:
         """Write a checkpoint while the training goes on, after the one before.
 
-        Raises: the error of the one before.
+        Raises:
+            Exception: the error of the one before.
         """
         self._aside.start(write)
 
     def settle(self) -> None:
         """Return when all is on the disk.
 
-        Raises: the error of what was not written.
+        Raises:
+            Exception: the error of what was not written.
         """
         self._aside.wait()
 
@@ -116,9 +121,10 @@ class RunOutput:
             logger.warning("the last checkpoint was not written: %s", error)
 
     def advance(self, step: int) -> None:
-        """`step` weight updates are done.
+        """Count up to `step` finished weight updates.
 
-        Raises: the error of a checkpoint that could not be written.
+        Raises:
+            Exception: the error of a checkpoint that could not be written.
         """
         self._aside.check()
         if self._bar is not None:
@@ -158,6 +164,9 @@ class RunOutput:
         """Where the training is: beside the progress bar on a terminal, else as one line.
 
         Args:
+            position: step and epoch, in words.
+            results: loss and top-1, in words.
+            speed: and time left, in words.
             is_line: false: no line is wanted now, since another one follows that says as much.
         """
         if self._bar is None:

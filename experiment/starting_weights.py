@@ -28,7 +28,11 @@ def place_weights(
     """Copy saved weights into a network: of a checkpoint, or of any state dict that models.pretrained knows.
 
     Args:
+        network: changed in place.
+        factory: made the network's norms.
+        saved: the weights.
         class_names: of the images, by label; those of the weights must be the same, but for a new classifier.
+        reset_classifier: keep the network's own classifier.
 
     Raises:
         CheckpointError: they do not fit.
@@ -65,8 +69,13 @@ def check_activation(config: Mapping[str, Any], network: ImageClassifier, path: 
 
 
 def check_classes(saved: SavedWeights, class_names: Tuple[str, ...]) -> None:
-    """Raises CheckpointError where as many classes are others, or in another order. Another number of classes shows in
-    the classifier's shape."""
+    """Refuse weights for as many classes that are others, or in another order.
+
+    Another number of classes shows in the classifier's shape.
+
+    Raises:
+        CheckpointError: as said.
+    """
     if saved.class_names is None or len(saved.class_names) != len(class_names):
         return
     different = [label for label, names in enumerate(zip(saved.class_names, class_names)) if names[0] != names[1]]

@@ -1,4 +1,7 @@
-"""Writes the records of a run for TensorBoard:  tensorboard --logdir runs"""
+"""Writes the records of a run for TensorBoard.
+
+tensorboard --logdir runs
+"""
 
 from __future__ import annotations
 

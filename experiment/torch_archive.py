@@ -112,8 +112,11 @@ def refuse_growth(value: Any, most: int) -> None:
 
 
 def refuse_damage(archive: zipfile.ZipFile) -> None:
-    """Raises ValueError for a record whose bytes do not have the sum (CRC-32) that the archive has for it. torch does
-    not compare them."""
+    """Refuse a record whose bytes do not match the sum (CRC-32) in the archive, which torch does not compare.
+
+    Raises:
+        ValueError: as said.
+    """
     try:
         damaged = archive.testzip()
     except (zipfile.BadZipFile, EOFError) as error:  # its own header differs from the archive's index
@@ -169,7 +172,9 @@ def open_archive(data: bytes) -> zipfile.ZipFile:
 def read_records(data: bytes) -> Dict[str, bytes]:
     """Return the records of an archive by name, without the folder that torch puts all of them in.
 
-    Raises: as open_archive; ValueError and zipfile.BadZipFile for records that are damaged or in other folders.
+    Raises:
+        ValueError: as open_archive; records that are damaged or in other folders.
+        zipfile.BadZipFile: records that are damaged.
     """
     archive = open_archive(data)
     root = archive.namelist()[0].partition("/")[0] + "/" if archive.namelist() else ""
@@ -197,8 +202,9 @@ def _empty_dictionary(*arguments: Any) -> Dict[Any, Any]:
 
 
 def refuse_globals(data: bytes) -> Set[str]:
-    """Return the harmless names beside tensors' that bytes would import when they are unpickled: read from the instructions,
-    without running any of them.
+    """Return the harmless names, besides those of tensors, that bytes would import when they are unpickled.
+
+    They are read from the instructions, without running any of them.
 
     Args:
         data: a file of torch.save (a zip archive with pickles in it), or a bare pickle.

@@ -98,6 +98,8 @@ def build_trackers(config: Config, folder: RunFolder, name: str, past: Iterable[
     """Return the trackers that section `run` asks for.
 
     Args:
+        config: of the run.
+        folder: of the run.
         name: of the run.
         past: records that the run folder holds already.
     """

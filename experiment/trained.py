@@ -64,7 +64,9 @@ def load_trained(
     """Return the network of a run folder or a checkpoint of this program.
 
     Args:
-        checkpoint, weights: which; see read_weights.
+        path: of the folder or file.
+        checkpoint: which; see read_weights.
+        weights: which; see read_weights.
         overrides: SECTION.KEY=VALUE, of its configuration.
 
     Raises:

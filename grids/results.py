@@ -56,6 +56,9 @@ class Results:
         """Return the result of a run that ended, from its folder.
 
         Args:
+            trial: the run.
+            config: what the run was trained with.
+            folder: the run's.
             learning_rate: what the check said.
             diverged: its loss was not finite: there is no summary.
         """

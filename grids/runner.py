@@ -59,6 +59,8 @@ class Runner:
         """Until all of `trials` ended; stopped by a signal, the runs under way save and end first.
 
         Args:
+            trials: to do.
+            jobs: runs at a time.
             lock: a descriptor that the runs keep open.
         """
         waiting, outcome = list(trials), self._outcome

@@ -1,4 +1,7 @@
-"""How far the final weights of a grid's rows are apart:  python -m grids.weights runs/grids/micro_batch"""
+"""How far the final weights of a grid's rows are apart.
+
+python -m grids.weights runs/grids/micro_batch
+"""
 
 from __future__ import annotations
 

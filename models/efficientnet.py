@@ -197,7 +197,7 @@ class EfficientNet(ImageClassifier):
 
     @staticmethod
     def initialize(module: nn.Module) -> None:
-        """Draw from a truncated normal, scale 2, fan_out (group convolutions: fan_in); the classifier Glorot uniform."""
+        """Draw from a truncated normal, scale 2, fan_out (group convolutions: fan_in); classifier Glorot uniform."""
         if isinstance(module, nn.Conv2d):
             fan = fan_in(module.weight) if module.groups > 1 else fan_out(module.weight)
             truncated_normal_(module.weight, scale=2.0, fan=fan)

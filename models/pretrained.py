@@ -86,8 +86,9 @@ def load_pretrained(
 
 
 def _choose_names(model: ImageClassifier, state_dict: Mapping[str, torch.Tensor]) -> Tuple[str, Dict[str, str], str]:
-    """Whose names the state dict has, {name there: name here}, and the prefix of all of them. Ours, without a prefix,
-    where none has more in common.
+    """Return whose names the state dict has, {name there: name here}, and the prefix of all of them.
+
+    They are ours, without a prefix, if none has more in common.
 
     Raises:
         ValueError: several networks are in it, or its names are of none that is known.

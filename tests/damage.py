@@ -14,6 +14,8 @@ def damaged(content: bytes, seed: int, other: bytes = b"") -> bytes:
     """Return one to four changes of a file; half of them in its first 100 bytes, where headers are.
 
     Args:
+        content: of a file.
+        seed: chooses the damage.
         other: a second file, of which pieces may take the place of the first one's.
     """
     chance = random.Random(seed)

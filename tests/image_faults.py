@@ -1,4 +1,6 @@
-"""Damaged JPEG files through the C++ of datasets/images, and through the other decoders:  python tests/image_faults.py
+"""Damaged JPEG files through the C++ of datasets/images, and through the other decoders.
+
+    python tests/image_faults.py
 
 It prints how many windows were given, and to how many the C++ left it to the others; the exit code is 1 where an answer
 differs from theirs. With --sanitized the library is built with the sanitizers of addresses and undefined behaviour, as

@@ -1,4 +1,6 @@
-"""A run killed at random moments again and again:  python tests/kills.py --count 100
+"""A run killed at random moments again and again.
+
+    python tests/kills.py --count 100
 
 Each round trains one run, kills it with SIGKILL wherever it happens to be, resumes it until it is done, and compares
 weights, optimizer state, averaged weights and records with those of a run that nobody killed: to the bit. A checkpoint

@@ -1,4 +1,6 @@
-"""Two processes, started and ended again and again:  python tests/launches.py --count 500
+"""Two processes, started and ended again and again.
+
+    python tests/launches.py --count 500
 
 Whatever goes wrong between processes at their end goes wrong rarely. This counts: every command that several processes
 run at once, by the real launcher, and (twenty times as often) forked from a process that has imported torch already,

@@ -200,7 +200,7 @@ def test_a_run_that_holds_only_a_checkpoint_is_not_overwritten_without_resume(
 
 def test_processes_that_find_different_checkpoints_are_told_so() -> None:
     class TwoProcesses:
-        """This process is at step 6, the other at step 4."""
+        """Pretend that this process is at step 6, and the other at step 4."""
 
         def agree(self, flag: int) -> int:
             return max(flag, 4 if flag > 0 else -4)

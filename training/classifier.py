@@ -37,6 +37,7 @@ class Classifier(nn.Module):
         draws: images (partners + N, ...), labels (partners + N,), drawn (N, columns).
     dtype: pixels become the dtype of the buffers (float32, unless the module was cast); loss_sum as cross_entropy_sum
         gives it; counts are int64.
+
     Raises:
         ValueError: mean and std that do not fit each other or the images' channels; in training, for drawn numbers that
             are missing or not needed.

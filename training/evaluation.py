@@ -39,6 +39,7 @@ class Evaluation:
         """Count one batch.
 
         Shape: (N, K), (N,) on the CPU.
+
         Raises:
             ValueError: another number of classes; outputs that are not finite.
         """

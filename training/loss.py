@@ -33,6 +33,7 @@ def cross_entropy_sum(
 
     Shape: logits (N, K), labels (N,) -> scalar; with weights, labels (N, J), weights (N, J).
     dtype: computed and returned in float32 whatever the logits' type, but float64 stays float64.
+
     Raises:
         ValueError: shapes that do not fit.
         IndexError, RuntimeError: from torch, a label outside 0..K-1 on devices that check indices.

@@ -122,6 +122,8 @@ def mix_labels(labels: Tensor, drawn: Tensor, height: int, width: int) -> Tuple[
     Args:
         labels: of the part, with those of the PARTNERS images before it in front.
         drawn: the rows of the part's own images.
+        height: of an image.
+        width: of an image.
 
     Shape: (PARTNERS + N,), (N, COLUMNS) -> (N, 3), (N, 3); the first label is the image's own.
     """

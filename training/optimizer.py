@@ -126,6 +126,8 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Dict[str, Any]
     the two round differently.
 
     Args:
+        optimizer: takes the state.
+        state: a state dict of torch's form.
         is_updated: whether it is of after a first update.
 
     Raises:

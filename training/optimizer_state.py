@@ -23,6 +23,8 @@ def check_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, 
     those of the configuration, and other shapes or types fail in a later update, or round.
 
     Args:
+        optimizer: that is to go on.
+        state: the saved state dict.
         is_updated: whether it is of after a first update. Before that an optimizer keeps nothing.
 
     Raises:

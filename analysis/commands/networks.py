@@ -60,6 +60,7 @@ def settle_source(options: argparse.Namespace, folder: str) -> None:
     """Refuse options of the other source, and fill in what was left out.
 
     Args:
+        options: the command line's; what was left out is filled in.
         folder: in a run's, where results go.
 
     Raises:

@@ -81,8 +81,10 @@ def resampled_means(data: np.ndarray) -> Tuple[np.ndarray, bool]:
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
-    """Two-sided p of "these differences are symmetric around zero": the share of the 2^n choices of signs whose sum is
-    as far from zero as the observed one. At least 2^(1-n), so three seeds cannot give less than .25, nor five .05.
+    """Return the two-sided p of "these differences are symmetric around zero".
+
+    It is the share of the 2^n choices of signs whose sum is as far from zero as the observed one: at least 2^(1-n), so
+    three seeds cannot give less than .25, nor five less than .05.
 
     Above MOST_FLIPPED differences 2^MOST_FLIPPED choices are drawn with a fixed seed; the observed one counts as drawn.
 

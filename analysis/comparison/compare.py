@@ -115,6 +115,8 @@ def compare_rows(
     """Compare rows by `metric`, each with a row of its own column.
 
     Args:
+        rows: of a table.
+        metric: the figure to compare by.
         against: the name of the row that all are compared with; "" for none.
         pairs: (row, other): this row is compared with that other instead.
 

@@ -55,6 +55,7 @@ def group_runs(results: Sequence[RunResult], keys: Sequence[str] = ()) -> List[R
     """Return the rows that runs form, in order of their first runs.
 
     Args:
+        results: of the runs.
         keys: of settings that tell rows apart; ("name",): rows of grids and experiments by their names alone. Left
             out: by name, and where runs of one name differ in more than their seeds, by those settings too.
 

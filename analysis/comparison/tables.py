@@ -29,8 +29,10 @@ class Table:
 
 
 def tables_of(comparison: Comparison) -> List[Table]:
-    """Return one table for each column of a grid: mean, deviation, seeds, and differences where there are some. Before several
-    of them all means side by side, as in the paper's tables."""
+    """Return one table for each column of a grid: mean, deviation, seeds, and differences where there are some.
+
+    Several columns begin with a table of all means side by side, as in the paper.
+    """
     tables = [_table(comparison, column) for column in comparison.columns]
     return tables if len(tables) == 1 else [_overview(comparison), *tables]
 

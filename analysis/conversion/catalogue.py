@@ -140,7 +140,7 @@ LIBRARIES: Dict[str, Callable[..., Iterator[Candidate]]] = {
 
 
 def candidates(library: str, import_module: ImportModule, *, every: bool) -> Iterator[Candidate]:
-    """Return a library's networks: one of each family, or every one. MONAI's, segmentation models' and nnU-Net's are few.
+    """Return a library's networks: one of each family, or every one (of the smaller libraries: all).
 
     Raises:
         ImportError: it is not installed.

@@ -23,7 +23,10 @@ def combined_batch(
 
     Args:
         batch: of `device_iterations` weight updates, each with its `draws.partners` images in front.
+        draws: what is random in a step.
+        plan: the batch arithmetic.
         process: whose part of the global batch it is.
+        seed: keys the draws.
         step: number of the first weight update.
     """
     images, labels = batch
@@ -72,7 +75,10 @@ def padded_batches(batches: Iterable[Batch], size: int, images: int, processes: 
     Every process gives equally many, since devices that run as one program wait for each other at each call.
 
     Args:
+        batches: of this process.
+        size: places of a batch.
         images: of all processes.
+        processes: how many evaluate.
     """
     calls = math.ceil(math.ceil(images / processes) / size)
     like: Optional[Tuple[torch.Tensor, torch.Tensor]] = None

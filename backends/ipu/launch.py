@@ -76,7 +76,7 @@ def instance_options(popdist: Any, stages: int) -> Any:
 
 
 def connect(horovod: Optional[Any], index: int, count: int) -> Processes:
-    """Return the `count` processes of the run, connected by Horovod where it started them, else by torch.distributed."""
+    """Return the `count` processes of the run, connected by Horovod if it started them, else by torch.distributed."""
     if count == 1:
         return OneProcess()
     is_connected = horovod is not None and horovod.size() == count

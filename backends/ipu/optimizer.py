@@ -68,6 +68,7 @@ class IpuOptimizer:
         """Take over a state dict of the host's form; `write_loaded` sends it.
 
         Args:
+            state: a state dict of the host's form.
             is_updated: whether it is of after a first update.
 
         Raises:
@@ -135,13 +136,17 @@ def require_formula(host: torch.optim.Optimizer) -> None:
 def refuse_clipping(config: OptimizerConfig) -> None:
     """Refuse gradient clipping: what PopTorch's max_grad_norm limits is another norm.
 
-    With momentum it is that of what moves the weights, for AdamW that of the gradient but its norm is shown to nobody,
-    and RMSprop has no such argument.
+    With momentum it is that of the update, for AdamW that of the gradient, whose norm is not reported; RMSprop has no
+    such argument.
+
+    Raises:
+        DeviceError: clip_norm is given.
     """
     if config.clip_norm is not None:
         raise DeviceError(
-            f"optimizer.clip_norm {config.clip_norm} limits the gradient, and PopTorch has that for no optimizer here "
-            "(its max_grad_norm limits what momentum makes of it, RMSprop has none, and the norm is not reported); "
+            f"optimizer.clip_norm {config.clip_norm} limits the gradient, which PopTorch does for none of these "
+            "optimizers "
+            "(its max_grad_norm limits the update after momentum, RMSprop has none, and the norm is not reported); "
             "remove it for IPUs"
         )
 

@@ -31,6 +31,8 @@ def begin_stages(network: nn.Module, splits: Sequence[str], begin_block: Callabl
     """Make each module of `splits`, and all that runs after it, a stage on the next IPU; IPU 0 has what comes before.
 
     Args:
+        network: changed in place.
+        splits: paths of the modules.
         begin_block: poptorch.BeginBlock.
     """
     for ipu, path in enumerate(splits, start=1):
@@ -41,6 +43,8 @@ def keep_outputs(network: nn.Module, checkpoints: Sequence[str], keep: Callable[
     """Mark the outputs of the modules of `checkpoints` to be kept for backward.
 
     Args:
+        network: changed in place.
+        checkpoints: paths of the modules.
         keep: poptorch.recomputationCheckpoint.
     """
     for path in checkpoints:
@@ -51,6 +55,8 @@ def layers_by_stage(network: nn.Module, splits: Sequence[str], begins: Mapping[s
     """Return the norm+activation layers of each stage, as far as they are executed.
 
     Args:
+        network: whose layers are meant.
+        splits: paths of the modules at which stages begin.
         begins: module path -> place of its first operation in the order of execution (backends.plan.trace).
     """
     starts = [begins[path] for path in splits]
@@ -69,6 +75,8 @@ def join_statistics(
     After `begin_stages`, so that it is done on the stage's own IPU.
 
     Args:
+        network: changed in place.
+        splits: paths of the modules at which stages begin.
         begins: as for `layers_by_stage`.
         activations: type of the layers' inputs.
     """

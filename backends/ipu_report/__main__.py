@@ -1,4 +1,6 @@
-"""Runs the series and writes the report:  python -m backends.ipu_report --system c600 --ipus 1
+"""Runs the series and writes the report.
+
+    python -m backends.ipu_report --system c600 --ipus 1
 
 Takes minutes to an hour, most of it compilation. It stops at the first failure that later steps would only repeat, and
 writes the report after every step. --device ipu_emulator tries the command itself, on small networks.

@@ -1,4 +1,6 @@
-"""One step of the series, in a process of its own:  python -m backends.ipu_report.step NAME DEVICE SYSTEM IPUS
+"""One step of the series, in a process of its own.
+
+    python -m backends.ipu_report.step NAME DEVICE SYSTEM IPUS
 
 Its last line of output is MARK and what it found, as JSON. An error of the device ends it as any other.
 """

@@ -1,4 +1,6 @@
-"""Plans from the command line:  python -m backends.plan --config rn50_gn8pn --system bow --ipus 16
+"""Plans from the command line.
+
+    python -m backends.plan --config rn50_gn8pn --system bow --ipus 16
 
 Without --splits it proposes: the number of stages, balanced splits and the largest micro-batch that fits.
 """

@@ -214,8 +214,10 @@ class TorchSession:
 
     @torch.no_grad()
     def _average_buffers(self) -> None:
-        """Batch norm's running statistics become the mean over the replicas, so that all of them evaluate, save and
-        continue with the same. After every update: when a checkpoint is written changes nothing then."""
+        """Set batch norm's running statistics to the mean over replicas, so that all evaluate, save and continue alike.
+
+        After every update, so that it makes no difference when a checkpoint is written.
+        """
         buffers = [buffer for buffer in self._classifier.network.buffers() if buffer.is_floating_point()]
         if not self._joined or not buffers or self._plan.norm_replicas == self._plan.replicas:
             return

@@ -61,6 +61,7 @@ def decode(file: BinaryIO, shrink: int = 1, max_pixels: int = MAX_PIXELS) -> Ima
     Args:
         file: the encoded image.
         shrink: 1, 2, 4 or 8; the sides of a JPEG image become ceil(side / shrink). Others keep their size.
+        max_pixels: more are refused.
 
     Raises:
         DataError: no image of FORMATS, more than MAX_PIXELS pixels or longer than MAX_ASPECT_RATIO times its width or

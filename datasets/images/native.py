@@ -141,6 +141,7 @@ class NativeImages:
             pixels: (H, W, 3), uint8, of a part of the image; the colours of a pixel and the pixels of a row lie side by
                 side.
             place: of their first one in the image: row, column.
+            target: the window to make.
         """
         row_bytes, *inner = pixels.strides
         if not self.resizes or pixels.dtype != np.uint8 or pixels.shape[2] != 3 or inner != [3, 1] or row_bytes < 0:

@@ -55,6 +55,7 @@ def random_operations(config: DataConfig, mean: Tuple[float, ...]) -> List[Calla
                    takes the mean colour of the data set, which is 0 for the network
 
     Args:
+        config: section `data`.
         mean: per channel, of pixels scaled to [0, 1].
 
     Source: Cubuk et al., "AutoAugment: Learning Augmentation Strategies from Data", 2019; Cubuk et al., "RandAugment:

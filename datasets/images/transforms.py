@@ -51,6 +51,8 @@ def resize(image: torch.Tensor, height: int, width: int, mirror: bool = False) -
 
     Args:
         image: (C, H, W) uint8, C 1 or 3, any strides.
+        height: of the result.
+        width: of the result.
         mirror: reverse each row of the result.
     """
     # as decoders give it; arrays in memory are planes, for which the C++ would gain nothing

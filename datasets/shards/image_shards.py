@@ -167,8 +167,7 @@ def find_shards(store: ShardStore, files: Iterable[str]) -> Dict[str, List[str]]
 
 
 def read_index(store: ShardStore, shard: str, files: Dict[str, StoredFile]) -> Optional[ShardIndex]:
-    """Return the index of a shard among `files`; None where there is none, or one built for another version of it
-    or by former rules.
+    """Return the index of a shard among `files`; None if there is none that fits its version and today's rules.
 
     Raises:
         DataError: the shard or its index is damaged, or they do not belong together.

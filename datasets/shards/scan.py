@@ -111,6 +111,9 @@ def _row(path: str, file: BinaryIO, sample: Sample, is_scattered: bool) -> Optio
     """Return (offset, length, label, name) of a sample's image, None for members that are not part of a sample.
 
     Args:
+        path: the file's name in messages.
+        file: the tar file.
+        sample: its members by extension.
         is_scattered: there are other members of the same key elsewhere.
     """
     images = [sample[extension] for extension in sample if extension in EXTENSIONS]

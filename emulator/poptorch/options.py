@@ -224,7 +224,7 @@ class Options(OptionsDict):
         return self
 
     def enableExecutableCaching(self, path: Optional[str]) -> Options:
-        """Keep executables in this folder; None: do not. (The emulator only makes the folder.)"""
+        """Keep executables in this folder; None: do not; the emulator only makes the folder."""
         if path is not None:
             self._Popart.set("cachePath", path)
         self._Popart.set("enableEngineCaching", path is not None)
@@ -355,7 +355,7 @@ class Options(OptionsDict):
 
 
 def _as_enum(value: Any) -> Any:
-    """ "ConnectionType.OnDemand" -> that member; anything else as it is."""
+    """Return the member that "ConnectionType.OnDemand" names; anything else as it is."""
     if not isinstance(value, str) or value.count(".") != 1:
         return value
     kind, member = value.split(".")

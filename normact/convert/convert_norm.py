@@ -269,7 +269,7 @@ def _edit(model: nn.Module, plans: List[_Plan], rewrites: List[_Rewrite]) -> Tup
 
 
 def _remove_in_place_operations(model: nn.Module) -> Tuple[Set[str], Tuple[Tuple[str, str], ...]]:
-    """Return the paths of modules with a new forward, and (path, why) of those that may still change values in place."""
+    """Return the paths of modules with a new forward, and (path, why) of those that may change values in place."""
     rewritten: Set[str] = set()
     left: List[Tuple[str, str]] = []
     for path, module in model.named_modules():

@@ -1,5 +1,4 @@
-"""The one writer of whole files: links that others planted are not written through, and a file is for whom the umask
-says."""
+"""The one writer of whole files: it follows no planted links, and files are for whom the umask says."""
 
 from __future__ import annotations
 

@@ -44,6 +44,7 @@ def measured(folder: Path, calls: Sequence[Tuple[str, str]]) -> List[Tuple[str, 
     """Return what a process of its own says to each call, and the MiB by which its peak grows in it.
 
     Args:
+        folder: for files.
         calls: what is imported, and what is called.
     """
     file = folder / "calls.json"

@@ -1,5 +1,8 @@
-"""Compiles every Triton kernel for compute capability 9.0, which needs no GPU, and prints the bytes that each spills
-from registers. test_triton_kernels.py runs it as a process of its own, without Triton's interpreter."""
+"""Compiles every Triton kernel for compute capability 9.0, which needs no GPU.
+
+It prints the bytes that each spills from registers. test_triton_kernels.py runs it as a process of its own, without
+Triton's interpreter.
+"""
 
 from __future__ import annotations
 

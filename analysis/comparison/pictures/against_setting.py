@@ -60,8 +60,10 @@ def against_setting_picture(comparison: Comparison, reestimated: Optional[Compar
     """Return the picture of a figure against a setting.
 
     Args:
+        comparison: the rows by one figure.
         reestimated: the same figure with batch norm's statistics re-estimated, which gives further lines where rows
             have it; None for none.
+        key: of the setting.
     """
     drawn = series_of(comparison, key)
     for each in series_of(reestimated, key) if reestimated is not None else ():

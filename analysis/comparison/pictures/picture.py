@@ -94,8 +94,11 @@ class Picture:
         return path
 
     def is_saved(self, path: Path) -> bool:
-        """Whether `path` is this picture of these numbers. Its words tell, which hold them: outlines of letters and the
-        last digits of coordinates may differ between machines."""
+        """Whether `path` is this picture of these numbers.
+
+        Its words, which hold the numbers, decide: outlines of letters and last digits of coordinates may differ between
+        machines.
+        """
         words = f"<dc:description>{escape(self.alt)}</dc:description>"
         return path.is_file() and words in path.read_text(encoding="utf-8")
 

@@ -24,8 +24,10 @@ class BuildError(RuntimeError):
 
 
 class StopRequests:
-    """The signals that a program handles itself, noticed while it is in a build: its handler notes them for later, and
-    the build, which may take a minute, ends now."""
+    """The signals that a program handles itself, noticed during a build.
+
+    Its handler notes them for later, and the build, which may take a minute, ends now.
+    """
 
     def __init__(self) -> None:
         self.number: Optional[int] = None

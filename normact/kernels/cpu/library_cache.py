@@ -68,6 +68,7 @@ def locked(folder: Path, stopped: Callable[[], None]) -> Iterator[None]:
     """Hold the lock of a folder. The system drops it when its process dies, so no stale lock can stay.
 
     Args:
+        folder: of the cache.
         stopped: called while waiting; what it raises ends the wait.
     """
     import fcntl  # not there on Windows, where build_library refuses first

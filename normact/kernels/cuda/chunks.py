@@ -198,7 +198,7 @@ def merge_sums(
     channel_step: tl.tensor,
     BLOCK_MERGE: tl.constexpr,
 ) -> None:
-    """A group's (tilt, level), and this image's gradients of the per-channel parameters (4, images, channels).
+    """Compute a group's (tilt, level), and this image's gradients of the per-channel parameters (4, images, channels).
 
     plane: images * channels. chunk_plane: images * chunks * channels.
     """

@@ -30,8 +30,10 @@ MOST_MAP_TILES = 8
 
 
 class Problem(NamedTuple):
-    """A tensor and its groups as the kernels see them: channel c and pixel p of an image lie at
-    c * channel_stride + p * pixel_stride, channel j of group g is g * group_step + j * channel_step.
+    """A tensor and its groups as the kernels see them.
+
+    Channel c and pixel p of an image lie at c * channel_stride + p * pixel_stride; channel j of group g is
+    g * group_step + j * channel_step.
     """
 
     images: int
@@ -90,8 +92,11 @@ def problem_of(x: Tensor, memory_format: torch.memory_format, num_groups: int, s
 
 
 def group_fits_one_program(problem: Problem, processors: int) -> bool:
-    """Whether one program for each (image, group) is the better form: whole sectors, a group that stays in the cache,
-    and enough groups to fill the device or groups so small that more programs would not help."""
+    """Whether one program for each (image, group) is the better form.
+
+    It is with whole sectors, a group that stays in the cache, and enough groups to fill the device, or groups so small
+    that more programs would not help.
+    """
     values = problem.group_channels * problem.pixels
     if problem.piece_bytes < SECTOR_BYTES or values * problem.element_bytes > MOST_GROUP_BYTES:
         return False
