@@ -72,13 +72,18 @@ def _refuse_read(func: Callable[..., Any]) -> None:
 
 
 def _refuse_shape(func: Callable[..., Any]) -> None:
-    raise backend_error(f"Operations using aten::{func.__name__.strip('_')} are unsupported {_UNKNOWN_SHAPE}")
+    name = func.__name__.strip("_")
+    raise backend_error(_LENGTHS.get(name, f"Operations using aten::{name} are unsupported {_UNKNOWN_SHAPE}"))
 
 
+_LENGTHS = {
+    "bincount": "Bincount `minlength` must be specified and must be a constant. On the IPU MK2 platform the minimum "
+    "length is also the maximum length",
+    "one_hot": "OneHot num classes must be specified and must be constant.",
+}
 _UNKNOWN_SHAPE = (
-    "where the values of a tensor decide the shape of the result: the shapes of a compiled graph are fixed. Give a "
-    "length (minlength of bincount(), num_classes of one_hot()) where there is one; instead of selecting by a mask "
-    "keep all elements: torch.where(mask, x, other), x * mask, x[mask] = value"
+    "where the values of a tensor decide the shape of the result: the shapes of a compiled graph are fixed. Instead of "
+    "selecting by a mask keep all elements: torch.where(mask, x, other), x * mask, x[mask] = value"
 )
 _READING = {
     torch.Tensor.item,
