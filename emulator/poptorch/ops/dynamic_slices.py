@@ -77,7 +77,7 @@ def _check_size(size: int) -> None:
 
 
 def _rows(start: torch.Tensor, offsets: torch.Tensor, length: int) -> torch.Tensor:
-    """Return the positions of a slice: on the device one that begins outside begins at 0, and after the last row comes row 0.
+    """Return a slice's positions; on the device a start outside becomes 0, and row 0 comes after the last row.
 
     A model is compiled on any values, so that no start is an error. (poplibs, popops/codelets/DynamicSlice1D.cpp.)
     """
