@@ -5,7 +5,7 @@ python analyze.py power --model timm:resnet18            ... of a timm or torchv
 python analyze.py proxy --run runs/fashion_rn20_gn8pn     how well each proxy fits: which condition of Theorem 3 fails
 python analyze.py random-net --norm layer layer+pn --out DIR     random nets of Definition 1
 python analyze.py theory --out DIR                       each theorem: claimed, measured, bound, verdict
-python analyze.py conversion                             what convert_norm makes of timm's, torchvision's, ... networks
+python analyze.py conversion                             what convert_norm does to networks of timm, torchvision, ...
 python analyze.py curves RUN...                          loss and accuracy of runs, also of running and stopped ones
 python analyze.py compare RUNS... --against ROW          several seeds: paired differences with intervals, pictures
 python analyze.py report RUNS... --out DIR               the same as one page that any browser shows, offline

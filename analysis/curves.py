@@ -26,7 +26,7 @@ def plot_curves(metrics_path: Union[str, Path], out_png: Union[str, Path], title
     """Draw a run's metrics.jsonl against epochs: loss, and top-1 accuracy in percent, of each split that it has.
 
     A value that was not finite (null in the file) leaves a gap. A torn last line, as a running or killed run leaves it,
-    is passed over.
+    is skipped.
 
     Args:
         metrics_path: one JSON record a line, with split, epoch, loss and top1.
@@ -62,7 +62,7 @@ def plot_curves(metrics_path: Union[str, Path], out_png: Union[str, Path], title
 
 
 def read_records(path: Path) -> List[Dict[str, Any]]:
-    """Return the JSON records of a run's file, one a line; a torn last line is passed over.
+    """Return the JSON records of a run's file, one per line; a torn last line is skipped.
 
     Raises:
         ValueError: another line that is not a record.

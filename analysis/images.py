@@ -1,4 +1,4 @@
-"""Images for networks that are analysed and not trained: made ones with a natural spectrum, and patches of photographs.
+"""Images for networks that are analysed, not trained: synthetic ones with a natural spectrum, and photograph patches.
 
 All are centred and scaled per colour channel over the whole set: Proxy Normalization does not remove a mean that is in
 the data, and the decomposition would show the data's mean in place of the network's.

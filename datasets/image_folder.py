@@ -116,7 +116,7 @@ def read_image_file(path: Path) -> bytes:
 
 
 def image_files(class_folder: Path) -> Iterator[Tuple[bytes, int]]:
-    """Give name and size in bytes of each image file; names that start with a dot are passed over.
+    """Give name and size in bytes of each image file; names that start with a dot are skipped.
 
     Raises:
         DataError: something else is in the folder.
@@ -138,7 +138,7 @@ def has_image_name(name: bytes) -> bool:
 
 
 def find_classes(folder: Path) -> Tuple[str, ...]:
-    """Return the names of the class folders in `folder`, sorted; names that start with a dot are passed over.
+    """Return the names of the class folders in `folder`, sorted; names that start with a dot are skipped.
 
     Raises:
         DataError: something that is not a folder, fewer than two classes, or names that cannot be told apart.

@@ -1,4 +1,4 @@
-"""Programs of torch.export, from files that are not trusted: checked, and written anew in memory for torch to read.
+"""Programs of torch.export, from untrusted files: checked, and rewritten in memory for torch to read.
 
 torch.export.load unpickles anything, loads shared libraries, and evaluates texts as Python. So it is never given the
 file: it is given an archive made here, of the weights, the constants and the checked graph.

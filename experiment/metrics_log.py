@@ -1,4 +1,4 @@
-"""The files that tell what a run measured: metrics.jsonl, summary.json and status.json."""
+"""The files that record what a run measured: metrics.jsonl, summary.json and status.json."""
 
 from __future__ import annotations
 

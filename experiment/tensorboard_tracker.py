@@ -16,7 +16,7 @@ class TensorBoardTracker:
     """Writes each number of a record as SPLIT/NAME over steps. Numbers that are not finite leave a gap.
 
     Args:
-        folder: for the event files, made anew.
+        folder: for the event files; emptied first.
         past: records to write first.
     """
 

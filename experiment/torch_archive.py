@@ -25,7 +25,7 @@ _TENSOR_NAMES = re.compile(
     r"|torch\._utils\._rebuild_\w+|collections\.(?:OrderedDict|Counter)"
 )
 
-# What training scripts save beside tensors, and nobody needs to read them: settings, dates, paths, random states. In
+# What training scripts save beside tensors, and is not needed to read them: settings, dates, paths, random states. In
 # place of each stands an object that holds nothing and does nothing; the class of that name is never imported.
 _INERT_NAMES = re.compile(
     r"argparse\.Namespace|typing\.Any|collections\.defaultdict|_codecs\.encode"
@@ -41,7 +41,7 @@ _INERT_SINCE = (2, 6)  # torch's unpickler takes another class for a name
 
 
 class Inert:
-    """Stands for an object of a file that is not needed."""
+    """Takes the place of an object in a file that is not needed."""
 
     __slots__ = ()
 
@@ -60,7 +60,7 @@ def load_tensors(data: bytes) -> Any:
     """Return what torch.save put into an archive, on the CPU: tensors and builtins. Nothing in it is run.
 
     Objects of a few harmless kinds, such as the argparse.Namespace that training scripts save beside the weights, are
-    not made: an Inert stands for each.
+    not created: an Inert takes the place of each.
 
     Raises:
         RefusedError: it asks for code to be run.
@@ -250,6 +250,6 @@ def _pickles(data: bytes) -> List[bytes]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return an error of unknown bytes, for people: its first line, or its kind where it has none."""
+    """Return what to print of an error caused by unknown bytes: its first line, or its class if it has none."""
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__

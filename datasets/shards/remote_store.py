@@ -35,7 +35,7 @@ class RemoteStore:
         url: e.g. s3://bucket/imagenet.
         cache: folder of the copies; None: each image is read by one ranged request.
 
-    Passwords in the URL are sent to the place and told to nobody else.
+    Passwords in the URL are sent to the server and appear nowhere else.
     """
 
     def __init__(self, url: str, cache: Optional[Path]) -> None:

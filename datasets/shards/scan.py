@@ -2,7 +2,7 @@
 
 Members that look like a part of a sample and cannot be one are errors: an image without a label, a label without an
 image, a key whose members are not neighbours, a link to something that is not there. What neither looks like an image
-nor like a label is passed over, and so are the files named ._NAME that macOS adds to hold attributes.
+nor like a label is skipped, as are the files named ._NAME that macOS adds to hold attributes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def scan_shard(path: str, file: BinaryIO) -> ShardIndex:
     """Return the index of a tar file that came without one, by reading its headers and labels.
 
     Args:
-        path: what people call it.
+        path: its name in messages.
         file: the tar file.
 
     Raises:
@@ -55,7 +55,7 @@ def scan_shard(path: str, file: BinaryIO) -> ShardIndex:
 
 
 def _samples(path: str, file: BinaryIO) -> Tuple[List[Tuple[str, Sample]], int]:
-    """Return (key, members) of each run of neighbours, and how many companions of macOS are passed over."""
+    """Return (key, members) of each run of neighbours, and how many companions of macOS are skipped."""
     samples: List[Tuple[str, Sample]] = []
     contents: Dict[str, TarMember] = {}  # that a link may stand for
     companions = 0

@@ -37,10 +37,10 @@ class ShardStore(Protocol):
     """Files of one place, by name; a name may begin with one of SUBFOLDERS."""
 
     def files(self) -> Dict[str, StoredFile]:
-        """Return what is told about each file, by name."""
+        """Return what is known about each file, by name."""
 
     def path(self, name: str) -> str:
-        """Return what people call the file."""
+        """Return the file's name in messages."""
 
     def read(self, name: str) -> bytes: ...
 

@@ -17,7 +17,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from configs.atomic_file import replace_file
 
-# Colours by number, which a theme decides; with marker and dash, so that they are told apart in grey too.
+# Colours by number, which a theme decides; with marker and dash, so that they can be distinguished in grey too.
 LINES: Tuple[Dict[str, Any], ...] = (
     {"color": "C0", "marker": "o", "linestyle": "-"},
     {"color": "C1", "marker": "s", "linestyle": "--"},

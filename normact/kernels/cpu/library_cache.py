@@ -52,6 +52,15 @@ def trusted_library(library: Path) -> bool:
     return content is not None and told is not None and hashlib.sha256(content).hexdigest() == told.decode().strip()
 
 
+def is_whole(library: Path) -> bool:
+    """Whether `library`, which was installed with this package and is trusted like it, has the sum beside it."""
+    try:
+        told = _sum_path(library).read_text().strip()
+        return hashlib.sha256(library.read_bytes()).hexdigest() == told
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 def keep_library(built: Path, library: Path) -> None:
     """Move a built library, and its sum, to where trusted_library finds them, whatever ends the machine meanwhile."""
     written = built.with_name(built.name + SUM_SUFFIX)

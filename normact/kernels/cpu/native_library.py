@@ -3,9 +3,9 @@
 The compiler is called directly: one command for each source, side by side, then a link. This needs g++ or
 clang++ and nothing else (torch.utils.cpp_extension would need ninja too).
 
-$PROXYNORM_KERNEL_ISA chooses the instructions: "native" (the default, all that this processor has), "avx2" (what
-x86 processors since 2013 share) or "baseline" (the compiler's default: SSE2, NEON). It is for tests, and for telling a
-fault of one form from a fault of all.
+$PROXYNORM_KERNEL_ISA chooses the instructions: "native" (the default, all that this processor has), "avx512" (servers
+since 2017), "avx2" (what x86 processors since 2013 share) or "baseline" (the compiler's default: SSE2, NEON). It is for
+tests, and for telling a fault of one form from a fault of all.
 """
 
 from __future__ import annotations
@@ -31,7 +31,12 @@ logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "PROXYNORM_CACHE_DIR"
 ISA_VARIABLE = "PROXYNORM_KERNEL_ISA"
-ISA_FLAGS = {"native": ("-march=native",), "avx2": ("-march=haswell",), "baseline": ()}
+ISA_FLAGS = {
+    "native": ("-march=native",),
+    "avx512": ("-march=skylake-avx512",),
+    "avx2": ("-march=haswell",),
+    "baseline": (),
+}
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,8 @@ class NativeLibrary:
     def _key(self, compiler: str, flags: Sequence[str]) -> str:
         """Name of the cache folder: everything that changes the machine code."""
         parts = [self.name, *self.built_for, compiler, *flags, *self.link_flags]
-        parts += [platform.machine(), _processor_flags()]
+        # Machines that share a home folder do not share a library.
+        parts += [platform.machine(), processor_flags()]
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             parts.append(
                 subprocess.run(
@@ -169,8 +175,8 @@ def find_compiler() -> str:
     raise BuildError("no C++ compiler (g++ or clang++) was found")
 
 
-def _processor_flags() -> str:
-    """Return the instruction sets of this processor, so that machines sharing a home folder do not share a library."""
+def processor_flags() -> str:
+    """Return the instruction sets of this processor, as Linux names them, with spaces between."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith(("flags", "Features")):
