@@ -82,7 +82,7 @@ def test_a_file_that_computes_something_else_is_an_error(
     ("arguments", "code", "part"),
     [
         (["--out", "{folder}/model.onnx"], 2, "the name of this format ends in .pt2"),
-        (["--out", "{folder}/none/model.pt2"], 2, "none is not a folder; make it"),
+        (["--out", "{folder}/none/model.pt2"], 2, "none is not a folder; create it"),
         (["--checkpoint", "best"], 4, "has no best checkpoint"),
     ],
 )

@@ -553,7 +553,7 @@ def test_a_run_stopped_before_the_last_measurements_makes_them_when_it_is_resume
             "model.activation silu has no effect after norm evonorm_s0",
         ),
         (["norm.num_samples=100"], "num_samples=100 has no effect with proxy_method 'exact'"),
-        (["norm.name=dyt", "norm.num_groups=null"], "norm is 'dyt': what it gives has no mean of 0"),
+        (["norm.name=dyt", "norm.num_groups=null"], "norm is 'dyt': its output does not have mean 0"),
     ],
 )
 def test_activations_and_norms_that_do_not_go_together_are_refused(

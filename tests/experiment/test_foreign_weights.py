@@ -149,9 +149,7 @@ def test_weights_of_others_come_in_to_the_bit(
     with caplog.at_level(logging.WARNING):
         load_pretrained(model, saved.tensors)
     assert_equal(model, trained.state_dict())
-    assert ("1 tensors are left out, beside the network in 'net.': criterion.weight" in caplog.text) == (
-        name == "Lightning"
-    )
+    assert ("1 tensor beside the network in 'net.' ignored: criterion.weight" in caplog.text) == (name == "Lightning")
 
 
 def test_the_last_weights_can_be_asked_for_beside_an_average(tmp_path: Path) -> None:
