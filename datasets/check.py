@@ -36,7 +36,7 @@ from datasets.data_sets import DataSets
 from datasets.errors import DataError
 from datasets.folder import data_folder
 from datasets.image_folder import HALVES, has_image_name, read_image_file
-from datasets.images.decode import pixel_limit
+from datasets.images.decode import FORMATS, pixel_limit
 from datasets.images.encoded_image import EncodedImage, unusable
 from datasets.shards.image_shards import ShardImages
 from datasets.shards.index import NOT_COMPUTED
@@ -88,7 +88,7 @@ def inspect(index: int) -> Finding:
         if not isinstance(image, EncodedImage):
             return Finding(None, label, image.shape[1:], f"{image.shape[0]} channels", digest_of(image.tobytes()))
         image.pixels()
-        with Image.open(BytesIO(image.content)) as opened:
+        with Image.open(BytesIO(image.content), formats=FORMATS) as opened:
             mode = f"{opened.format} {opened.mode}"
         return Finding(None, label, (image.height, image.width), mode, digest_of(image.content))
     except DataError as error:

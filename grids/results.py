@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from configs import Config, ConfigError
 from configs.atomic_file import replace_file
+from configs.bounded_file import MAX_LOG_BYTES, MAX_RECORD_BYTES, parse_json, read_bounded
 from configs.meaning import differences
 from experiment.run_folder import RunFolder
 from grids.plan import Trial
@@ -40,7 +41,7 @@ class Results:
         """
         path = self.path(trial)
         try:
-            result = json.loads(path.read_text(encoding="utf-8"))
+            result = parse_json(read_bounded(path, MAX_LOG_BYTES))
             if not {"config", "summary", "train_loss"} <= set(result):
                 raise ValueError("config, summary or train_loss is missing")
         except FileNotFoundError:
@@ -66,7 +67,7 @@ class Results:
             "seed": trial.seed,
             "experiment": trial.cell.experiment,
             "learning_rate": {"value": config.optimizer.learning_rate, **learning_rate},
-            "summary": None if diverged else json.loads(folder.summary.read_text(encoding="utf-8")),
+            "summary": None if diverged else parse_json(read_bounded(folder.summary, MAX_RECORD_BYTES)),
             "train_loss": last_epoch_loss(records, config.schedule.epochs),
             "evaluations": [record for record in records if record["split"] == "eval"],
             "power": _records(folder.power),
@@ -111,4 +112,4 @@ def last_epoch_loss(records: List[Dict[str, Any]], epochs: int) -> Optional[floa
 def _records(path: Path) -> List[Dict[str, Any]]:
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [parse_json(line) for line in read_bounded(path, MAX_LOG_BYTES).splitlines()]

@@ -7,7 +7,6 @@ nor like a label is passed over, and so are the files named ._NAME that macOS ad
 
 from __future__ import annotations
 
-import json
 import os
 import posixpath
 import re
@@ -177,8 +176,8 @@ def parse_label(content: bytes, extension: str) -> Optional[int]:
     if extension != ".json":
         return check_label(int(content)) if WHOLE_NUMBER.fullmatch(content) else None
     try:
-        values = json.loads(content)
-    except (ValueError, RecursionError):  # numbers of thousands of digits, or lists in lists in lists
+        values = parse_json(content)
+    except ValueError:  # numbers of thousands of digits, or lists in lists in lists
         return None
     if not isinstance(values, dict):
         return None
