@@ -39,8 +39,8 @@ def replace_file(
         passing: called with "before_write", "mid_write", "before_replace" and "after_replace" when these points are
             reached; crash tests stop the process there.
 
-    Raises: DiskFullError where there is no room; OSError for other failures, and for a pipe or a device at `path`. Both leave the old file alone, and no
-        temporary one.
+    Raises: DiskFullError where there is no room; OSError for other failures, a pipe or a device at `path` among them.
+        All leave the old file alone, and no temporary one.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.urandom(8).hex()}{PARTIAL_SUFFIX}")

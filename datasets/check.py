@@ -27,8 +27,8 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Set,
 import numpy as np
 from PIL import Image
 
-from configs import ConfigError, load_config
-from configs.exit_codes import DATA, DONE, explain
+from configs import load_config
+from configs.exit_codes import DATA, DONE, EXPLAINED, explain
 from configs.schema import DataConfig
 from configs.standard_streams import open_standard_streams
 from datasets import build_datasets
@@ -240,7 +240,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         parser.error(f"--workers {options.workers} must be 0 or more")
     try:
         report = check(load_config(options.config, options.set).data, options.workers)
-    except ConfigError as error:
+    except EXPLAINED as error:
         return explain(error)
     text = "\n".join(report.lines + [f"errors of {report.errors} kinds" if report.errors else "ok"])
     print(text.encode("utf-8", "backslashreplace").decode("utf-8"))  # names may be of bytes that are no UTF-8

@@ -29,7 +29,7 @@ from typing import Dict, Optional, Sequence
 import numpy as np
 
 from configs.bounded_file import GIB, MIB, parse_json, read_bounded
-from configs.exit_codes import explain
+from configs.exit_codes import EXPLAINED, explain
 from configs.schema import DataConfig
 from configs.standard_streams import open_standard_streams
 from datasets import fashion_mnist
@@ -154,7 +154,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     data_dir = parser.parse_args(arguments).data_dir
     try:
         obtain_scenes(data_dir)
-    except DataError as error:
+    except EXPLAINED as error:
         return explain(error)
     print(data_folder(data_dir) / FOLDER)
     return 0

@@ -1,7 +1,7 @@
-"""How large what a pickle says would be to whoever walks through it: told by its instructions, before any of it is made.
+"""How large what a pickle says is to whoever walks through it: told by its instructions, before any of it is made.
 
-A tuple that holds one tuple twice, which holds another twice, has 2^40 entries in 200 bytes of a file. Reading it back is
-no trouble, but what hashes, prints or copies it does not end: as the key of a dictionary that is unpickling itself.
+A tuple that holds one tuple twice, which holds another twice, has 2^40 entries in 200 bytes of a file. Making it takes
+no time, but what hashes, prints or copies it does not end; and a key of a dictionary is hashed while it is read.
 """
 
 from __future__ import annotations

@@ -124,9 +124,8 @@ def _lock(path: Path) -> IO[str]:
         lock.seek(0)
         holder = lock.read(_HOLDER_CHARACTERS).strip()
         lock.close()
-        raise RunFolderError(
-            f"{path} is in use by {holder if holder and holder.isprintable() else 'another run'}; wait for it, or choose another --output-dir"
-        ) from error
+        known = holder if holder and holder.isprintable() else "another run"
+        raise RunFolderError(f"{path} is in use by {known}; wait for it, or choose another --output-dir") from error
     lock.truncate(0)
     started = datetime.datetime.now().isoformat(timespec="seconds")
     lock.write(f"pid {os.getpid()} on {socket.gethostname()}, started {started}\n")

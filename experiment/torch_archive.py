@@ -91,8 +91,8 @@ def load_tensors(data: bytes) -> Any:
     for tensor in _tensors(loaded):
         if tensor.numel() * tensor.element_size() > len(data):
             raise ValueError(
-                f"it has a tensor of {tuple(tensor.shape)}, which is more than the {len(data):,} bytes of the file: its "
-                "numbers stand for others too; save tensor.clone()"
+                f"it has a tensor of {tuple(tensor.shape)}, which is more than the {len(data):,} bytes of the file: "
+                "its numbers stand for others too; save tensor.clone()"
             )
     return loaded
 

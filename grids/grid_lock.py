@@ -13,7 +13,6 @@ from configs.atomic_file import open_without_following
 from experiment.run_folder import RunFolderError
 from grids.console import say
 
-
 _HOLDER_CHARACTERS = 200  # pid and machine
 
 

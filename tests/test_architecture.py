@@ -157,8 +157,8 @@ def test_what_may_run_a_file_stands_in_few_known_places() -> None:
 
 
 # What reads a file that somebody else may have put there, or a text out of one: through configs/bounded_file.py, which
-# never waits for a pipe, and bounds what it takes. Others read what belongs to the system or to this repository, or what
-# they have just written themselves.
+# never waits for a pipe, and bounds what it takes. Others read what belongs to the system or to this repository, or
+# what they have just written themselves.
 MAY_READ = {
     ("open", "configs/standard_streams.py"),  # /dev/null
     ("open", "experiment/run_output.py"),

@@ -46,7 +46,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         if options.config is None and options.model is None:
             raise ValueError("nothing to plan; give --config, --model, --published or --calibrate")
         return _plan(options)
-    except (ConfigError, ValueError) as error:
+    except (ConfigError, ValueError, OSError) as error:
         explain(error)
         return REFUSED
 

@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import BinaryIO, Dict, List, Optional, Tuple
 
+from configs.bounded_file import parse_json
 from datasets.errors import DataError
 from datasets.images.decode import EXTENSIONS
 from datasets.shards.index import NOT_COMPUTED, ShardIndex, check_label, make_index
