@@ -28,6 +28,7 @@ import numpy as np
 from PIL import Image
 
 from configs import load_config
+from configs.arguments import whole
 from configs.exit_codes import DATA, DONE, EXPLAINED, explain
 from configs.schema import DataConfig
 from configs.standard_streams import open_standard_streams
@@ -234,7 +235,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; null leaves it out"
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that read images")
+    parser.add_argument("--workers", type=whole(0), default=os.cpu_count() or 1, help="processes that read images")
     options = parser.parse_args(arguments)
     if options.workers < 0:
         parser.error(f"--workers {options.workers} must be 0 or more")
