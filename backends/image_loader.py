@@ -28,13 +28,16 @@ _is_told = mmap.mmap(-1, 1)  # one byte that this process and the loading proces
 
 
 def build_loader(dataset: Any, batches: Any, workers: int, pin_memory: bool = False) -> DataLoader:
-    """One batch for each list of indices that `batches` gives.
+    """Return one batch for each list of indices that `batches` gives.
 
     Loading processes hand batches over in shared memory. Where that has no room (the /dev/shm of a container is often
     of 64 MiB), or too few files may be open, they go through pipes: slower, and any size works.
 
     Args:
         dataset: (image, label) by index; its `must_copy` says whether files have to be copied before all can be read.
+        batches: gives lists of indices.
+        workers: loading processes; 0: this one loads.
+        pin_memory: whether batches lie in page-locked memory, for a GPU.
     """
     return DataLoader(
         dataset,
@@ -49,8 +52,11 @@ def build_loader(dataset: Any, batches: Any, workers: int, pin_memory: bool = Fa
 
 
 def _end_with(parent: int, worker: int) -> None:
-    """PyTorch's workers look for their parent's end too, but only later: one whose parent is killed while it starts
-    would wait for ever."""
+    """End with the parent process, from the start.
+
+    PyTorch's workers look for their parent's end too, but only later: one whose parent is killed while it starts would
+    wait for ever.
+    """
     end_with(parent)
 
 
@@ -69,7 +75,7 @@ def _stack(samples: List[Tuple[torch.Tensor, int]]) -> Batch:
 
 
 def _collate(samples: List[Tuple[torch.Tensor, int]]) -> Any:
-    """The batch of these samples; of a loading process, in shared memory or else for a pipe.
+    """Return the batch of these samples; of a loading process, in shared memory or else for a pipe.
 
     PyTorch would move it to shared memory while sending, where a failure reaches nobody: the receiver waits.
     """

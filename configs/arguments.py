@@ -13,7 +13,7 @@ MOST_BATCH = 2**20  # images of one weight update
 
 
 def whole(least: int = 1, most: int = MOST) -> Callable[[str], int]:
-    """The type of options that are a whole number from `least` to `most`."""
+    """Return the type of options that are a whole number from `least` to `most`."""
     rule = f"of {least} or more" if most == MOST else f"from {least} to {most:,}"
 
     def read(text: str) -> int:
@@ -29,7 +29,7 @@ def whole(least: int = 1, most: int = MOST) -> Callable[[str], int]:
 
 
 def real(least: float = -math.inf, most: float = math.inf) -> Callable[[str], float]:
-    """The type of options that are a finite number from `least` to `most`."""
+    """Return the type of options that are a finite number from `least` to `most`."""
     bounds = [f"{word} {bound:g}" for word, bound in (("from", least), ("to", most)) if math.isfinite(bound)]
 
     def read(text: str) -> float:

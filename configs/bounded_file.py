@@ -1,5 +1,6 @@
-"""Files whose writer is not known: read only where they are files and no larger than their reader expects, which is
-judged before a byte is read; and JSON in them.
+"""Files whose writer is not known, and JSON in them.
+
+They are read only where they are files, and no larger than their reader expects: judged before a byte is read.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ _TOO_DEEP = f"it is nested more than {MAX_JSON_DEPTH} deep"
 
 
 def read_bounded(path: Union[str, Path], most: int) -> bytes:
-    """The content of a file of at most `most` bytes.
+    """Return the content of a file of at most `most` bytes.
 
     A hole of a sparse file counts as what it reads as. A pipe or a device is none: it may be without end.
 
-    Raises: OSError for a file that cannot be read, that is larger, or that is no regular file.
+    Raises:
+        OSError: a file that cannot be read, that is larger, or that is not a regular file.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -35,9 +37,10 @@ def read_bounded(path: Union[str, Path], most: int) -> bytes:
 
 
 def open_regular(path: Union[str, Path]) -> BinaryIO:
-    """A file, opened to be read in parts.
+    """Open a file that is to be read in parts.
 
-    Raises: OSError for one that cannot be read, or is no regular file: a pipe or a device.
+    Raises:
+        OSError: it cannot be read, or is not a regular file: a pipe or a device.
     """
     # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
     descriptor = os.open(str(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -47,16 +50,18 @@ def open_regular(path: Union[str, Path]) -> BinaryIO:
     os.close(descriptor)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    raise OSError(errno.EINVAL, "it is no regular file (a pipe, a socket or a device)", str(path))
+    raise OSError(errno.EINVAL, "it is not a regular file (a pipe, a socket or a device)", str(path))
 
 
 def parse_json(content: Union[str, bytes], must_differ: bool = False) -> Any:
-    """The value of a JSON text.
+    """Return the value of a JSON text.
 
     Args:
+        content: the text.
         must_differ: two entries of the same name in one object are an error; else the last is taken.
 
-    Raises: ValueError for another text, also for one that is nested so deeply that whoever walks through it may fail.
+    Raises:
+        ValueError: another text, or one that is nested so deeply that whoever walks through it may fail.
     """
     try:
         value = json.loads(content, object_pairs_hook=_different if must_differ else None)

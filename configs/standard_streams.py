@@ -6,12 +6,11 @@ import sys
 
 
 def open_standard_streams() -> None:
-    """What is closed of standard input, output and error is opened, on nothing. The first thing that a command does.
+    """Open whichever of standard input, output and error is closed, on the null device; every command does so first.
 
-    A name that is no text in the terminal's encoding, as names of files may be, is printed with what it lacks written
-    out.
+    A name that is not text in the terminal's encoding, as names of files may be, is printed with its bytes written out.
 
-    Python leaves None in their place, which is no file to write to. And the next files get their numbers: what a
+    Python leaves None in their place, which is not a file to write to. And the next files get their numbers: what a
     library writes to number 2 would be written into a checkpoint.
     """
     for number in range(3):

@@ -27,7 +27,9 @@ def refuse_growth(pickled: bytes, most: int) -> None:
         most: entries of one object, counted wherever they are met. Each takes a byte of a file at least, so a file has
             no more than bytes, unless it repeats itself.
 
-    Raises: ValueError for more of them, for what holds itself, is deeper than 100 in one another, or is no pickle.
+    Raises:
+        ValueError: there are more of them, one holds itself, they are more than 100 deep in one another, or it is not a
+            pickle.
     """
     counted: Dict[int, Tuple[int, int]] = {}
 
@@ -39,7 +41,9 @@ def refuse_growth(pickled: bytes, most: int) -> None:
             held = [count(entry, depth + 1) for entry in item]
             counted[id(item)] = 1 + sum(entries for entries, _ in held), 1 + max((deep for _, deep in held), default=0)
         if depth > MOST_DEPTH or counted[id(item)][1] > MOST_DEPTH:
-            raise ValueError(f"its entries hold themselves, or are more than {MOST_DEPTH} deep in one another")
+            raise ValueError(
+                f"its entries contain themselves, or are nested more than {MOST_DEPTH} deep in one another"
+            )
         return counted[id(item)]
 
     try:
@@ -52,19 +56,19 @@ def refuse_growth(pickled: bytes, most: int) -> None:
 
 
 def _containers(pickled: bytes) -> Iterator[List[Any]]:
-    """A list of its entries for each container, call and object that a pickle describes, in the order of their making.
+    """Yield the entries of each container, call and object that a pickle describes, in the order of their making.
 
     The state that an object is given (BUILD) is a container of its own, and none of the object's entries: no one walks
     through it, and settings hold what they belong to.
     """
     stack: List[Any] = []
-    memo: Dict[int, Any] = {}
+    memo: Dict[Any, Any] = {}
     for opcode, argument, _ in pickletools.genops(pickled):
         name = opcode.name
         if name in _PUT or name == "MEMOIZE":
-            memo[len(memo) if name == "MEMOIZE" else int(argument)] = stack[-1]
+            memo[len(memo) if name == "MEMOIZE" else argument] = stack[-1]
         elif name in _GET:
-            stack.append(memo[int(argument)])
+            stack.append(memo[argument])
         elif name == "MARK":
             stack.append(_MARK)
         elif name == "DUP":

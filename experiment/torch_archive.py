@@ -60,7 +60,7 @@ class RefusedError(ValueError):
 
 
 def load_tensors(data: bytes) -> Any:
-    """What torch.save put into an archive, on the CPU: tensors and builtins. Nothing in it is run.
+    """Return what torch.save put into an archive, on the CPU: tensors and builtins. Nothing in it is run.
 
     Objects of a few harmless kinds, such as the argparse.Namespace that training scripts save beside the weights, are
     not made: an Inert stands for each.
@@ -106,15 +106,18 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def refuse_damage(archive: zipfile.ZipFile) -> None:
-    """Raises ValueError for a record whose bytes do not have the sum (CRC-32) that the archive has for it. torch does
-    not compare them."""
+    """Refuse a record whose bytes do not match the sum (CRC-32) in the archive, which torch does not compare.
+
+    Raises:
+        ValueError: as said.
+    """
     try:
         damaged = archive.testzip()
     except (zipfile.BadZipFile, EOFError) as error:  # its own header differs from the archive's index
         raise ValueError(f"it is damaged: {first_line(error)}") from error
     if damaged is not None:
         raise ValueError(
-            f"its record {damaged!r} is damaged: its bytes do not have the sum (CRC-32) that was written with them"
+            f"its record {damaged!r} is damaged: its bytes do not match the sum (CRC-32) written with them"
         )
 
 
@@ -136,7 +139,7 @@ def _standing_for(names: Set[str]) -> Iterator[None]:
 
 
 def open_archive(data: bytes) -> zipfile.ZipFile:
-    """The archive in `data`, whose records are as many bytes as they say, and together no more than `data`.
+    """Return the archive in `data`, whose records are as many bytes as they say, and together no more than `data`.
 
     Raises:
         ValueError: no archive of torch, or one with compressed, doubled or overlapping records.
@@ -165,9 +168,11 @@ def open_archive(data: bytes) -> zipfile.ZipFile:
 
 
 def read_records(data: bytes) -> Dict[str, bytes]:
-    """The records of an archive by name, without the folder that torch puts all of them in.
+    """Return the records of an archive by name, without the folder that torch puts all of them in.
 
-    Raises: as open_archive; ValueError and zipfile.BadZipFile for records that are damaged or in other folders.
+    Raises:
+        ValueError: as open_archive; records that are damaged or in other folders.
+        zipfile.BadZipFile: records that are damaged.
     """
     archive = open_archive(data)
     root = archive.namelist()[0].partition("/")[0] + "/" if archive.namelist() else ""
@@ -178,7 +183,7 @@ def read_records(data: bytes) -> Dict[str, bytes]:
 
 
 def _name_of_today(name: str) -> str:
-    """What torch looks for: its pickles have the names of Python 2."""
+    """Return what torch looks for: its pickles have the names of Python 2."""
     module, _, kind = name.rpartition(".")
     module, kind = NAME_MAPPING.get((module, kind), (IMPORT_MAPPING.get(module, module), kind))
     return f"{module}.{kind}"
@@ -195,14 +200,16 @@ def _empty_dictionary(*arguments: Any) -> Dict[Any, Any]:
 
 
 def refuse_globals(data: bytes) -> Set[str]:
-    """The harmless names beside tensors' that bytes would import when they are unpickled: read from the instructions,
-    without running any of them.
+    """Return the harmless names, besides those of tensors, that bytes would import when they are unpickled.
+
+    They are read from the instructions, without running any of them.
 
     Args:
         data: a file of torch.save (a zip archive with pickles in it), or a bare pickle.
 
-    Raises: RefusedError for any other name; also what pickletools and zipfile raise for bytes that are torn or neither
-        of these.
+    Raises:
+        RefusedError: any other name; also what pickletools and zipfile raise for bytes that are torn or neither of
+            these.
     """
     inert: Set[str] = set()
     for name, is_certain in _imported_names(data):
@@ -217,7 +224,7 @@ def refuse_globals(data: bytes) -> Set[str]:
 
 
 def _imported_names(data: bytes) -> Iterator[Tuple[str, bool]]:
-    """What is imported, as "module.name", and whether that is certain."""
+    """Yield what is imported, as "module.name", and whether that is certain."""
     for pickled in _pickles(data):
         strings: List[str] = []
         for opcode, argument, _ in pickletools.genops(pickled):
@@ -241,6 +248,6 @@ def _pickles(data: bytes) -> List[bytes]:
 
 
 def first_line(error: BaseException) -> str:
-    """An error of unknown bytes, for people: the beginning of its first line, or its kind where it has none."""
+    """Return an error of unknown bytes, for people: the beginning of its first line, or its kind where it has none."""
     lines = str(error).splitlines()
     return lines[0][:_CHARACTERS_SHOWN] if lines else type(error).__name__

@@ -13,7 +13,7 @@ Commands = argparse._SubParsersAction
 
 
 def add_command(commands: Commands, name: str, summary: str) -> argparse.ArgumentParser:
-    """A command's parser; its help shows every default."""
+    """Return a command's parser; its help shows every default."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )

@@ -22,7 +22,7 @@ def expand_home(path: Any) -> Any:
 
 
 def check_name(path: str) -> str:
-    """A name that files can have: YAML can write texts that no system takes."""
+    """Refuse a name that files cannot have: YAML can write texts that no system takes."""
     try:
         is_name = b"\0" not in os.fsencode(path)
     except UnicodeEncodeError:

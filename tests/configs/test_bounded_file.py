@@ -29,12 +29,12 @@ def test_a_pipe_or_a_device_is_opened_neither_to_read_nor_to_write(tmp_path: Pat
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("/dev/null")
     for path in (tmp_path / "pipe", tmp_path / "link"):
-        with pytest.raises(OSError, match="it is no regular file"):
+        with pytest.raises(OSError, match="it is not a regular file"):
             open_regular(path)
-        with pytest.raises(OSError, match="it is no regular file"):
+        with pytest.raises(OSError, match="it is not a regular file"):
             replace_file(path, b"content")
     for flags in (os.O_WRONLY | os.O_APPEND, os.O_RDWR | os.O_CREAT):
-        with pytest.raises(OSError, match="it is no regular file"):
+        with pytest.raises(OSError, match="it is not a regular file"):
             open_without_following(tmp_path / "pipe", flags)
     assert sorted(os.listdir(tmp_path)) == ["link", "pipe"] and (tmp_path / "pipe").is_fifo()
 
