@@ -1,4 +1,4 @@
-"""The paper's analysis on any network:  python analyze.py COMMAND ...
+"""The paper's analysis on any network.
 
 python analyze.py power --run runs/fashion_rn20_gn8pn     power decomposition of a run's checkpoints
 python analyze.py power --model timm:resnet18            ... of a timm or torchvision network
@@ -47,7 +47,7 @@ from training.weights import load_model_state
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Runs the command line and returns the exit code.
+    """Run the command line and returns the exit code.
 
     0 done, 2 wrong arguments or files, 3 data, 4 checkpoint, 130 stopped by Ctrl-C.
     """
@@ -82,15 +82,15 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
 
 
 def networks_of(options: argparse.Namespace) -> Iterator[Measured]:
-    """What the options name: each checkpoint of a run, or a network of a library."""
+    """Return what the options name: each checkpoint of a run, or a network of a library."""
     return networks_of_run(options) if options.run is not None else network_of_library(options)
 
 
 def networks_of_run(options: argparse.Namespace) -> Iterator[Measured]:
-    """Each checkpoint of a run, on the first of its evaluation images."""
+    """Yield each checkpoint of a run, on the first of its evaluation images."""
     folder = RunFolder(options.run)
     if not folder.config.exists():
-        raise ValueError(f"--run {options.run} is no folder of a run: it has no {folder.config.name}")
+        raise ValueError(f"--run {options.run} is not a run folder: it has no {folder.config.name}")
     place = [("--data-dir", "data.dir", options.data_dir)] if options.data_dir is not None else []
     config = config_of_file(read_yaml(folder.config)[0], folder.config, texts=place)
     paths = sorted(folder.checkpoints.glob("step_*.pt"))
@@ -123,7 +123,7 @@ def networks_of_run(options: argparse.Namespace) -> Iterator[Measured]:
 
 
 def network_of_library(options: argparse.Namespace) -> Iterator[Measured]:
-    """A timm or torchvision network, on images that are made or read."""
+    """Yield a timm or torchvision network, on images that are made or read."""
     images = image_loader(options.images, options.num_images, options.image_size)(0)
     library, _, name = options.model.partition(":")
     network = build_library_network(library, name)
@@ -138,9 +138,10 @@ def network_of_library(options: argparse.Namespace) -> Iterator[Measured]:
 
 
 def build_library_network(library: str, name: str) -> nn.Module:
-    """A network of timm or torchvision with random weights.
+    """Return a network of timm or torchvision with random weights.
 
-    Raises: ValueError for another library, one that is not installed, or a name that it does not know.
+    Raises:
+        ValueError: another library, one that is not installed, or a name that it does not know.
     """
     if library not in ("timm", "torchvision"):
         raise ValueError(f"--model {library}{name and ':'}{name}: write timm:NAME or torchvision:NAME")
@@ -157,13 +158,13 @@ def build_library_network(library: str, name: str) -> nn.Module:
 
 
 def import_library(name: str) -> Any:
-    """A library of networks, or a module of one, by its name."""
+    """Return a library of networks, or a module of one, by its name."""
     importlib.import_module("datasets.images.torchvision_import")  # which most of them need
     return importlib.import_module(name)
 
 
 def image_loader(source: str, count: int, size: int) -> Callable[[int], Tensor]:
-    """The function that gives the `count` images of a seed, centred and scaled over the set."""
+    """Return the function that gives the `count` images of a seed, centred and scaled over the set."""
     if source == "1/f":
         return lambda seed: one_over_f_images(count, size, seed)
     if source == "fashion_mnist":
@@ -172,7 +173,7 @@ def image_loader(source: str, count: int, size: int) -> Callable[[int], Tensor]:
 
 
 def fashion_mnist_images(count: int, size: int, seed: int) -> Tensor:
-    """The centres of evaluation images seed * count to (seed + 1) * count - 1."""
+    """Return the centres of evaluation images seed * count to (seed + 1) * count - 1."""
     images = build_datasets(DataConfig(name="fashion_mnist"), 0).evaluation
     first = seed * count
     if first + count > len(images):

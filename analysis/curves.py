@@ -30,10 +30,11 @@ def plot_curves(metrics_path: Union[str, Path], out_png: Union[str, Path], title
 
     Args:
         metrics_path: one JSON record a line, with split, epoch, loss and top1.
-        out_png: the picture; written over.
+        out_png: the picture's file; overwritten.
         title: which run this is, and with which norm.
 
-    Raises: ValueError for a file without records, or with a line, other than the last, that is no record.
+    Raises:
+        ValueError: a file without records, or with a line, other than the last, that is not a record.
     """
     records = read_records(Path(metrics_path))
     if not records:
@@ -61,9 +62,10 @@ def plot_curves(metrics_path: Union[str, Path], out_png: Union[str, Path], title
 
 
 def read_records(path: Path) -> List[Dict[str, Any]]:
-    """The JSON records of a run's file, one a line; a torn last line is passed over.
+    """Return the JSON records of a run's file, one a line; a torn last line is passed over.
 
-    Raises: ValueError for another line that is no record.
+    Raises:
+        ValueError: another line that is not a record.
     """
     lines = read_bounded(path, MAX_LOG_BYTES).splitlines()
     records: List[Dict[str, Any]] = []
@@ -72,7 +74,7 @@ def read_records(path: Path) -> List[Dict[str, Any]]:
             records.append(json.loads(line))
         except ValueError as error:
             if number < len(lines):
-                raise ValueError(f"{path}, line {number} is no metrics record: {line[:80]!r}") from error
+                raise ValueError(f"{path}, line {number} is not a metrics record: {line[:80]!r}") from error
     return records
 
 

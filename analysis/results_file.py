@@ -19,16 +19,19 @@ class ResultsError(ValueError):
 def write_results(path: Path, results: Dict[str, Any]) -> None:
     """Write `results` as one JSON object, atomically; the folder is made.
 
-    Raises: ValueError for a number that is not finite; OSError.
+    Raises:
+        ValueError: a number that is not finite.
+        OSError: as said.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, (json.dumps(results, allow_nan=False) + "\n").encode("utf-8"))
 
 
 def read_results(path: Path) -> Dict[str, Any]:
-    """The inverse of `write_results`.
+    """Return the inverse of `write_results`.
 
-    Raises: ResultsError for a file that is missing or no results file.
+    Raises:
+        ResultsError: a file that is missing, or is not a results file.
     """
     try:
         results = json.loads(read_bounded(path, MAX_BYTES))

@@ -27,14 +27,14 @@ _QUANTILES = 2**13
 
 
 def judge(nets: Nets) -> List[Statement]:
-    """All statements: those that random nets decide, of single layers, and Table 1."""
+    """Return all statements: those that random nets decide, of single layers, and Table 1."""
     from_nets = judge_nets(nets)
     about_layers = [_theorem_2(nets.shape), _theorem_3_step(nets.shape), _proxy_folds(nets.shape)]
     return [*from_nets, *about_layers, *_table_1(nets)]
 
 
 def judge_nets(nets: Nets) -> List[Statement]:
-    """The statements that the numbers of random nets decide."""
+    """Return the statements that the numbers of random nets decide."""
     return [
         _power_sums_to_one(nets),
         *theorem_1(nets),

@@ -79,7 +79,13 @@ class BatchSlots:
             _tell_once(error)
 
     def fill(self, slot: Optional[Slot], images: Sequence[torch.Tensor], labels: Sequence[int]) -> Any:
-        """Return what arrives as a batch where it is sent to the process that took `slot` for it."""
+        """Return what arrives as a batch in the process that took a slot for it.
+
+        Args:
+            slot: None where there was none.
+            images: (C, H, W) each, uint8.
+            labels: one for each.
+        """
         shape = (len(images), *images[0].shape)
         size = images[0].numel() * len(images)
         numbers = np.array(labels, dtype=np.int64)
@@ -95,13 +101,23 @@ class BatchSlots:
         return np.frombuffer(self._memory, dtype=np.uint8, count=size, offset=slot.number * slot.size)
 
     def images(self, slot: Slot, shape: Tuple[int, ...]) -> torch.Tensor:
-        """Return what lies in a slot."""
+        """Return what lies in a slot, which is free again when nothing holds it.
+
+        Args:
+            slot: that has arrived.
+            shape: of the images together.
+        """
         room = self._room(slot, int(np.prod(shape)))
         weakref.finalize(room, self._free.append, slot.number).atexit = False
         return torch.from_numpy(room).view(shape)
 
     def do_without(self, slot: Optional[Slot], size: int) -> None:
-        """Of a batch of `size` bytes that has arrived outside a slot, whether or not one was taken for it."""
+        """Take notice of a batch that has arrived outside a slot: the first one has the size of slots.
+
+        Args:
+            slot: which was taken for it and is free again; None where there was none.
+            size: of its images in bytes.
+        """
         if slot is not None:
             self._free.append(slot.number)
         self._slot_size = self._slot_size or -(-size // mmap.PAGESIZE) * mmap.PAGESIZE

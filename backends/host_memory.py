@@ -12,7 +12,7 @@ _OLD_GLIBC_LIMIT = 32 * 2**20  # glibc before 2.35 refuses a larger mmap thresho
 
 
 def keep_freed_memory() -> bool:
-    """Makes glibc's malloc keep freed blocks for the next step instead of returning them to the system.
+    """Make glibc's malloc keep freed blocks for the next step instead of returning them to the system.
 
     By default each large activation is a fresh mapping whose pages fault in one by one; with this BN + ReLU on 49 MB
     runs several times faster on a CPU. Returns whether it applied (Linux with glibc only).
@@ -28,9 +28,12 @@ def keep_freed_memory() -> bool:
 
 
 def open_memory_file(name: str) -> int:
-    """Opens an empty file in memory that has no place in any folder; `name` is for the lists of /proc.
+    """Open an empty file in memory that is in no folder.
 
-    As Python's own os.memfd_create, which is missing where Python was built for older systems (conda's, uv's).
+    Python's own os.memfd_create is missing where Python was built for older systems (conda's, uv's).
+
+    Args:
+        name: for the lists of /proc.
 
     Raises:
         OSError: it cannot be had.
@@ -45,7 +48,7 @@ def open_memory_file(name: str) -> int:
 
 
 def available_bytes() -> int:
-    """Bytes of main memory that new work can use now."""
+    """Return bytes of main memory that new work can use now."""
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
@@ -56,7 +59,7 @@ def available_bytes() -> int:
 
 
 def _container_bytes() -> int:
-    """What a container's limit (cgroup version 2) leaves; very much where there is none."""
+    """Return what a container's limit (cgroup version 2) leaves; very much where there is none."""
     folder = Path("/sys/fs/cgroup")
     try:
         limit, used = (folder / "memory.max").read_text(), (folder / "memory.current").read_text()

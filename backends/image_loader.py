@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from dataclasses import dataclass
 from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
@@ -22,10 +23,13 @@ _HELD = 2  # the batch in use, and the next one while its name still holds the o
 
 
 def build_loader(dataset: Any, batches: Any, workers: int, pin_memory: bool = False) -> DataLoader:
-    """One batch for each list of indices that `batches` gives; loading processes hand theirs over in `BatchSlots`.
+    """Return one batch for each list of indices that `batches` gives; processes hand theirs over in `BatchSlots`.
 
     Args:
         dataset: (image, label) by index; its `must_copy` says whether files have to be copied before all can be read.
+        batches: gives lists of indices.
+        workers: loading processes; 0: this one loads.
+        pin_memory: whether batches lie in page-locked memory, for a GPU.
     """
     if workers == 0:
         return DataLoader(dataset, batch_sampler=batches, collate_fn=_stack, pin_memory=pin_memory, generator=_own())
@@ -37,7 +41,8 @@ def build_loader(dataset: Any, batches: Any, workers: int, pin_memory: bool = Fa
         collate_fn=_as_it_is,
         num_workers=workers,
         prefetch_factor=_AHEAD,
-        multiprocessing_context="fork",  # which leaves them the slots, and the dataset without a copy
+        # leaves them the slots, and the dataset without a copy; elsewhere threads of the system do not bear it
+        multiprocessing_context="fork" if sys.platform == "linux" else None,
         pin_memory=pin_memory,
         timeout=0 if dataset.must_copy else TIMEOUT_SECONDS,
         worker_init_fn=functools.partial(_end_with, os.getpid()),
@@ -86,8 +91,10 @@ class _Orders:
 
 
 class _SlottedLoader(DataLoader):
-    """Each time that it is gone through has slots of its own: one that is left before its end never gets back those
-    that are under way."""
+    """Each time that it is gone through has slots of its own.
+
+    One that is left before its end never gets back those that are under way.
+    """
 
     dataset: _WholeBatches
 
@@ -97,13 +104,16 @@ class _SlottedLoader(DataLoader):
 
 
 def _own() -> torch.Generator:
-    """Starting an epoch draws no number from torch's global generator then."""
+    """Return a generator, so that starting an epoch draws no number from torch's global one."""
     return torch.Generator()
 
 
 def _end_with(parent: int, worker: int) -> None:
-    """PyTorch's workers look for their parent's end too, but only later: one whose parent is killed while it starts
-    would wait for ever."""
+    """End with the parent process, from the start.
+
+    PyTorch's workers look for their parent's end too, but only later: one whose parent is killed while it starts would
+    wait for ever.
+    """
     end_with(parent)
 
 

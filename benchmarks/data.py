@@ -116,7 +116,7 @@ def pillow_alone() -> Iterator[None]:
 
 
 def time_one_core(folder: Path, shards: Path, image_size: int, repetitions: int) -> List[Dict[str, Any]]:
-    """Images per second of each variant in one thread, and its speed relative to torchvision's with its quartiles."""
+    """Return images per second of each variant in one thread, and the ratio to torchvision's with quartiles."""
     peer = open_torchvision(folder, image_size)
     count = len(peer)
     ours = {"folder": open_ours("image_folder", folder, image_size).train}
@@ -154,7 +154,7 @@ def index_batches(count: int, epochs: int) -> List[List[Any]]:
 
 
 def time_loader(train: Any, workers: int, step: Optional[Callable[[torch.Tensor, torch.Tensor], None]]) -> float:
-    """Images per second of a loader with `workers` processes, each batch given to `step`; the start is not counted."""
+    """Return a loader's images per second with `workers` processes, each batch given to `step`; without the start."""
     images, start = 0, 0.0
     for pixels, labels in build_loader(train, index_batches(len(train), 4), workers):
         if start == 0.0:
@@ -182,7 +182,7 @@ def build_step() -> Callable[[torch.Tensor, torch.Tensor], None]:
 
 
 def time_training(shards: Path, image_size: int, workers: int) -> Dict[str, Any]:
-    """Images per second of the loader alone, of the network alone, and of both together."""
+    """Return images per second of the loader alone, of the network alone, and of both together."""
     train = open_ours("image_shards", shards, image_size).train
     step = build_step()
     pixels, labels = torch.stack([train[0, index][0] for index in range(BATCH)]), torch.zeros(BATCH, dtype=torch.long)

@@ -28,7 +28,7 @@ class MissingResultError(Exception):
 
 
 def load_results(folder: Path) -> Results:
-    """Every result file, by name; that of a GPU may be absent.
+    """Return every result file, by name; that of a GPU may be absent.
 
     Raises:
         MissingResultError: another one is.
@@ -44,7 +44,7 @@ def load_results(folder: Path) -> Results:
 
 
 def tables(results: Results, command: str) -> str:
-    """The Markdown between the markers, made by `command`.
+    """Return the Markdown between the markers, made by `command`.
 
     Raises:
         MissingResultError: a file lacks a field.
@@ -60,7 +60,7 @@ def tables(results: Results, command: str) -> str:
 
 
 def between_markers(text: str, content: str) -> str:
-    """The text with what is between the markers replaced.
+    """Return the text with what is between the markers replaced.
 
     Raises:
         ValueError: the markers are not there once each, in order.

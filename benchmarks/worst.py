@@ -57,7 +57,7 @@ def _field(outer: str, name: str) -> str:
 
 
 def combine(folders: Sequence[Path], out: Path) -> List[Path]:
-    """Writes one file for each name that every folder has, with the number of runs in it.
+    """Write one file for each name that every folder has, with the number of runs in it.
 
     Raises:
         DifferentRunsError: the folders have different files, or see `worst`.

@@ -37,8 +37,9 @@ def replace_file(
         passing: called with "before_write", "mid_write", "before_replace" and "after_replace" when these points are
             reached; crash tests stop the process there.
 
-    Raises: DiskFullError where there is no room; OSError for other failures. Both leave the old file alone, and no
-        temporary one.
+    Raises:
+        DiskFullError: there is no room.
+        OSError: other failures. Both leave the old file as it was, and no temporary one.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.urandom(8).hex()}{PARTIAL_SUFFIX}")
@@ -66,18 +67,21 @@ def replace_file(
 
 
 def partial_files(folder: Path) -> List[Path]:
-    """What killed writers left in a folder. Another process may be writing one of them right now."""
+    """Return what killed writers left in a folder. Another process may be writing one of them right now."""
     return sorted(folder.glob(f".*{PARTIAL_SUFFIX}"))
 
 
 def open_without_following(path: Path, flags: int) -> int:
-    """The descriptor of a file that is opened by its own name alone: where others may write to a folder, a link there
-    may lead to a file of this user.
+    """Return the descriptor of a file, opened without following a link.
+
+    Where others may write to a folder, a link there may lead to a file of this user.
 
     Args:
+        path: the file.
         flags: of os.open; a new file is for whom the umask says.
 
-    Raises: OSError, also for a symbolic link.
+    Raises:
+        OSError: it cannot be opened, or is a symbolic link.
     """
     try:
         return os.open(str(path), flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
@@ -98,7 +102,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def describe_full_disk(error: OSError, path: Path, needed: int) -> OSError:
-    """A DiskFullError that says what was needed and what is there, if that is what `error` is about; else `error`."""
+    """Return a DiskFullError with the bytes needed and available if `error` means a full disk, else `error`."""
     if error.errno not in _FULL:
         return error
     available = shutil.disk_usage(path.parent).free

@@ -13,11 +13,12 @@ MAX_LOG_BYTES = 256 * MIB  # of metrics.jsonl or power.jsonl: a million records
 
 
 def read_bounded(path: Union[str, Path], most: int) -> bytes:
-    """The content of a file of at most `most` bytes.
+    """Return the content of a file of at most `most` bytes.
 
     A hole of a sparse file counts as what it reads as. A pipe or a device is none: it may be without end.
 
-    Raises: OSError for a file that cannot be read, that is larger, or that is no regular file.
+    Raises:
+        OSError: a file that cannot be read, that is larger, or that is not a regular file.
     """
     # Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever.
     descriptor = os.open(str(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -26,7 +27,7 @@ def read_bounded(path: Union[str, Path], most: int) -> bytes:
         if stat.S_ISDIR(found.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file (a pipe, a socket or a device)", str(path))
+            raise OSError(errno.EINVAL, "it is not a regular file (a pipe, a socket or a device)", str(path))
         if found.st_size > most:
             raise OSError(
                 errno.EFBIG, f"it has {found.st_size:,} bytes, over the limit of {most:,} for such a file", str(path)

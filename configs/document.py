@@ -27,7 +27,7 @@ _RANGES = (
 
 
 def configuration_page() -> str:
-    """Every section and field of the schema."""
+    """Return every section and field of the schema."""
     lines = [
         "# Configuration",
         "",
@@ -44,7 +44,7 @@ def configuration_page() -> str:
 
 
 def experiments_page() -> str:
-    """Every shipped experiment, by folder."""
+    """Return every shipped experiment, by folder."""
     lines = [
         "# Experiments",
         "",
@@ -82,7 +82,7 @@ def _type_text(model: Type[BaseModel], name: str) -> str:
 
 
 def _without_null(shape: Dict[str, Any]) -> Dict[str, Any]:
-    """The one alternative of an optional field that is not null."""
+    """Return the one alternative of an optional field that is not null."""
     alternatives = [other for other in shape.get("anyOf", [shape]) if other.get("type") != "null"]
     return alternatives[0]
 

@@ -17,9 +17,12 @@ def explain(
     lines: Lines,
     sources: Optional[Mapping[KeyPath, str]] = None,
 ) -> List[str]:
-    """One line for each problem of a file that was read as `root`.
+    """Return one line for each problem of a file that was read as `root`.
 
     Args:
+        error: pydantic's, with one or more problems.
+        root: the model that the file was read as.
+        path: of the file.
         lines: the line of each key of the file at `path`.
         sources: where a value came from that is not the file's own.
     """

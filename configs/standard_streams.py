@@ -5,9 +5,9 @@ import sys
 
 
 def open_standard_streams() -> None:
-    """What is closed of standard input, output and error is opened, on nothing. The first thing that a command does.
+    """Open whichever of standard input, output and error is closed, on the null device; every command does so first.
 
-    Python leaves None in their place, which is no file to write to. And the next files get their numbers: what a
+    Python leaves None in their place, which is not a file to write to. And the next files get their numbers: what a
     library writes to number 2 would be written into a checkpoint.
     """
     for number in range(3):

@@ -28,6 +28,7 @@ import numpy as np
 from PIL import Image
 
 from configs import ConfigError, load_config
+from configs.counted import counted
 from configs.exit_codes import DATA, DONE, explain
 from configs.schema import DataConfig
 from configs.standard_streams import open_standard_streams
@@ -122,7 +123,7 @@ def check_half(report: Report, half: str, source: Any, class_names: Sequence[str
     by_label = Counter(finding.label for finding in readable)
     counts = {name: by_label[label] for label, name in enumerate(class_names)}
     report.lines.append(
-        f"{half}: {len(findings):,} images, {len(readable):,} of them readable, in {len(by_label):,} of "
+        f"{half}: {counted(len(findings), 'image')}, {len(readable):,} of them readable, in {len(by_label):,} of "
         f"{len(class_names):,} classes, {min(counts.values()):,} to {max(counts.values()):,} a class"
     )
     if len(class_names) <= SHOWN:
@@ -144,7 +145,7 @@ def check_shards(report: Report, half: str, source: ShardImages) -> None:
     problems = (shard_problem(source, number) for number in range(len(source.shards)))
     scanned = source.sums.count(NOT_COMPUTED)
     report.complain(f"{half}: shards that have changed", [problem for problem in problems if problem is not None])
-    report.lines.append(f"{half}: {len(source.shards):,} shards, {scanned:,} of them without a sum")
+    report.lines.append(f"{half}: {counted(len(source.shards), 'shard')}, {scanned:,} of them without a sum")
 
 
 def shard_problem(source: ShardImages, number: int) -> Optional[str]:
@@ -163,7 +164,7 @@ def shard_problem(source: ShardImages, number: int) -> Optional[str]:
     images = ("offsets", "lengths", "labels")
     if all(np.array_equal(getattr(found, what), getattr(source, what)[kept]) for what in images):
         return None
-    return f"{path}: other images or labels than its index says; remove the index"
+    return f"{path}: its images or labels differ from its index; remove the index"
 
 
 class AnyImages:
@@ -196,7 +197,7 @@ def folder_problems(folder: Path) -> Iterator[str]:
             place = folder / half / name
             files = [path for path in sorted(place.iterdir()) if not path.name.startswith(".")]
             others = [path for path in files if not (has_image_name(os.fsencode(path.name)) and path.is_file())]
-            yield from (f"{path}: not an image file by its name, or no file" for path in others)
+            yield from (f"{path}: not a file, or not an image by its name" for path in others)
             if len(others) == len(files):
                 yield f"{place}: a class without images"
     for name in sorted(classes["train"] ^ classes["val"]):
@@ -207,7 +208,7 @@ def check(config: DataConfig, workers: int) -> Report:
     """Check the data set that `config` names."""
     report = Report()
     if config.name == "image_folder":
-        report.complain("not as the layout needs it", list(folder_problems(data_folder(config.dir))))
+        report.complain("not in the expected layout", list(folder_problems(data_folder(config.dir))))
     try:
         data_sets: DataSets = build_datasets(config, seed=0)
         halves = {"train": data_sets.train.source, "val": data_sets.evaluation.source}
@@ -243,7 +244,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     except ConfigError as error:
         return explain(error)
     text = "\n".join(report.lines + [f"errors of {report.errors} kinds" if report.errors else "ok"])
-    print(text.encode("utf-8", "backslashreplace").decode("utf-8"))  # names may be of bytes that are no UTF-8
+    print(text.encode("utf-8", "backslashreplace").decode("utf-8"))  # names may be of bytes that are not UTF-8
     return DATA if report.errors else DONE
 
 

@@ -75,7 +75,11 @@ class EvaluationImages:
 
 
 def shared_flags(count: int) -> torch.Tensor:
-    """Return zeros that loading processes see and set. Raises DataError where shared memory has no room for them."""
+    """Return zeros that loading processes see and set.
+
+    Raises:
+        DataError: shared memory has no room for them.
+    """
     try:
         return torch.zeros(count, dtype=torch.uint8).share_memory_()
     except RuntimeError as error:

@@ -53,7 +53,11 @@ def read_half(folder: Path, half: str) -> ImagesInMemory:
 
 
 def build(config: DataConfig, seed: int) -> DataSets:
-    """Return Fashion-MNIST, fetching its files where they are missing. Raises DataError where that fails."""
+    """Return Fashion-MNIST, fetching its files where they are missing.
+
+    Raises:
+        DataError: that fails.
+    """
     folder = obtain_files(config.dir)
     return data_sets_in_memory(
         config,

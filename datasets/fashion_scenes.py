@@ -76,7 +76,7 @@ def obtain_scenes(configured: Optional[str]) -> Dict[str, ImagesInMemory]:
                 return read_scenes(folder)
             except (DataError, OSError) as error:
                 if folder.exists():
-                    logging.getLogger(__name__).warning("%s; the files are made again", error)
+                    logging.getLogger(__name__).warning("%s; making the files again", error)
             write_scenes(configured, folder)
         return read_scenes(folder)
     except (DataError, OSError) as error:
@@ -140,7 +140,11 @@ def read_scenes(folder: Path) -> Dict[str, ImagesInMemory]:
 
 
 def build(config: DataConfig, seed: int) -> DataSets:
-    """Return the scenes, making their files where they are missing. Raises DataError where that fails."""
+    """Return the scenes, making their files where they are missing.
+
+    Raises:
+        DataError: that fails.
+    """
     halves = obtain_scenes(config.dir)
     return data_sets_in_memory(
         config, seed, halves["train"], halves["val"], mean=MEAN, std=STD, class_names=CLASS_NAMES

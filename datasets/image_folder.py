@@ -76,11 +76,19 @@ class FolderImages:
         return len(self.names)
 
     def load(self, index: int) -> Tuple[EncodedImage, int]:
-        """Return the image and its label. Raises DataError, naming path and class, where it cannot be read."""
+        """Return the image and its label.
+
+        Raises:
+            DataError: it cannot be read; the message names path and class.
+        """
         return EncodedImage(self.content(index), self.name(index), self.max_pixels), int(self.labels[index])
 
     def content(self, index: int) -> bytes:
-        """Return the bytes of the file. Raises DataError as `load` does."""
+        """Return the bytes of the file.
+
+        Raises:
+            DataError: as `load` does.
+        """
         try:
             return read_image_file(self.path(index))
         except OSError as error:
@@ -90,12 +98,16 @@ class FolderImages:
         return self.folder / self.class_names[self.labels[index]] / os.fsdecode(self.names[index].item())
 
     def name(self, index: int) -> str:
-        """What errors call the image."""
+        """Return what errors call the image."""
         return f"{self.path(index)} (class {self.class_names[self.labels[index]]})"
 
 
 def read_image_file(path: Path) -> bytes:
-    """Return the content of a file. Raises OSError, also for one that is too large for an image."""
+    """Return the content of a file.
+
+    Raises:
+        OSError: it cannot be read, or is too large for an image.
+    """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_BYTES:
@@ -193,7 +205,11 @@ class EncodedSource(ImageSource, Protocol):
 
 
 def contents_fingerprint(source: EncodedSource) -> str:
-    """Return digits that change with any byte of any image. It reads all files. Raises DataError where it cannot."""
+    """Return digits that change with any byte of any image. It reads all files.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         digests = pool.map(lambda index: hash_parts([source.content(index)]), range(len(source)))
         return hash_parts(digest.encode() for digest in digests)

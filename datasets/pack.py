@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Iterator, List, Optional, Sequence, Tuple
 
 from configs.atomic_file import replace_file
+from configs.counted import counted
 from configs.exit_codes import DISK, explain
 from configs.standard_streams import open_standard_streams
 from datasets.errors import DataError
@@ -168,7 +169,7 @@ def pack(source: Path, target: Path, shard_bytes: int, seed: int, smaller: Optio
     replace_file(target / UNFINISHED, b"")
     for half, images in halves.items():
         for shard in pack_half(images, target, half, Packing(shard_bytes, seed, smaller)):
-            print(f"{shard.path}: {len(shard.rows):,} images, {shard.size / MIB:,.1f} MiB", flush=True)
+            print(f"{shard.path}: {counted(len(shard.rows), 'image')}, {shard.size / MIB:,.1f} MiB", flush=True)
     replace_file(target / CLASSES_FILE, os.fsencode("".join(f"{name}\n" for name in halves["train"].class_names)))
     (target / UNFINISHED).unlink()
 
@@ -180,13 +181,13 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("target", type=Path, help="new folder for the shards")
     parser.add_argument("--shard-mib", type=int, default=256, help="size at which a shard is closed")
     parser.add_argument("--seed", type=int, default=0, help="of the order of images")
-    parser.add_argument("--short-side", type=int, help="resize images with a longer short side to it, in pixels")
+    parser.add_argument("--short-side", type=int, help="shrink images with a longer short side to this many pixels")
     parser.add_argument("--quality", type=int, help=f"of the JPEG files then written (default: {QUALITY})")
     options = parser.parse_args(arguments)
     if options.shard_mib < 1 or options.seed < 0:
         parser.error("--shard-mib must be 1 or more, --seed 0 or more")
     if options.short_side is None and options.quality is not None:
-        parser.error("--quality is of images that are stored smaller: add --short-side")
+        parser.error("--quality applies to images that are stored smaller: add --short-side")
     quality = QUALITY if options.quality is None else options.quality
     if (options.short_side is not None and options.short_side < 1) or not 1 <= quality <= 100:
         parser.error("--short-side must be 1 or more, --quality from 1 to 100")

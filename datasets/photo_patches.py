@@ -122,7 +122,11 @@ def obtain_patches(configured: Optional[str]) -> Path:
 
 
 def read_patches(folder: Path) -> Dict[str, FolderImages]:
-    """Return both halves. Raises DataError where patches are missing or too many."""
+    """Return both halves.
+
+    Raises:
+        DataError: patches are missing or too many.
+    """
     halves = open_folder(folder)
     for half, images in halves.items():
         expected = PATCHES_PER_CLASS[half] * len(images.class_names)
@@ -134,7 +138,11 @@ def read_patches(folder: Path) -> Dict[str, FolderImages]:
 
 
 def build(config: DataConfig, seed: int) -> DataSets:
-    """Return the patches, making them where they are missing. Raises DataError where that fails."""
+    """Return the patches, making them where they are missing.
+
+    Raises:
+        DataError: that fails.
+    """
     say_decoder()
     halves = read_patches(obtain_patches(config.dir))
     augmentation = Augmentation(PATCH, config.crop_padding, config.min_crop_area, config.horizontal_flip)

@@ -67,7 +67,12 @@ def tile(rows: Sequence[Sequence[Tensor]], size: int) -> Tensor:
 
 
 def draw(config: DataConfig, columns: int, out: str) -> None:
-    """Write the picture. Raises ConfigError and DataError as build_datasets, and OSError for `out`."""
+    """Write the picture.
+
+    Raises:
+        ConfigError, DataError: as build_datasets.
+        OSError: `out` cannot be written.
+    """
     data_sets = build_datasets(config, seed=0)
     names = data_sets.class_names[:CLASSES]
     rows = first_of_each_class(data_sets.train.source, len(names), columns)
@@ -94,7 +99,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; null leaves it out"
     )
-    parser.add_argument("--out", required=True, metavar="FILE.png", help="the picture; written over")
+    parser.add_argument("--out", required=True, metavar="FILE.png", help="the picture's file; overwritten")
     parser.add_argument("--columns", type=int, default=16, help="images of each class")
     options = parser.parse_args(arguments)
     if options.columns < 1:

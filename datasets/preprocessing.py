@@ -45,9 +45,12 @@ class Preprocessing:
         return len(self.mean)
 
     def pixels(self, path: Path) -> torch.Tensor:
-        """The image of a file. Raises DataError where it cannot be read.
+        """Return the image of a file.
 
         Shape: -> (C, image_size, image_size), uint8.
+
+        Raises:
+            DataError: it cannot be read.
         """
         try:
             content = path.read_bytes()
@@ -85,7 +88,7 @@ def _rounded(values: Tuple[float, ...]) -> str:
 
 
 def preprocessing_of(config: DataConfig) -> Preprocessing:
-    """That of the evaluation images of a data set, without its images; those of one size fill the crop."""
+    """Return that of the evaluation images of a data set, without its images; those of one size fill the crop."""
     module = importlib.import_module(_STATISTICS_IN[config.name])
     size = config.image_size or NATIVE_SIZES.get(config.name) or int(module.IMAGE_SIZE)
     is_cifar = config.name.startswith("cifar")

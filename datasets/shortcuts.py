@@ -154,7 +154,7 @@ def measure(config: DataConfig) -> Tuple[float, Dict[str, Dict[str, float]]]:
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Print a table; return 0, 2 for a configuration that cannot be or 3 for bad data."""
     parser = argparse.ArgumentParser(
-        prog="python -m datasets.shortcuts", description="Measure what colours alone tell of the class."
+        prog="python -m datasets.shortcuts", description="Measure what colours alone reveal about the class."
     )
     parser.add_argument(
         "--config", required=True, metavar="NAME|PATH", help="an experiment of configs/, or a YAML file"

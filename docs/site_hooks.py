@@ -44,7 +44,7 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 
 def _links_of(text: str, folder: Path) -> str:
-    """The text, whose links are those of a file in `folder`, with links of the site."""
+    """Return the text, whose links are those of a file in `folder`, with links of the site."""
 
     def replaced(match: Match[str]) -> str:
         label, target, anchor = match.group(1), match.group(2), match.group(3) or ""

@@ -52,7 +52,7 @@ MAX_BYTES = 64 * MIB  # a Swin transformer has 1.3; Python's form of it takes te
 
 
 def checked_graph(content: bytes) -> bytes:
-    """The JSON text of a graph without what a forward pass does not need.
+    """Return the JSON text of a graph without what a forward pass does not need.
 
     Raises:
         GraphError: a text in it is none that a network of operators on tensors needs.
@@ -62,7 +62,7 @@ def checked_graph(content: bytes) -> bytes:
 
 
 def checked_words(content: bytes) -> Any:
-    """The values of a JSON text that holds names and numbers. Raises as checked_graph."""
+    """Return the values of a JSON text that holds names and numbers. Raises as checked_graph."""
     if len(content) > MAX_BYTES:
         raise GraphError(f"it describes itself in {len(content):,} bytes, over the limit of {MAX_BYTES:,}")
     return _checked(json.loads(content), "")
@@ -101,7 +101,7 @@ def _check_text(text: str, key: str) -> None:
 
 def _require(pattern: "re.Pattern[str]", text: str, key: str) -> None:
     if not pattern.fullmatch(text):
-        raise GraphError(f"its graph has the {key} {text[:80]!r}, which is no plain name")
+        raise GraphError(f"its graph has the {key} {text[:80]!r}, which is not a plain name")
 
 
 def _check_operator(text: str) -> None:
@@ -113,17 +113,17 @@ def _check_operator(text: str) -> None:
     name, overload = match.groups()
     packet = getattr(torch.ops.aten, name, None)
     if not isinstance(getattr(packet, overload, None), torch._ops.OpOverload):
-        raise GraphError(f"its graph calls {text[:80]!r}, which is no operator of torch {torch.__version__}")
+        raise GraphError(f"its graph calls {text[:80]!r}, which is not an operator of torch {torch.__version__}")
     if _REFUSED_OPERATORS.fullmatch(name) and name not in _UNSAFE_BUT_CHECKED:
         raise GraphError(f"its graph calls {text[:80]!r}, which reaches beyond tensors: refused")
 
 
 def _check_expression(text: str) -> None:
-    """A size such as Mul(Integer(4), Symbol('s77', positive=True, integer=True)), which sympy evaluates as Python."""
+    """Check a size such as Mul(Integer(4), Symbol('s77', positive=True)), which sympy evaluates as Python."""
     try:
         nodes: List[ast.AST] = list(ast.walk(ast.parse(text, mode="eval")))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise GraphError(f"its graph has a size {text[:80]!r} that is no expression") from error
+        raise GraphError(f"its graph has a size {text[:80]!r} that is not an expression") from error
     named = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
     for node in nodes:
         is_known = isinstance(node, _EXPRESSION_NODES)
@@ -141,7 +141,7 @@ def _check_expression(text: str) -> None:
 
 
 def _check_tree(tree: Any) -> None:
-    """How inputs or outputs are nested, [1, {"type": ..., "context": ..., "children_spec": [...]}]."""
+    """Check how inputs or outputs are nested, [1, {"type": ..., "context": ..., "children_spec": [...]}]."""
     waiting = [tree[1]]
     while waiting:
         spec = waiting.pop()

@@ -33,7 +33,7 @@ _ABOUT = re.compile(r"archive_format|archive_version|byteorder|\.format_version|
 
 
 def load_program(path: Path) -> Tuple[nn.Module, Optional[int]]:
-    """The network in a file of torch.export.save, on the CPU, and the batch size it was made for, if that is fixed.
+    """Return the network in a file of torch.export.save, on the CPU, and its batch size, if that is fixed.
 
     No code of the file is run, and nothing of it unpickled but tensors.
 
@@ -57,7 +57,7 @@ def load_program(path: Path) -> Tuple[nn.Module, Optional[int]]:
 
 
 def rewritten(records: Dict[str, bytes]) -> io.BytesIO:
-    """An archive for torch.export.load with what a forward pass needs of `records`.
+    """Return an archive for torch.export.load with what a forward pass needs of `records`.
 
     Raises:
         ValueError: records that are missing, or of a kind that is not known here; RefusedError, GraphError.
@@ -86,14 +86,14 @@ def rewritten(records: Dict[str, bytes]) -> io.BytesIO:
 
 
 def _payload(records: Dict[str, bytes], name: str, pattern: "re.Pattern[str]") -> Dict[str, bytes]:
-    """The record `name`, which tells what each tensor of its folder is, and those tensors."""
+    """Return the record `name`, which tells what each tensor of its folder is, and those tensors."""
     folder = name.rpartition("/")[0]
     config = checked_words(records[name])
     kept = {name: json.dumps(config).encode()}
     for entry in config["config"].values():
         file_name = entry["path_name"]
         if not pattern.fullmatch(file_name):
-            raise ValueError(f"its record {folder}/{file_name} is no tensor: refused, nothing was run")
+            raise ValueError(f"its record {folder}/{file_name} is not a tensor: refused, nothing was run")
         content = records[f"{folder}/{file_name}"]
         if entry["use_pickle"]:  # torch unpickles it without a guard: it is given what this process pickles
             buffer = io.BytesIO()

@@ -52,7 +52,9 @@ class MetricsLog:
             learning_rate: in force at the last update; train records have it, others do not.
             gradient_norm: mean over the record's weight updates, before clipping; None where nothing is clipped.
 
-        Raises: ValueError for another split, and for a learning rate missing in train or given elsewhere; OSError.
+        Raises:
+            ValueError: another split; a learning rate missing in train, or given elsewhere.
+            OSError: as said.
         """
         if split not in ("train", "validation", "eval"):
             raise ValueError(f"split {split!r} must be train, validation or eval")
@@ -70,7 +72,8 @@ class MetricsLog:
     def append_record(self, record: Mapping[str, Any]) -> None:
         """Append one record with a split and a step, whatever else it holds.
 
-        Raises: OSError.
+        Raises:
+            OSError: as said.
         """
         # Opened for each record: no handle to lose, and truncate_after may replace the file in between.
         line = _strict_json(dict(record)) + "\n"
@@ -85,7 +88,7 @@ class MetricsLog:
             raise describe_full_disk(error, self.path, len(line)) from error
 
     def records(self) -> List[Dict[str, Any]]:
-        """All records; the file is as `truncate_after` leaves it."""
+        """Return all records; the file is as `truncate_after` leaves it."""
         if not self.path.exists():
             return []
         return [json.loads(line) for line in read_bounded(self.path, MAX_LOG_BYTES).splitlines()]
@@ -104,7 +107,8 @@ class MetricsLog:
         Lines of zero bytes, which a loss of power leaves where rows were not yet on the disk, are dropped too: they are
         later than every checkpoint.
 
-        Raises: CheckpointError for a line, other than the last, that is no record.
+        Raises:
+            CheckpointError: a line, other than the last, that is not a record.
         """
         if not self.path.exists():
             return 0
@@ -118,7 +122,7 @@ class MetricsLog:
                 if number == len(lines) or not line.strip(b"\0"):
                     continue
                 raise CheckpointError(
-                    f"{self.path}, line {number} is no metrics record: {line[:80]!r}; repair or remove the line"
+                    f"{self.path}, line {number} is not a metrics record: {line[:80]!r}; repair or remove the line"
                 ) from error
             if is_kept:
                 kept.append(line)
@@ -132,7 +136,7 @@ def write_summary(path: Union[str, Path], summary: Mapping[str, Any]) -> None:
 
 
 def read_state(path: Union[str, Path]) -> Optional[str]:
-    """The word that `write_status` wrote; None where there is no such file."""
+    """Return the word that `write_status` wrote; None where there is no such file."""
     try:
         status = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):

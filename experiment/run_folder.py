@@ -49,7 +49,7 @@ class RunFolder:
         self._lock: Optional[IO[str]] = None
 
     def acquire(self, resume: bool) -> None:
-        """Makes the folder and takes its lock.
+        """Make the folder and takes its lock.
 
         Raises:
             RunFolderError: it cannot be written, another run holds it, or it holds a run and `resume` is false.
@@ -59,11 +59,11 @@ class RunFolder:
         if not resume and (self.metrics.exists() or any(self.checkpoints.glob("step_*"))):
             self.release()
             raise RunFolderError(
-                f"{self.path} holds a run already; continue it with --resume, or choose another --output-dir"
+                f"{self.path} already holds a run; continue it with --resume, or choose another --output-dir"
             )
 
     def check_there(self) -> None:
-        """What is written from now on goes beside what was written before.
+        """Check that the folder is still the one that was written to before.
 
         Raises:
             RunFolderGoneError: the folder was deleted, renamed or unmounted, or another stands in its place.
@@ -78,11 +78,11 @@ class RunFolder:
         if there is None or (there.st_dev, there.st_ino) != (own.st_dev, own.st_ino):
             raise RunFolderGoneError(
                 f"the run folder {self.path} is gone: it was deleted, renamed or unmounted while the run wrote to it; "
-                "put it back and continue with --resume, or start anew"
+                "put it back and continue with --resume, or start again"
             )
 
     def inherit(self) -> bool:
-        """Takes the lock of a process of this run that ended, or is about to. False where there is none to take."""
+        """Take the lock of a process of this run that ended, or is about to. False where there is none to take."""
         for _ in range(100):
             if not (self.path / LOCK_NAME).exists():
                 return False
@@ -94,7 +94,7 @@ class RunFolder:
         return False
 
     def release(self) -> None:
-        """Lets another run use the folder."""
+        """Let another run use the folder."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None

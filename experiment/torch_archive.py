@@ -57,7 +57,7 @@ class RefusedError(ValueError):
 
 
 def load_tensors(data: bytes) -> Any:
-    """What torch.save put into an archive, on the CPU: tensors and builtins. Nothing in it is run.
+    """Return what torch.save put into an archive, on the CPU: tensors and builtins. Nothing in it is run.
 
     Objects of a few harmless kinds, such as the argparse.Namespace that training scripts save beside the weights, are
     not made: an Inert stands for each.
@@ -79,7 +79,7 @@ def load_tensors(data: bytes) -> Any:
 
 
 def refuse_growth(value: Any, most: int) -> None:
-    """Refuses dictionaries, lists and tuples that would be endless, or far too many, to whoever walks through them.
+    """Refuse dictionaries, lists and tuples that would be endless, or far too many, to whoever walks through them.
 
     A list that holds one list twice, which holds another twice, has 2^40 entries in 200 bytes of a file.
 
@@ -88,7 +88,8 @@ def refuse_growth(value: Any, most: int) -> None:
         most: entries, counted wherever they are met. Each entry takes a byte of a file at least, so a file has no more
             than bytes, unless it repeats itself.
 
-    Raises: ValueError for more of them, for what holds itself, or is deeper than 100 in one another.
+    Raises:
+        ValueError: there are more of them, a value holds itself, or they are nested more than 100 deep.
     """
     counted: Dict[int, Tuple[int, int]] = {}
 
@@ -100,7 +101,9 @@ def refuse_growth(value: Any, most: int) -> None:
             held = [count(entry, depth + 1) for entry in ([*item, *item.values()] if isinstance(item, dict) else item)]
             counted[id(item)] = 1 + sum(entries for entries, _ in held), 1 + max((deep for _, deep in held), default=0)
         if depth > _MOST_DEPTH or counted[id(item)][1] > _MOST_DEPTH:
-            raise ValueError(f"its entries hold themselves, or are more than {_MOST_DEPTH} deep in one another")
+            raise ValueError(
+                f"its entries contain themselves, or are nested more than {_MOST_DEPTH} deep in one another"
+            )
         return counted[id(item)]
 
     entries, _ = count(value, 0)
@@ -109,15 +112,18 @@ def refuse_growth(value: Any, most: int) -> None:
 
 
 def refuse_damage(archive: zipfile.ZipFile) -> None:
-    """Raises ValueError for a record whose bytes do not have the sum (CRC-32) that the archive has for it. torch does
-    not compare them."""
+    """Refuse a record whose bytes do not match the sum (CRC-32) in the archive, which torch does not compare.
+
+    Raises:
+        ValueError: as said.
+    """
     try:
         damaged = archive.testzip()
     except (zipfile.BadZipFile, EOFError) as error:  # its own header differs from the archive's index
         raise ValueError(f"it is damaged: {first_line(error)}") from error
     if damaged is not None:
         raise ValueError(
-            f"its record {damaged!r} is damaged: its bytes do not have the sum (CRC-32) that was written with them"
+            f"its record {damaged!r} is damaged: its bytes do not match the sum (CRC-32) written with them"
         )
 
 
@@ -139,7 +145,7 @@ def _standing_for(names: Set[str]) -> Iterator[None]:
 
 
 def open_archive(data: bytes) -> zipfile.ZipFile:
-    """The archive in `data`, whose records are as many bytes as they say, and together no more than `data`.
+    """Return the archive in `data`, whose records are as many bytes as they say, and together no more than `data`.
 
     Raises:
         ValueError: no archive of torch, or one with compressed, doubled or overlapping records.
@@ -164,9 +170,11 @@ def open_archive(data: bytes) -> zipfile.ZipFile:
 
 
 def read_records(data: bytes) -> Dict[str, bytes]:
-    """The records of an archive by name, without the folder that torch puts all of them in.
+    """Return the records of an archive by name, without the folder that torch puts all of them in.
 
-    Raises: as open_archive; ValueError and zipfile.BadZipFile for records that are damaged or in other folders.
+    Raises:
+        ValueError: as open_archive; records that are damaged or in other folders.
+        zipfile.BadZipFile: records that are damaged.
     """
     archive = open_archive(data)
     root = archive.namelist()[0].partition("/")[0] + "/" if archive.namelist() else ""
@@ -177,7 +185,7 @@ def read_records(data: bytes) -> Dict[str, bytes]:
 
 
 def _name_of_today(name: str) -> str:
-    """What torch looks for: its pickles have the names of Python 2."""
+    """Return what torch looks for: its pickles have the names of Python 2."""
     module, _, kind = name.rpartition(".")
     module, kind = NAME_MAPPING.get((module, kind), (IMPORT_MAPPING.get(module, module), kind))
     return f"{module}.{kind}"
@@ -194,14 +202,16 @@ def _empty_dictionary(*arguments: Any) -> Dict[Any, Any]:
 
 
 def refuse_globals(data: bytes) -> Set[str]:
-    """The harmless names beside tensors' that bytes would import when they are unpickled: read from the instructions,
-    without running any of them.
+    """Return the harmless names, besides those of tensors, that bytes would import when they are unpickled.
+
+    They are read from the instructions, without running any of them.
 
     Args:
         data: a file of torch.save (a zip archive with pickles in it), or a bare pickle.
 
-    Raises: RefusedError for any other name; also what pickletools and zipfile raise for bytes that are torn or neither
-        of these.
+    Raises:
+        RefusedError: any other name; also what pickletools and zipfile raise for bytes that are torn or neither of
+            these.
     """
     inert: Set[str] = set()
     for name, is_certain in _imported_names(data):
@@ -216,7 +226,7 @@ def refuse_globals(data: bytes) -> Set[str]:
 
 
 def _imported_names(data: bytes) -> Iterator[Tuple[str, bool]]:
-    """What is imported, as "module.name", and whether that is certain."""
+    """Yield what is imported, as "module.name", and whether that is certain."""
     for pickled in _pickles(data):
         strings: List[str] = []
         for opcode, argument, _ in pickletools.genops(pickled):
@@ -240,6 +250,6 @@ def _pickles(data: bytes) -> List[bytes]:
 
 
 def first_line(error: BaseException) -> str:
-    """An error of unknown bytes, for people: its first line, or its kind where it has none."""
+    """Return an error of unknown bytes, for people: its first line, or its kind where it has none."""
     lines = str(error).splitlines()
     return lines[0] if lines else type(error).__name__

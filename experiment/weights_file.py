@@ -60,7 +60,7 @@ class SavedWeights:
 
 
 def read_weights(path: Union[str, Path], checkpoint: str = NEWEST, weights: Optional[str] = None) -> SavedWeights:
-    """The weights of a checkpoint of this program, or of a state dict.
+    """Return the weights of a checkpoint of this program, or of a state dict.
 
     Args:
         path: of a file, or of a run folder.
@@ -71,14 +71,15 @@ def read_weights(path: Union[str, Path], checkpoint: str = NEWEST, weights: Opti
     ENTRIES, or as Composer has them, in "state" and "model". Prefixes of wrappers are taken off the names: `module.`
     (distributed training, AveragedModel) and `_orig_mod.` (torch.compile). What else training scripts save is left.
 
-    Raises: CheckpointError for a file that is missing, torn, of another kind, or that asks for code to be run, and for
-        a checkpoint or weights that are not there.
+    Raises:
+        CheckpointError: a file that is missing, torn, of another kind, or that asks for code to be run, and for a
+            checkpoint or weights that are not there.
     """
     path = Path(path)
     if path.is_dir():
         path = _checkpoint_of(path, checkpoint)
     elif checkpoint == BEST:
-        raise CheckpointError(f"{path} is a file, and the best checkpoint is one of a run folder; name that folder")
+        raise CheckpointError(f"{path} is a file, and only run folders have a best checkpoint; name the run folder")
     if path.suffix == ".safetensors":
         found = [SavedWeights(path, _read_safetensors(path))]
     else:
@@ -92,7 +93,7 @@ def read_weights(path: Union[str, Path], checkpoint: str = NEWEST, weights: Opti
     chosen = asked[0]
     if len(asked) > 1:
         LOGGER.info(
-            "%s: the weights are the %s ones, of its %s", path, chosen.which, " and ".join(o.which for o in found)
+            "%s: using the %s weights; the file has %s", path, chosen.which, " and ".join(o.which for o in found)
         )
     return dataclasses.replace(chosen, tensors=_plain_names(chosen.tensors, path), checked_by=_checked_by(path))
 
@@ -101,7 +102,7 @@ def _checkpoint_of(folder: Path, which: str) -> Path:
     checkpoints = RunFolder(folder).checkpoints
     newest = newest_checkpoint(checkpoints)
     if newest is None:
-        raise CheckpointError(f"{folder} is no folder of a run with a checkpoint; name a file, or train it first")
+        raise CheckpointError(f"{folder} is not a run folder with a checkpoint; name a file, or train it first")
     if which == NEWEST:
         return newest
     best = best_checkpoint(checkpoints)
@@ -114,7 +115,7 @@ def _checkpoint_of(folder: Path, which: str) -> Path:
 
 
 def _checked_by(path: Path) -> Optional[str]:
-    """The format safetensors has no sum of its own."""
+    """Return the format safetensors has no sum of its own."""
     if path.suffix == ".safetensors":
         return None
     return "SHA-256" if has_manifest(path) else "CRC-32"

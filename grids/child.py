@@ -62,7 +62,7 @@ class Child:
         return self._process.poll()
 
     def stop(self) -> None:
-        """Asks it to save and end."""
+        """Ask it to save and end."""
         if self._process.poll() is None:
             self._process.terminate()
 
@@ -81,10 +81,10 @@ class Child:
         return 0.0
 
     def last_words(self) -> str:
-        """The error that its console ends with, or its last line."""
+        """Return the error that its console ends with, or its last line."""
         lines = [line for line in _last_lines(self.folder.path / CONSOLE) if line.strip()]
         errors = [line for line in lines if line.startswith("error: ")]
-        return (errors or lines or ["it said nothing"])[-1].replace("error: ", "", 1)
+        return (errors or lines or ["it printed nothing"])[-1].replace("error: ", "", 1)
 
 
 def _last_lines(path: Path) -> List[str]:

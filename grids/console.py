@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 
 def say(line: str) -> None:
-    """Prints `line`."""
+    """Print `line`."""
     try:
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()

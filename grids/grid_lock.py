@@ -15,7 +15,7 @@ from grids.console import say
 
 @contextlib.contextmanager
 def grid_lock(folder: Path) -> Iterator[int]:
-    """Holds <folder>/grid.lock; gives its descriptor, which runs inherit and so keep locked while they live.
+    """Hold <folder>/grid.lock; gives its descriptor, which runs inherit and so keep locked while they live.
 
     Raises:
         RunFolderError: another runner holds it, or the folder cannot be written.

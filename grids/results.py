@@ -34,10 +34,10 @@ class Results:
         return self.folder / f"{trial.file_name}.json"
 
     def read(self, trial: Trial) -> Optional[Dict[str, Any]]:
-        """The result of `trial`; None where there is none.
+        """Return the result of `trial`; None where there is none.
 
         Raises:
-            ConfigError: a file that is no result.
+            ConfigError: a file that is not a result.
         """
         path = self.path(trial)
         try:
@@ -53,9 +53,12 @@ class Results:
     def write(
         self, trial: Trial, config: Config, folder: RunFolder, learning_rate: Dict[str, Any], diverged: bool
     ) -> Dict[str, Any]:
-        """The result of a run that ended, from its folder.
+        """Return the result of a run that ended, from its folder.
 
         Args:
+            trial: the run.
+            config: what the run was trained with.
+            folder: the run's.
             learning_rate: what the check said.
             diverged: its loss was not finite: there is no summary.
         """
@@ -80,23 +83,23 @@ class Results:
 
 
 def why_changed(saved: Dict[str, Any], config: Config) -> List[str]:
-    """What differs between the saved configuration of a run and today's; empty where that run still counts."""
+    """Return what differs between the saved configuration of a run and today's; empty where that run still counts."""
     try:
         # What the schema has got since then had its default.
         saved = Config.model_validate(saved).model_dump(mode="json")
     except ValidationError as error:
         names = {".".join(str(part) for part in problem["loc"][:2]) for problem in error.errors()}
-        return [f"{name} is not what it was when the result was made" for name in sorted(names)]
+        return [f"{name} has changed since the result was made" for name in sorted(names)]
     now = config.model_dump(mode="json")
     return differences(saved, now) + [
-        f"run.{key} was {saved['run'][key]!r}, is {now['run'][key]!r}"
+        f"run.{key} was {saved['run'][key]!r}, is now {now['run'][key]!r}"
         for key in _RECORDED
         if saved["run"][key] != now["run"][key]
     ]
 
 
 def _summary(folder: RunFolder) -> Dict[str, Any]:
-    """The run's summary, with its command as anyone may type it: without the grid's own folder."""
+    """Return the run's summary, with its command as anyone may type it: without the grid's own folder."""
     summary: Dict[str, Any] = json.loads(folder.summary.read_text(encoding="utf-8"))
     words = shlex.split(summary["command"])
     place = words.index("--output-dir")
@@ -105,7 +108,7 @@ def _summary(folder: RunFolder) -> Dict[str, Any]:
 
 
 def last_epoch_loss(records: List[Dict[str, Any]], epochs: int) -> Optional[float]:
-    """Mean loss of the last epoch's training steps, as trained; None where the run did not get there, or diverged."""
+    """Return the mean training loss of the last epoch; None where the run did not get there, or diverged."""
     steps, total, before = 0, 0.0, 0
     for record in records:
         if record["split"] != "train":

@@ -37,7 +37,7 @@ class State:
 
 
 def state_of(trial: Trial, plan: Plan, results: Results, folder: RunFolder) -> State:
-    """The state of `trial`, by its result, or by the folder of its unfinished run."""
+    """Return the state of `trial`, by its result, or by the folder of its unfinished run."""
     factor, record = trial.factor, {"factor": trial.factor} if trial.is_check else {}
     if not trial.is_check:
         try:

@@ -29,7 +29,7 @@ def choose_num_classes(image_size: int) -> int:
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Prints the table of all networks, or the layers of one. Returns the exit code: 0 done, 2 no such network."""
+    """Print the table of all networks, or the layers of one. Returns the exit code: 0 done, 2 no such network."""
     options = parse_arguments(arguments)
     try:
         if options.network is None:
@@ -55,12 +55,12 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     words = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(words)
     if options.network is None and words:
-        parser.error("these options are of one network; name it first")
+        parser.error("these options apply to one network; name it first")
     return options
 
 
 def print_layers(options: argparse.Namespace) -> None:
-    """The layers of one network.
+    """Print the layers of one network.
 
     Raises:
         ValueError: no such network, or a norm or size that it cannot have.

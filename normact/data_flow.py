@@ -142,7 +142,7 @@ class FlowTracer(torch.fx.Tracer):
 
 @torch.fx.wrap
 def through_hooks(output: Any) -> Any:
-    """A mark in a graph: a module's hooks stand between its forward's output and what follows."""
+    """Return a mark in a graph: a module's hooks stand between its forward's output and what follows."""
     return output
 
 
@@ -151,7 +151,7 @@ def _modes() -> Tuple[bool, bool]:
 
 
 def optional_arguments(module: nn.Module) -> List[str]:
-    """Names of the arguments with defaults of a module's forward."""
+    """Return names of the arguments with defaults of a module's forward."""
     return [
         name
         for name, parameter in inspect.signature(module.forward).parameters.items()
@@ -161,7 +161,7 @@ def optional_arguments(module: nn.Module) -> List[str]:
 
 @contextmanager
 def training_mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Every module of the model in one mode; afterwards each in its own again."""
+    """Put every module of the model in one mode, and back in its own afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.train(training)
     try:
@@ -209,7 +209,7 @@ def _note(changed: Optional[List[str]], *names: str) -> None:
 
 
 def find_consumers(model: nn.Module) -> Tuple[Dict[nn.Module, Consumer], List[Tuple[str, str]]]:
-    """What follows each norm that a trace reaches.
+    """Return what follows each norm that a trace reaches.
 
     Where the network cannot be traced as a whole, each of its children is traced by itself, and so on
     down; a norm whose output leaves the traced part then has an unknown consumer.
@@ -237,7 +237,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _in_both_modes(consumers: List[Consumer]) -> Consumer:
-    """One consumer of those found in training and in evaluation, each of which may not have been reached."""
+    """Return one consumer of those found in training and in evaluation, each of which may not have been reached."""
     first, last = consumers[0], consumers[-1]
     if (first.activation, first.module) != (last.activation, last.module):
         return Consumer(None, "what follows it differs between training and evaluation")
@@ -278,7 +278,7 @@ class TracedPart(NamedTuple):
 def traced_parts(
     part: nn.Module, holds: Callable[[nn.Module], bool], failures: List[Tuple[str, str]], path: str = ""
 ) -> Iterator[TracedPart]:
-    """The network as one part where it can be traced; else the parts of its children, and so on down.
+    """Yield the network as one part where it can be traced; else the parts of its children, and so on down.
 
     Args:
         part: the network.
@@ -304,7 +304,7 @@ def traced_parts(
 
 
 def _defaults(part: nn.Module, path: str) -> Dict[str, Any]:
-    """Values of the optional arguments under which a part is traced.
+    """Return values of the optional arguments under which a part is traced.
 
     Raises:
         TypeError: a part of the network, unlike the network itself, may be called with or without them.
@@ -352,7 +352,7 @@ def _consumer(node: torch.fx.Node, part: TracedPart, calls: Dict[nn.Module, int]
 
 
 def _name_of(target: Any) -> str:
-    """A function's name, or a method's; `add` for `+=` too, as everyone reads it."""
+    """Return a function's name, or a method's; `add` for `+=` too, as everyone reads it."""
     name = getattr(target, "__name__", str(target))
     return name[1:] if target in _IN_PLACE else name
 

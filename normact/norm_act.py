@@ -103,7 +103,7 @@ class NormAct(nn.Module):
     Dtype: that of the input, also under autocast; statistics are float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: at construction, an activation that is no function of each element by itself, or whose proxy
+        ValueError: at construction, an activation that is not a function of each element by itself, or whose proxy
             statistics cannot be computed (see take_activation); wrong shape; what the norm refuses; kernel "fused"
             where the fused form does not apply.
 
@@ -220,7 +220,7 @@ def group_norm_act(
     proxy_gamma: Optional[Tensor],
     settings: GroupSettings,
 ) -> Tensor:
-    """The whole layer for a group, layer or instance norm, by the fused kernels or by the reference.
+    """Return the whole layer for a group, layer or instance norm, by the fused kernels or by the reference.
 
     Raises:
         ValueError: kernel "fused" where the fused form does not apply; the message gives the reason.
@@ -274,7 +274,7 @@ def _why_not_fused(x: Tensor, settings: GroupSettings) -> Optional[str]:
         if torch.autograd.forward_ad._current_level >= 0:
             return "a forward-mode derivative is being taken"
         if peek_interpreter_stack() is not None:
-            return "a transform of torch.func is at work"
+            return "a transform of torch.func is active"
     if not isinstance(settings.activation, str):
         return f"activation {activation_name(settings.activation)} is a function without a name known to the kernels"
     return None

@@ -108,7 +108,7 @@ def module_of(path: Path) -> str:
 
 
 def imported_modules(path: Path, modules: Dict[str, Path]) -> Iterator[str]:
-    """The files that a file imports from; a package's __init__ stands for itself, and not for the way to its files."""
+    """Yield the files that a file imports from; a package's __init__ counts as itself, not as the way to its files."""
     for node in ast.walk(ast.parse(path.read_text(), str(path))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in modules)
@@ -142,7 +142,7 @@ RUNNING |= {f"torch.{name}" for name in ("load", "jit.load", "export.load", "hub
 
 
 def calls(path: Path) -> Iterator[str]:
-    """The dotted names that a file calls."""
+    """Yield the dotted names that a file calls."""
     for node in ast.walk(ast.parse(path.read_text(), str(path))):
         if isinstance(node, ast.Call) and isinstance(node.func, (ast.Name, ast.Attribute)):
             yield ast.unparse(node.func)

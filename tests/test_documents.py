@@ -41,7 +41,7 @@ NAMES_OF_THE_READER = {"NAME", "GRID", "PATH", "RUN", "your_poptorch_program.py"
 
 
 def indented_lines(text: str) -> Iterator[str]:
-    """The lines of code blocks by indentation, those that end in a backslash joined with the next."""
+    """Return the lines of code blocks by indentation, those that end in a backslash joined with the next."""
     text = re.sub(r"(?ms)^```.*?^```$", "", text)
     joined = re.sub(r"\\\n +", "", text)
     return (line.strip() for line in joined.splitlines() if line.startswith("    "))
@@ -109,7 +109,7 @@ def test_links_and_files_that_a_document_mentions_are_there(document: Path) -> N
 
 
 def headings(text: str) -> List[str]:
-    """The anchors of a document's headings, as on the site."""
+    """Return the anchors of a document's headings, as on the site."""
     titles = re.findall(r"(?m)^#+ (.*)$", text)
     return [re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles]
 

@@ -71,7 +71,7 @@ def evaluated(out: Path, *arguments: str) -> Dict[str, Any]:
 
 
 def averaged_network(folder: Path) -> Tuple[torch.nn.Module, torch.Tensor]:
-    """The network that the run evaluated, and five of its images as it is given them."""
+    """Return the network that the run evaluated, and five of its images as it is given them."""
     config = load_config(str(folder / "config.yaml"))
     data = build_datasets(config.data, 0)
     _, network = build_network(config, data)
@@ -193,10 +193,10 @@ def test_placing_weights_looks_at_their_classes_unless_the_classifier_is_new(run
         pytest.param(
             ["{folder}", "--device", "cuda"],
             2,
-            "no CUDA device is here",
+            "no CUDA device is available",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
-        (["{folder}", "--out", "{folder}/none/report.json"], 2, "none is no folder; make it"),
+        (["{folder}", "--out", "{folder}/none/report.json"], 2, "none is not a folder; make it"),
         (["{folder}", "--reestimate-statistics"], 2, "norm group has no statistics"),
         (["{folder}/model.onnx", "--reestimate-statistics"], 2, "those of .onnx files are fixed"),
         (["{folder}/nothing"], 4, "cannot be read"),

@@ -31,7 +31,7 @@ IN_A_NAMESPACE = ["unshare", "-rm", "sh", "-e", "-c"]
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run where nothing fails."""
+    """Return the same run where nothing fails."""
     folder = tmp_path_factory.mktemp("straight")
     assert run(folder) == 0
     return folder

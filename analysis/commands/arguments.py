@@ -13,7 +13,7 @@ Commands = argparse._SubParsersAction
 
 
 def add_command(commands: Commands, name: str, summary: str) -> argparse.ArgumentParser:
-    """A command's parser; its help shows every default."""
+    """Return a command's parser; its help shows every default."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -21,9 +21,10 @@ def add_command(commands: Commands, name: str, summary: str) -> argparse.Argumen
 
 
 def positive(text: str) -> int:
-    """The type of options that count something.
+    """Return the type of options that count something.
 
-    Raises: ArgumentTypeError, which argparse reports with the option's name.
+    Raises:
+        ArgumentTypeError: another text; argparse reports it with the option's name.
     """
     try:
         value = int(text)

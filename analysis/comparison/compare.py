@@ -96,7 +96,7 @@ class Comparison:
         return [summary for summary in self.summaries if summary.row.column == column]
 
     def reference_of(self, summary: Summary) -> str:
-        """The name of the row that this one is compared with; "" for none."""
+        """Return the name of the row that this one is compared with; "" for none."""
         return dict(self.pairs).get(summary.row.name, self.against)
 
     def to_json(self) -> Dict[str, Any]:
@@ -112,13 +112,16 @@ class Comparison:
 def compare_rows(
     rows: Sequence[Row], metric: Metric, against: str = "", pairs: Sequence[Tuple[str, str]] = ()
 ) -> Comparison:
-    """Compares rows by `metric`, each with a row of its own column.
+    """Compare rows by `metric`, each with a row of its own column.
 
     Args:
+        rows: of a table.
+        metric: the figure to compare by.
         against: the name of the row that all are compared with; "" for none.
         pairs: (row, other): this row is compared with that other instead.
 
-    Raises: ResultsError for an unknown row, a row that two pairs begin with, or a metric that no run has.
+    Raises:
+        ResultsError: an unknown row, a row that two pairs begin with, or a metric that no run has.
     """
     summaries = [_summarize(row, metric) for row in rows]
     if not any(summary.by_seed for summary in summaries):
@@ -139,7 +142,7 @@ def compare_rows(
 
 
 def notes_of(comparison: Comparison) -> List[str]:
-    """How to read the numbers, and what is not in them."""
+    """Return how to read the numbers, and what is not in them."""
     notes = _method_notes(comparison)
     titles: Dict[str, List[str]] = {}  # of the rows that the same must be said of
     for summary in comparison.summaries:
@@ -156,7 +159,7 @@ def notes_of(comparison: Comparison) -> List[str]:
 
 
 def _rate_notes(rows: Sequence[Row]) -> List[str]:
-    """Which rows were trained with which learning rate, where rows differ in it: a check may have chosen it."""
+    """Name the learning rate of each row, where rows differ in it: a check may have chosen it."""
     titles: Dict[str, List[str]] = {}
     for row in rows:
         rates = dict.fromkeys(setting_text(run.settings.get("optimizer.learning_rate")) for run in row.runs)
@@ -166,7 +169,7 @@ def _rate_notes(rows: Sequence[Row]) -> List[str]:
 
 
 def _remarks(summary: Summary) -> Iterator[str]:
-    """What must be said about one row."""
+    """Yield what must be said about one row."""
     row, difference = summary.row, summary.difference
     if summary.missing:
         diverged = all(run.diverged for run in row.runs if run.seed in summary.missing)

@@ -107,6 +107,6 @@ def _reasons(counts: Iterable[Dict[str, int]]) -> str:
 
 
 def _general(reason: str) -> str:
-    """A reason without the places of one network in it."""
+    """Return a reason without the places of one network in it."""
     reason = re.sub(r"its output leaves \S+", "its output leaves the part that could be traced", reason)
     return re.sub(r"\S+ cannot be rewritten", "its block cannot be rewritten", reason).replace("|", "\\|")

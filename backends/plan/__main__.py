@@ -1,4 +1,6 @@
-"""Plans from the command line:  python -m backends.plan --config rn50_gn8pn --system bow --ipus 16
+"""Plans from the command line.
+
+    python -m backends.plan --config rn50_gn8pn --system bow --ipus 16
 
 Without --splits it proposes: the number of stages, balanced splits and the largest micro-batch that fits.
 """
@@ -35,7 +37,7 @@ _CHANNELS = {"fashion_mnist": 1}  # of the data sets that are not coloured
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Runs the command line. Returns 0 for a plan that fits, 2 for one that is refused and for wrong arguments."""
+    """Run the command line. Returns 0 for a plan that fits, 2 for one that is refused and for wrong arguments."""
     options = _parser().parse_args(arguments)
     try:
         if options.calibrate:
@@ -77,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--systems", action="store_true", help="instead: a table of one C600, one C2, and pods of 4, 16 and 64")
     add("--plot", metavar="PNG", help="also draw the stages as bars of memory")
     add("--published", action="store_true", help="instead: published throughputs against predicted ones")
-    add("--calibrate", action="store_true", help="instead: fit the constants anew")
+    add("--calibrate", action="store_true", help="instead: refit the constants")
     return parser
 
 
@@ -126,7 +128,7 @@ def _norm_arguments(config: Optional[Config], options: argparse.Namespace) -> Di
 
 
 def _choose(options: argparse.Namespace, trace: Trace, config: Optional[Config]) -> IpuPlan:
-    """The plan of the given splits, or a proposal."""
+    """Return the plan of the given splits, or a proposal."""
     ipu = _ipu_section(options, config)
     momentum = config.optimizer.momentum if config else 0.9
     like = Execution(

@@ -13,7 +13,7 @@ ALL_REDUCE_EFFICIENCY = 0.264  # share of the links' bandwidth that an all-reduc
 # on the configurations of published.py that are known to run: the largest allowance that accepts all of them.
 CODE_BYTES_PER_PRODUCT = 907.0
 
-# Compiled code that is no product reaches about a quarter of the SRAM bandwidth. Source: Jia et al. 2019 (MK1).
+# Compiled code that is not a product reaches about a quarter of the SRAM bandwidth. Source: Jia et al. 2019 (MK1).
 VECTOR_EFFICIENCY = 0.25
 
 # Products on float16 take 16 input channels at once and on float32 8; fewer leave the rest of the unit idle. Source:

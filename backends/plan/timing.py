@@ -65,7 +65,7 @@ class StageSeconds:
 
 
 def stage_seconds(stage: Stage, execution: Execution, system: System, rates: Rates) -> StageSeconds:
-    """The time of one micro-batch on one stage.
+    """Return the time of one micro-batch on one stage.
 
     products  2 multiply_adds passes / (peak x efficiency x filled), filled = min(summed values / width of the unit, 1)
     vectors   bytes moved x passes / (SRAM bandwidth x efficiency)

@@ -78,7 +78,7 @@ def _samples(path: str, file: BinaryIO) -> Tuple[List[Tuple[str, Sample]], int]:
         if not samples or samples[-1][0] != key:
             samples.append((key, {}))
         if extension in samples[-1][1]:
-            raise DataError(f"{path}: {member.name} is there twice; remove one")
+            raise DataError(f"{path}: {member.name} occurs twice; remove one")
         samples[-1][1][extension] = content
     return samples, companions
 
@@ -89,9 +89,9 @@ def _is_companion(file: BinaryIO, member: TarMember) -> bool:
 
 def _no_content(path: str, member: TarMember) -> str:
     if member.kind not in LINKS:
-        return f"{path}: {member.name} is no file but a device or pipe; remove it"
+        return f"{path}: {member.name} is a device or pipe, not a file; remove it"
     return (
-        f"{path}: {member.name} is a link to {member.target}, which is no earlier member; write the tar file again "
+        f"{path}: {member.name} is a link to {member.target}, which is not an earlier member; write the tar file again "
         "with `tar --dereference --hard-dereference`, which stores files in place of links"
     )
 
@@ -108,9 +108,12 @@ def last_suffix(extension: str) -> str:
 
 
 def _row(path: str, file: BinaryIO, sample: Sample, is_scattered: bool) -> Optional[Tuple[int, int, int, str]]:
-    """Return (offset, length, label, name) of a sample's image, None for members that are no sample.
+    """Return (offset, length, label, name) of a sample's image, None for members that are not part of a sample.
 
     Args:
+        path: the file's name in messages.
+        file: the tar file.
+        sample: its members by extension.
         is_scattered: there are other members of the same key elsewhere.
     """
     images = [sample[extension] for extension in sample if extension in EXTENSIONS]
@@ -135,13 +138,14 @@ def _row(path: str, file: BinaryIO, sample: Sample, is_scattered: bool) -> Optio
     if half is not None:
         others = " ".join(member.name for member in sample.values() if member is not half) or "nothing else"
         raise DataError(
-            f"{path}: {half.name} is the label of no image: of its key there is {others}; expected one image "
+            f"{path}: {half.name} is a label without an image; its key also has {others}; expected one image "
             f"({' '.join(EXTENSIONS)}) for each label"
         )
     for extension, member in sample.items():
         if last_suffix(extension) in EXTENSIONS:
             raise DataError(
-                f"{path}: {member.name} is taken for no image: its key ends at the first dot of the name; keep that "
+                f"{path}: {member.name} is not taken for an image: its key ends at the first dot of the name; keep "
+                "that "
                 "dot for the extension alone"
             )
     return None
@@ -172,7 +176,7 @@ def parse_label(content: bytes, extension: str) -> Optional[int]:
     """Return the label that a member holds, None if it holds something else (a caption).
 
     Raises:
-        ValueError: a whole number that is no label.
+        ValueError: a whole number that is not a label.
     """
     if extension != ".json":
         return check_label(int(content)) if WHOLE_NUMBER.fullmatch(content) else None

@@ -53,7 +53,11 @@ class ShardStore(Protocol):
         """Return whether any of these files is copied here before it is read, and is not here yet."""
 
     def write_index(self, name: str, content: bytes) -> None:
-        """Keep a file that a later `read` finds. Raises OSError where that cannot be."""
+        """Keep a file that a later `read` finds.
+
+        Raises:
+            OSError: it cannot be written.
+        """
 
 
 class FolderStore:

@@ -89,7 +89,7 @@ def convert_norm(
     """
     if factory.norm.endswith("+ws"):
         raise ValueError(
-            f"norm {factory.norm!r}: convert_norm replaces norms and no convolutions; use {factory.norm[:-3]!r}, or "
+            f"norm {factory.norm!r}: convert_norm replaces norms, not convolutions; use {factory.norm[:-3]!r}, or "
             "build the network with factory.conv2d"
         )
     if calibrate is not None:
@@ -141,7 +141,7 @@ def _with_fit_activation(consumer: Consumer, channels: int, factory: NormActFact
 def _find_rewrites(
     model: nn.Module, norms: List[Tuple[str, nn.Module, NormDescription]], consumers: Dict[nn.Module, Consumer]
 ) -> Tuple[List[_Rewrite], Dict[nn.Module, str]]:
-    """The pairs that need a rewritten graph, and why some cannot have one."""
+    """Return the pairs that need a rewritten graph, and why some cannot have one."""
     rewrites: List[_Rewrite] = []
     for path, module, _ in norms:
         consumer = consumers.get(module)
@@ -169,7 +169,7 @@ def _is_exclusive(model: nn.Module, consumer: Consumer) -> bool:
 
 
 def _enclosing(model: nn.Module, norm_path: str, caller: str) -> str:
-    """The smallest module around a pair that takes required arguments alone.
+    """Return the smallest module around a pair that takes required arguments alone.
 
     It holds the norm, and is the activation's caller or holds it. An optional argument (a shortcut that may be
     None) lets one module run two codes, and the trace of that module by itself knows one of them.
@@ -236,7 +236,7 @@ def _choose_activation(
     *,
     factory: NormActFactory,
 ) -> Tuple[Optional[Activation], str, Optional[nn.Module]]:
-    """The activation that joins the layer, else the reason for none, and the module to be emptied."""
+    """Return the activation that joins the layer, else the reason for none, and the module to be emptied."""
     if description.no_pair_because:
         return None, description.no_pair_because, None
     if description.activation != "identity":
@@ -269,7 +269,7 @@ def _edit(model: nn.Module, plans: List[_Plan], rewrites: List[_Rewrite]) -> Tup
 
 
 def _remove_in_place_operations(model: nn.Module) -> Tuple[Set[str], Tuple[Tuple[str, str], ...]]:
-    """The paths of the modules that got a new forward, and (path, why) of those that may go on changing values."""
+    """Return the paths of modules with a new forward, and (path, why) of those that may change values in place."""
     rewritten: Set[str] = set()
     left: List[Tuple[str, str]] = []
     for path, module in model.named_modules():

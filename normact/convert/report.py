@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import List, Optional, Tuple
 
 from normact.convert.calibrate import CalibratedLayer
+from normact.counted import counted
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class ConversionReport:
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
         replaced = sum(norm.replaced_by is not None for norm in self.norms)
         with_proxy = sum(norm.proxy for norm in self.norms)
-        lines.append(f"{len(self.norms)} norms: {replaced} replaced, {with_proxy} of them with PN")
+        lines.append(f"{counted(len(self.norms), 'norm')}: {replaced} replaced, {with_proxy} of them with PN")
         if self.rewritten:
             lines.append("with a new forward, a torch.fx graph: " + ", ".join(_name(path) for path in self.rewritten))
         for path, error in self.trace_failures:
@@ -94,7 +95,7 @@ class ConversionReport:
 def _calibration(layers: Tuple[CalibratedLayer, ...]) -> str:
     counts = {kind: sum(layer.output == kind for layer in layers) for kind in ("taken back", "neutral", "changed")}
     proxies = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-    return f"{len(layers)} layers calibrated" + (f"; Proxy Normalization: {proxies}" if proxies else "")
+    return f"{counted(len(layers), 'layer')} calibrated" + (f"; Proxy Normalization: {proxies}" if proxies else "")
 
 
 def _name(path: str) -> str:

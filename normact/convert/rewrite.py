@@ -177,7 +177,7 @@ def _nodes_after(node: torch.fx.Node) -> Set[torch.fx.Node]:
 
 
 def _named_arguments(node: torch.fx.Node) -> Dict[str, Any]:
-    """The arguments of a call to a function written in Python, but the first, by name; empty where it is not one."""
+    """Return a call's arguments after the first, by name; empty unless the function is written in Python."""
     try:
         parameters = list(inspect.signature(node.target).parameters)  # type: ignore[arg-type]
     except (TypeError, ValueError):  # a builtin function

@@ -30,7 +30,7 @@ class TakersFound(NamedTuple):
 
 
 def takers_of(model: nn.Module, layers: Collection[NormAct]) -> Dict[NormAct, TakersFound]:
-    """What takes the output of each layer in evaluation; a layer that no trace reaches is left out."""
+    """Return what takes the output of each layer in evaluation; a layer that no trace reaches is left out."""
     names: Dict[int, int] = {}
     for module in model.modules():
         for parameter in module._parameters.values():

@@ -246,7 +246,7 @@ def test_patches_come_from_all_photographs_of_a_folder(tmp_path: Path) -> None:
     assert torch.equal(patches, photo_patches(tmp_path, 6, 8, seed=0))
     with pytest.raises(ValueError, match="smaller than patches of 41 x 41"):
         photo_patches(tmp_path / "a.png", 1, 41, seed=0)
-    with pytest.raises(ValueError, match="is no photograph"):
+    with pytest.raises(ValueError, match="is not a photograph"):
         photo_patches(tmp_path / "nothing", 1, 8, seed=0)
 
 

@@ -36,7 +36,7 @@ def built_kernels() -> None:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the files of all benchmarks but the layer's and the GPU's."""
+    """Return a folder with the files of all benchmarks but the layer's and the GPU's."""
     folder = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as patch:
         # What is tested is that the numbers arrive; a busy machine must not stop the tests.

@@ -47,7 +47,7 @@ def config(folder: Path) -> DataConfig:
 
 
 def stored(folder: Path) -> List[Tuple[str, bytes]]:
-    """The members that are images, without the number and the class."""
+    """Return the members that are images, without the number and the class."""
     images = build_datasets(config(folder), 0).train.source
     found = []
     for index in range(len(images)):

@@ -86,7 +86,7 @@ class Failing(Dataset):
 FAILURES: Dict[str, Tuple[Callable[[], None], str]] = {
     "killed": (kill, r"loading process \d+ was ended by the signal Killed: .*out of memory.*data.workers"),
     "bus error": (bus_error, r"loading process \d+ was ended by the signal Bus error: .*/dev/shm"),
-    "left": (leave, r"loading process \d+ ended by itself with exit code 7; --set data.workers=0 shows where$"),
+    "left": (leave, r"loading process \d+ exited with code 7; --set data.workers=0 shows where$"),
     "hangs": (hang, r"no images for 2 seconds: a loading process hangs; .*data.workers=0"),
     "a defect": (
         defect,
@@ -269,7 +269,7 @@ def folder_config(folder: Path, **options: Any) -> DataConfig:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Six training images of which two are no images: numbers 1 and 4."""
+    """Six training images of which two are not images: numbers 1 and 4."""
     write_image_folder(tmp_path)
     (tmp_path / "train" / "ant" / "1.jpg").write_text("<html>")
     (tmp_path / "train" / "bee" / "1.jpg").write_bytes(b"")

@@ -28,7 +28,7 @@ from training.weights import CheckpointError
 
 
 def doubled(canary: Path) -> bytes:
-    """Two records called data.pkl: which one is read differs between readers."""
+    """Return two records called data.pkl: which one is read differs between readers."""
     with pytest.warns(UserWarning, match="Duplicate name"):
         return with_records(
             pickled({"w": torch.ones(1)}), {"archive/data.pkl": pickle.dumps(Payload(canary), protocol=2)}
@@ -45,7 +45,7 @@ def compressed(canary: Path) -> bytes:
 
 
 def behind_another_file(canary: Path) -> bytes:
-    """What Python takes for an archive and torch for a bare pickle."""
+    """Return what Python takes for an archive and torch for a bare pickle."""
     return pickle.dumps(Payload(canary), protocol=2) + pickled({"w": torch.ones(1)})
 
 
@@ -58,7 +58,7 @@ def stack_global_from_memo(canary: Path) -> bytes:
 
 
 def torch_script(canary: Path) -> bytes:
-    """A program of torch.jit, which is no code of Python but is none of weights either."""
+    """Return a program of torch.jit, which is not code of Python but is none of weights either."""
     buffer = io.BytesIO()
     torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), buffer)
     return buffer.getvalue()
@@ -116,7 +116,7 @@ def held_by_itself() -> Any:
         (in_one_another(40, copies=2), "repeat themselves to more than"),  # 2^40 lists
         (in_one_another(200, copies=1), "more than 100 deep"),
         ([in_one_another(60, copies=1), [in_one_another(60, copies=1)]], None),
-        (held_by_itself(), "hold themselves"),
+        (held_by_itself(), "contain themselves"),
     ],
     ids=["a bomb", "deep", "not so deep", "a circle"],
 )

@@ -247,7 +247,7 @@ def test_a_layer_that_cannot_be_built_names_the_norm_and_leaves_the_network_alon
 
 
 def test_weight_standardization_is_refused() -> None:
-    with pytest.raises(ValueError, match="no convolutions"):
+    with pytest.raises(ValueError, match="not convolutions"):
         convert_norm(nn.Sequential(nn.BatchNorm2d(8)), NormActFactory(norm="group+ws"))
 
 

@@ -19,7 +19,7 @@ NORMS = ["batch", "layer", "group", "instance", "group+ws", "frn", "evonorm_s0",
 
 
 def randomize(model: nn.Module) -> nn.Module:
-    """Every per-channel value away from its initial one; in evaluation."""
+    """Move every per-channel value away from its initial one, and go to evaluation mode."""
     generator = torch.Generator().manual_seed(1)
     for name, values in model.state_dict().items():
         if values.dim() == 1:
@@ -66,7 +66,7 @@ def operators(program: torch.export.ExportedProgram) -> str:
 
 
 def onnx_function(model: nn.Module, x: Tensor, **options: Any) -> Tuple[Callable[[Tensor], Tensor], Any]:
-    """The model as onnxruntime runs it, and its ONNX graph."""
+    """Return the model as onnxruntime runs it, and its ONNX graph."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     program = torch.onnx.export(model, (x,), dynamo=True, verbose=False, **options)
     assert program is not None

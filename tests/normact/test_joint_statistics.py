@@ -38,7 +38,7 @@ def images(dtype: torch.dtype = torch.float64) -> List[Tensor]:
 
 
 def results(layers: nn.ModuleList) -> List[Tensor]:
-    """Outputs, then the gradients of a weighted sum of them in every parameter."""
+    """Return outputs, then the gradients of a weighted sum of them in every parameter."""
     inputs = images(next(layers.parameters()).dtype)
     outputs = [layer(x) for layer, x in zip(layers, inputs)]
     total = sum(((i + 1) * output * output.detach().cos()).sum() for i, output in enumerate(outputs))

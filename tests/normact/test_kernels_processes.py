@@ -38,7 +38,7 @@ def all_images() -> Tensor:
 
 
 def run_replica(rank: int, replicas: int, folder: Path) -> None:
-    """One process of DistributedDataParallel; started by the test below."""
+    """Run one process of DistributedDataParallel; started by the test below."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=replicas)
     share = all_images().chunk(replicas)[rank]
     got = gradients(nn.parallel.DistributedDataParallel(network()), share)

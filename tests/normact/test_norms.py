@@ -179,7 +179,7 @@ def test_batch_norm_refuses_what_it_cannot_honour() -> None:
 
 
 def shared_step(x: torch.Tensor, weight: torch.Tensor, group: Any, size: Optional[int]) -> Dict[str, Array]:
-    """One training forward and backward of batch norm with PN on this process's images, in float64."""
+    """Run one forward and backward of batch norm with PN on this process's images, in float64."""
     layer = NormActFactory(norm="batch", norm_batch_size=size)(4, "silu").double()
     share_statistics(layer, group)
     with torch.no_grad():

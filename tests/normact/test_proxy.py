@@ -62,7 +62,7 @@ FLOAT32_LARGER_VARIANCE = 1.2e-5
 
 
 def integrals(name: str, m: float, s: float) -> Dict[str, float]:
-    """Mean and variance of phi(m + s z), and their derivatives in m and s, by adaptive quadrature."""
+    """Return mean and variance of phi(m + s z), and their derivatives in m and s, by adaptive quadrature."""
     phi, derivative, kinks = REFERENCES[name]
     mean_x, std_x = mp.mpf(m), mp.mpf(s)
     inner = [(kink - mean_x) / std_x for kink in kinks]

@@ -1,5 +1,8 @@
-"""The Triton form of the operators: against an independent float64 computation on a CPU, by Triton's interpreter, and
-compiled for a GPU that need not be there. On a machine with a GPU the same tests run on it."""
+"""The Triton form of the operators, against an independent float64 computation on a CPU.
+
+They run in Triton's interpreter, and are compiled for a GPU that need not be there. On a machine with a GPU the same
+tests run on it.
+"""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ ADAM: Dict[str, Any] = {"betas": (0.9, 0.99), "eps": 1e-6}
 
 
 def trace(optimizer: torch.optim.Optimizer, weight: nn.Parameter, rates: Sequence[float] = (0.1,) * 5) -> List[float]:
-    """The weight after each of five updates with GRADIENTS."""
+    """Return the weight after each of five updates with GRADIENTS."""
     values = []
     for gradient, rate in zip(GRADIENTS, rates):
         weight.grad = torch.full_like(weight, gradient)
@@ -295,7 +295,7 @@ def test_frozen_parameters_are_left_out_and_named(caplog: pytest.LogCaptureFixtu
 
 
 def test_unknown_undecayed_names_are_errors() -> None:
-    with pytest.raises(ValueError, match="1 names without weight decay are no parameters of the model: gama;"):
+    with pytest.raises(ValueError, match="1names without weight decay are not parameters of the model: gama;"):
         build_optimizer(OptimizerConfig(name="sgd", learning_rate=0.1), Scalars(), {"gama"})
 
 

@@ -74,7 +74,7 @@ class Picture:
     draw: Callable[[Figure], None]
 
     def svg(self, theme: Theme) -> bytes:
-        """The same bytes for the same numbers: no date, no random names."""
+        """Return the same bytes for the same numbers: no date, no random names."""
         with matplotlib.rc_context(theme.settings):
             figure = Figure(layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
             FigureCanvasAgg(figure)
@@ -87,15 +87,18 @@ class Picture:
         return folder / f"{self.name}.svg"
 
     def save(self, folder: Path) -> Path:
-        """The picture on white, in a folder that is made."""
+        """Return the picture on white, in a folder that is made."""
         path = self.path_in(folder)
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(path, self.svg(PAPER))
         return path
 
     def is_saved(self, path: Path) -> bool:
-        """Whether `path` is this picture of these numbers. Its words tell, which hold them: outlines of letters and the
-        last digits of coordinates may differ between machines."""
+        """Whether `path` is this picture of these numbers.
+
+        Its words, which hold the numbers, decide: outlines of letters and last digits of coordinates may differ between
+        machines.
+        """
         words = f"<dc:description>{escape(self.alt)}</dc:description>"
         return path.is_file() and words in path.read_text(encoding="utf-8")
 

@@ -97,7 +97,7 @@ class LoadingProcess:
         self._commands.send(("start", self._resets))
 
     def next_batch(self) -> Any:
-        """The next batch, in the structure of the data set's; the last one given out is released.
+        """Return the next batch, in the structure of the data set's; the last one given out is released.
 
         Raises:
             StopIteration: the epoch is over.
@@ -272,14 +272,14 @@ def _flat(element: Any) -> List[torch.Tensor]:
 
 
 def _skeleton(example: Any, tensors: List[torch.Tensor]) -> Any:
-    """The structure of an element with small tensors in it."""
+    """Return the structure of an element with small tensors in it."""
     if custom_parser(example) is None and isinstance(example, (list, tuple)):
         return tuple(torch.zeros(()) for _ in tensors)
     return rebuilt(example, [torch.zeros(()) for _ in tensors])
 
 
 def _load(job: LoadingJob, commands: Any, messages: Any) -> None:
-    """Main function of the process."""
+    """Run the process."""
     logger.debug("AsynchronousDataAccessor worker process: %d", os.getpid())
     multiprocessing.set_start_method(job.start_method, force=True)
     try:

@@ -24,7 +24,7 @@ def require_no_values(func: Callable[..., Any], args: Arguments, kwargs: Keyword
     if func in _READING:
         if _is_any_on_device(args, kwargs):
             _refuse_read(func)
-    elif func is torch.Tensor.__format__:  # reads the number of a tensor without dimensions that is no parameter
+    elif func is torch.Tensor.__format__:  # reads the number of a tensor without dimensions that is not a parameter
         if is_on_device(args[0]) and args[0].dim() == 0 and not isinstance(args[0], torch.nn.Parameter):
             _refuse_read(func)
     elif func in _OF_NUMBERS:
@@ -72,13 +72,18 @@ def _refuse_read(func: Callable[..., Any]) -> None:
 
 
 def _refuse_shape(func: Callable[..., Any]) -> None:
-    raise backend_error(f"Operations using aten::{func.__name__.strip('_')} are unsupported {_UNKNOWN_SHAPE}")
+    name = func.__name__.strip("_")
+    raise backend_error(_LENGTHS.get(name, f"Operations using aten::{name} are unsupported {_UNKNOWN_SHAPE}"))
 
 
+_LENGTHS = {
+    "bincount": "Bincount `minlength` must be specified and must be a constant. On the IPU MK2 platform the minimum "
+    "length is also the maximum length",
+    "one_hot": "OneHot num classes must be specified and must be constant.",
+}
 _UNKNOWN_SHAPE = (
-    "where the values of a tensor decide the shape of the result: the shapes of a compiled graph are fixed. Give a "
-    "length (minlength of bincount(), num_classes of one_hot()) where there is one; instead of selecting by a mask "
-    "keep all elements: torch.where(mask, x, other), x * mask, x[mask] = value"
+    "where the values of a tensor decide the shape of the result: the shapes of a compiled graph are fixed. Instead of "
+    "selecting by a mask keep all elements: torch.where(mask, x, other), x * mask, x[mask] = value"
 )
 _READING = {
     torch.Tensor.item,

@@ -68,7 +68,7 @@ _PLAIN_CLASSES = {
 
 
 def kind_of(optimizer: Any) -> OptimizerKind:
-    """The device's optimizer for one of torch or of poptorch.optim.
+    """Return the device's optimizer for one of torch or of poptorch.optim.
 
     AdamW is asked for before Adam, since newer versions of torch derive it from Adam.
 

@@ -11,7 +11,9 @@ from .._device.marks import mark_on_device
 from ..enums import MatMulSerializationMode, OverlapMode
 from ..errors import backend_error, createPoptorchError
 from ..structures import rebuilt, tensors_in
+from .argument_checks import require_tensor, require_tensors
 from .blocks import BeginBlock, Block, BlockFunction, LegacyBeginBlockFn, removeBlocks
+from .dynamic_slices import dynamic_slice, dynamic_update
 from .host_ops import CPU, custom_op, ipu_print_tensor
 from .multi_conv import MultiConv
 from .name_scopes import NameScope
@@ -44,24 +46,6 @@ __all__ = [
 ]
 
 
-def _require_tensor(value: Any, name: str) -> None:
-    if not isinstance(value, torch.Tensor):
-        raise createPoptorchError(f"{name} must be a torch.Tensor. {type(value)} is not supported.")
-
-
-def _require_int(value: Any, name: str) -> None:
-    if not isinstance(value, int):
-        raise createPoptorchError(f"{name} must be an integer, got {value!r}")
-
-
-def _require_tensors(value: Any, rule: str) -> None:
-    if not isinstance(value, list):
-        raise ValueError(f"{rule} (Object is not list)")
-    for index, element in enumerate(value):
-        if not isinstance(element, torch.Tensor):
-            raise ValueError(f"{rule} (Object contained in list at index {index} is not torch.tensor)")
-
-
 def _refuse_in_training(name: str) -> None:
     if device_run.current is not None and device_run.current.is_training:
         raise backend_error(f"poptorch.{name}() is only supported in inference models")
@@ -87,19 +71,19 @@ def identity_loss(x: torch.Tensor, reduction: str) -> torch.Tensor:
 
 
 def nop(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor itself."""
-    _require_tensor(tensor, "tensor")
+    """Return the tensor itself."""
+    require_tensor(tensor, "tensor")
     return tensor
 
 
 def set_available_memory(tensor: torch.Tensor, available_memory_proportion: float) -> torch.Tensor:
-    """The tensor itself; on an IPU, its operation may use this share of memory for temporary data."""
-    _require_tensor(tensor, "tensor")
+    """Return the tensor itself; on an IPU, its operation may use this share of memory for temporary data."""
+    require_tensor(tensor, "tensor")
     return tensor
 
 
 def recomputationCheckpoint(*tensors: Any) -> Any:
-    """The tensors themselves; on an IPU, they are kept for the backward pass instead of being computed again."""
+    """Return the tensors themselves; on an IPU, they are kept for the backward pass instead of being computed again."""
     if len(tensors) == 1 and isinstance(tensors[0], (tuple, list)):
         kept = recomputationCheckpoint(*tensors[0])
         return type(tensors[0])(kept if isinstance(kept, tuple) else (kept,))
@@ -124,12 +108,12 @@ def serializedMatMul(
 
 
 def set_overlap_for_input(input_tensors: Any, mode: OverlapMode) -> Any:
-    """The inputs themselves; on an IPU, fetched while it computes."""
+    """Return the inputs themselves; on an IPU, fetched while it computes."""
     return _overlapped(input_tensors, mode, "input")
 
 
 def set_overlap_for_output(output_tensors: Any, mode: OverlapMode) -> Any:
-    """The outputs themselves; on an IPU, sent while it computes."""
+    """Return the outputs themselves; on an IPU, sent while it computes."""
     return _overlapped(output_tensors, mode, "output")
 
 
@@ -146,7 +130,7 @@ def _overlapped(structure: Any, mode: OverlapMode, direction: str) -> Any:
 def for_loop(count: int, body: Callable[..., Any], inputs: List[torch.Tensor]) -> List[torch.Tensor]:
     """Apply `body` count times, each time to its last results, beginning with the inputs."""
     _refuse_in_training("for_loop")
-    _require_tensors(inputs, "poptorch.for_loop expects input tensors (inputs) to be a list of tensors.")
+    require_tensors(inputs, "poptorch.for_loop expects input tensors (inputs) to be a list of tensors.")
     state = [tensor.clone() for tensor in inputs]
     for _ in range(count):
         state = _as_list(body(*state))
@@ -163,7 +147,7 @@ def cond(
     """Run one of two functions, chosen by a tensor's value on the device."""
     _refuse_in_training("cond")
     for inputs in (then_inps, else_inps):
-        _require_tensors(inputs, "poptorch.cond expects then_inps and else_inps tensors to be a list of tensors.")
+        require_tensors(inputs, "poptorch.cond expects then_inps and else_inps tensors to be a list of tensors.")
     with torch._C.DisableTorchFunction():  # the device, not the host, reads the value
         is_true = bool(condition)
     return _as_list(then_body(*then_inps) if is_true else else_body(*else_inps))
@@ -171,31 +155,6 @@ def cond(
 
 def _as_list(outputs: Any) -> List[torch.Tensor]:
     return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
-
-
-def dynamic_slice(tensor: torch.Tensor, dim: int, start: torch.Tensor, size: int, step: int) -> torch.Tensor:
-    """tensor[start : start + size : step] along one dimension, where start is a tensor."""
-    _require_tensor(tensor, "tensor")
-    _require_tensor(start, "start")
-    for name, value in (("Dimension", dim), ("Size", size), ("Step", step)):
-        _require_int(value, name)
-    return tensor.index_select(dim, start.reshape(1) + torch.arange(0, size, step, device="cpu"))
-
-
-def dynamic_update(input: torch.Tensor, src: torch.Tensor, dim: int, start: torch.Tensor, size: int) -> torch.Tensor:
-    """A copy of input with input[start : start + size] along one dimension replaced by src."""
-    for name, tensor in (("input", input), ("start", start), ("src", src)):
-        _require_tensor(tensor, name)
-    for name, value in (("Dimension", dim), ("Size", size)):
-        _require_int(value, name)
-    if input.dim() != src.dim():
-        raise createPoptorchError(
-            f"input and src tensors must have same dimensionality. ({input.dim()}) vs ({src.dim()})"
-        )
-    if input.dtype != src.dtype:
-        raise createPoptorchError(f"input and src tensor must have same dtype. ({input.dtype} vs {src.dtype})")
-    rows = start.reshape(1) + torch.arange(size, device="cpu")
-    return device_run.as_one_operator(torch.index_copy, input, dim, rows.long(), src)
 
 
 def _no_emulation(name: str) -> Exception:
@@ -206,14 +165,14 @@ def ctc_beam_search_decoder(
     probs: torch.Tensor, lengths: torch.Tensor, blank: int = 0, beam_width: int = 100, top_paths: int = 1
 ) -> List[torch.Tensor]:
     """Refused: not emulated."""
-    _require_tensor(probs, "probs")
-    _require_tensor(lengths, "lengths")
+    require_tensor(probs, "probs")
+    require_tensor(lengths, "lengths")
     raise _no_emulation("ctc_beam_search_decoder")
 
 
 def fps(src: torch.Tensor, ptr: List[int], ratio: float = 0.5, random_start: bool = False) -> torch.Tensor:
     """Refused: not emulated."""
-    _require_tensor(src, "src")
+    require_tensor(src, "src")
     raise _no_emulation("fps")
 
 
@@ -224,6 +183,6 @@ def nearest(
     batch_y: Optional[Union[List[int], torch.Tensor]] = None,
 ) -> torch.Tensor:
     """Refused: not emulated."""
-    _require_tensor(x, "x")
-    _require_tensor(y, "y")
+    require_tensor(x, "x")
+    require_tensor(y, "y")
     raise _no_emulation("nearest")

@@ -125,8 +125,6 @@ SELECTIONS = {
     "getitem": lambda x: x[x > 1],
     "getitem of a byte mask": lambda x: x[(x > 1).byte()],
     "getitem of several indices": lambda x: x[None][:, x > 1],
-    "bincount": lambda x: torch.bincount(x.long()),
-    "one_hot": lambda x: F.one_hot(x.long()),
 }
 
 
@@ -138,6 +136,19 @@ def test_results_shaped_by_values_are_refused_with_what_to_do_instead(name):
         error, expected = DynamicOutputShapeException, f"^aten.index.Tensor is unsupported {advice}"
     with pytest.raises(error, match=expected):
         poptorch.inferenceModel(Call(SELECTIONS[name]))(torch.tensor([1.0, 2.0, 3.0]))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda x: torch.bincount(x.long()), "Bincount `minlength` must be specified and must be a constant."),
+        (lambda x: x.long().bincount(), "Bincount `minlength` must be specified and must be a constant."),
+        (lambda x: F.one_hot(x.long()), "OneHot num classes must be specified and must be constant."),
+    ],
+)
+def test_lengths_that_values_would_decide_must_be_given(function, message):
+    with pytest.raises(poptorch.Error, match=message):
+        poptorch.inferenceModel(Call(function))(torch.tensor([1.0, 2.0, 3.0]))
 
 
 def assigned(x, index, value):
