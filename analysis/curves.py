@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import textwrap
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Dict, List, Union
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from configs.bounded_file import MAX_LOG_BYTES, read_bounded
+from configs.bounded_file import MAX_LOG_BYTES, parse_json, read_bounded
 from configs.picture_file import save_picture
 
 # Colours of the Okabe-Ito palette, which stay apart for colour-blind readers; markers tell them apart in grey.
@@ -71,7 +70,7 @@ def read_records(path: Path) -> List[Dict[str, Any]]:
     records: List[Dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
+            records.append(parse_json(line))
         except ValueError as error:
             if number < len(lines):
                 raise ValueError(f"{path}, line {number} is not a metrics record: {line[:80]!r}") from error

@@ -11,6 +11,7 @@ from typing import Dict, Iterator, List, Optional, Tuple
 import numpy as np
 from typing_extensions import Protocol
 
+from configs.bounded_file import open_regular
 from configs.schema import DataConfig
 from datasets.class_names import check_class_names
 from datasets.data_sets import DataSets, EvaluationImages, ImageSource, Parts, TrainingImages, hash_parts
@@ -108,11 +109,11 @@ def read_image_file(path: Path) -> bytes:
     Raises:
         OSError: it cannot be read, or is too large for an image.
     """
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_BYTES:
             raise OSError(errno.EFBIG, f"it has {size} bytes, over the limit of {MAX_BYTES} for an image")
-        return file.read()
+        return file.read(size)
 
 
 def image_files(class_folder: Path) -> Iterator[Tuple[bytes, int]]:

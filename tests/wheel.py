@@ -39,7 +39,7 @@ print(normact.__version__, torch.__version__, normact.has_fused_kernels(), norma
 
 
 def first_step(python: Path, folder: Path, environment: Optional[Dict[str, str]] = None) -> List[str]:
-    """PROGRAM's words in an environment without compiler and cache: the versions, whether fused, where, seconds.
+    """Return PROGRAM's words in an environment without compiler and cache: versions, whether fused, path, seconds.
 
     Args:
         python: an environment's.

@@ -7,7 +7,6 @@ nor like a label is skipped, as are the files named ._NAME that macOS adds to ho
 
 from __future__ import annotations
 
-import json
 import os
 import posixpath
 import re
@@ -16,6 +15,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import BinaryIO, Dict, List, Optional, Tuple
 
+from configs.bounded_file import parse_json
 from datasets.errors import DataError
 from datasets.images.decode import EXTENSIONS
 from datasets.shards.index import NOT_COMPUTED, ShardIndex, check_label, make_index
@@ -181,8 +181,8 @@ def parse_label(content: bytes, extension: str) -> Optional[int]:
     if extension != ".json":
         return check_label(int(content)) if WHOLE_NUMBER.fullmatch(content) else None
     try:
-        values = json.loads(content)
-    except (ValueError, RecursionError):  # numbers of thousands of digits, or lists in lists in lists
+        values = parse_json(content)
+    except ValueError:  # numbers of thousands of digits, or lists in lists in lists
         return None
     if not isinstance(values, dict):
         return None

@@ -11,7 +11,7 @@ from typing import BinaryIO, Dict, Sequence
 from typing_extensions import Protocol
 
 from configs.atomic_file import replace_file
-from configs.bounded_file import MIB, read_bounded
+from configs.bounded_file import MIB, open_regular, read_bounded
 
 SUBFOLDERS = ("train", "val")
 BLOCK_BYTES = 1 << 22
@@ -96,7 +96,7 @@ class FolderStore:
             os.close(descriptor)
 
     def open(self, name: str) -> BinaryIO:
-        return open(self.folder / name, "rb")
+        return open_regular(self.folder / name)
 
     def must_copy(self, names: Sequence[str]) -> bool:
         return False

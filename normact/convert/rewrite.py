@@ -10,9 +10,9 @@ import torch
 import torch.fx
 from torch import nn
 
-from normact.data_flow import FlowTracer, kept_attributes, optional_arguments, training_mode
 from normact.known_activations import hooks_of
 from normact.recognize import is_dropout, is_pass_through
+from normact.tracing import FlowTracer, kept_attributes, optional_arguments, training_mode
 
 _OUT_OF_PLACE: Dict[Any, Any] = {
     operator.iadd: operator.add,

@@ -1,7 +1,7 @@
-"""The operators' gradients in Python, for a wheel's kernels: the same bits as csrc/autograd.cpp gives.
+"""The operators' gradients for a wheel's kernels, in Python: the same bits as csrc/autograd.cpp's.
 
-Torch's stable interface, through which a wheel's kernels are registered, cannot add nodes to the autograd graph. The
-price is the interpreter in each backward.
+Torch's stable interface, which those kernels speak, knows no nodes of the autograd graph. Their price is the
+interpreter in each backward.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _recorded(function: Any, keyset: Any, arguments: Tuple[Any, ...]) -> Any:
 
 
 def _below(operator: Any, keyset: Any, arguments: Tuple[Any, ...]) -> Any:
-    """Return the operator's own implementation, without its gradient."""
+    """Run the operator's own implementation, without its gradient."""
     with _AutoDispatchBelowAutograd():
         return operator.redispatch(keyset & _after_autograd_keyset, *arguments)
 

@@ -115,7 +115,7 @@ def real_libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def results_of_many_layers(file: str) -> None:
-    """Save outputs and gradients of every activation, type and layout; run in other processes by the test below."""
+    """Save outputs and gradients of every activation, type and layout; run in processes by the test below."""
     from normact import NormActFactory, has_fused_kernels
 
     results: List[Any] = []
