@@ -155,7 +155,7 @@ def test_preprocessing_gives_what_the_data_set_evaluates_on_and_needs_none_of_it
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "fashion_scenes", "photo_patches", "generated"])
 def test_preprocessing_has_the_numbers_of_each_data_set(name: str) -> None:
-    config = DataConfig(name=name)  # type: ignore[arg-type]  # parametrized
+    config = DataConfig(name=name)  # parametrized
     data, preprocessing = build_datasets(config, 0), preprocessing_of(config)
     assert (preprocessing.mean, preprocessing.std) == (data.mean, data.std)
     assert (preprocessing.image_size, preprocessing.short_side, preprocessing.channels) == (

@@ -206,8 +206,8 @@ def test_processes_that_find_different_checkpoints_are_told_so() -> None:
             return max(flag, 4 if flag > 0 else -4)
 
     with pytest.raises(CheckpointError, match="from step 4 to step 6"):
-        check_same_step(TwoProcesses(), 6, Path("runs/x"))  # type: ignore[arg-type]
-    check_same_step(TwoProcesses(), 4, Path("runs/x"))  # type: ignore[arg-type]
+        check_same_step(TwoProcesses(), 6, Path("runs/x"))
+    check_same_step(TwoProcesses(), 4, Path("runs/x"))
 
 
 def test_the_output_folder_is_taken_as_it_is_written(tmp_path: Path) -> None:

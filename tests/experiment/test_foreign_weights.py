@@ -99,8 +99,8 @@ def averaged(net: nn.Module) -> AveragedModel:
 FILES: Dict[str, Tuple[Callable[[ImageClassifier], Any], str, Any]] = {
     "a state dict": (lambda net: net.state_dict(), "as saved", None),
     "DataParallel": (lambda net: nn.DataParallel(net).state_dict(), "as saved", None),
-    "torch.compile": (lambda net: torch.compile(net).state_dict(), "as saved", None),
-    "compiled, then parallel": (lambda net: nn.DataParallel(torch.compile(net)).state_dict(), "as saved", None),
+    "torch.compile": (lambda net: torch.compile(net).state_dict(), "as saved", None),  # type: ignore[attr-defined]
+    "compiled, then parallel": (lambda net: nn.DataParallel(torch.compile(net)).state_dict(), "as saved", None),  # type: ignore[type-var]
     "AveragedModel": (lambda net: averaged(net).state_dict(), "average", None),
     "AveragedModel of DataParallel": (lambda net: averaged(nn.DataParallel(net)).state_dict(), "average", None),
     "timm": (of_timm, "as saved", "state_dict"),

@@ -84,7 +84,7 @@ def integrals(name: str, m: float, s: float) -> Dict[str, float]:
 
 
 def mean_and_variance(name: str, gamma: Tensor, beta: Tensor, **options: object) -> Tuple[Tensor, Tensor]:
-    mean, inverse_std = proxy_statistics(name, gamma, beta, eps=0.0, **options)  # type: ignore[arg-type]
+    mean, inverse_std = proxy_statistics(name, gamma, beta, eps=0.0, **options)
     return mean, inverse_std**-2
 
 
@@ -263,4 +263,4 @@ def test_sampling_approaches_the_exact_value_with_more_samples() -> None:
 def test_wrong_arguments_are_refused_with_the_choices(arguments: Dict[str, object], words: str) -> None:
     options = {"activation": "relu", **arguments}
     with pytest.raises(ValueError, match=words):
-        proxy_statistics(options.pop("activation"), torch.ones(1), **options)  # type: ignore[arg-type]
+        proxy_statistics(options.pop("activation"), torch.ones(1), **options)

@@ -312,7 +312,7 @@ def test_loaded_state_takes_the_layout_of_the_parameters_so_that_sums_over_it_ro
     ends = []
     for saves in (False, True):
         torch.manual_seed(0)
-        model = torch.nn.Conv2d(16, 32, 3, bias=False).to(memory_format=torch.channels_last)
+        model = torch.nn.Conv2d(16, 32, 3, bias=False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = build_optimizer(config, model, set())
         for step in range(3):
             if saves and step == 2:
