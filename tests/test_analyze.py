@@ -262,8 +262,8 @@ def test_plot_draws_one_panel_for_each_result(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "cannot be read as results"),
-        ("[]", "holds no JSON object"),
+        ("{", "cannot be read as JSON"),
+        ("[]", "holds list, expected one JSON object"),
         ("{}", "can be drawn: 'points' is missing"),
         ('{"points": [{}]}', "'layers' is missing"),
         ('{"points": [], "title": ""}', "0 points, of different or of no norms"),
