@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Dict
 
 from configs.atomic_file import replace_file
-from configs.bounded_file import MIB, read_bounded
+from configs.bounded_file import MIB, parse_json, read_bounded
 
 MAX_BYTES = 64 * MIB  # Python's form of a JSON text takes ten times as much
 
@@ -34,7 +34,7 @@ def read_results(path: Path) -> Dict[str, Any]:
         ResultsError: a file that is missing, or is not a results file.
     """
     try:
-        results = json.loads(read_bounded(path, MAX_BYTES))
+        results = parse_json(read_bounded(path, MAX_BYTES))
     except (OSError, ValueError) as error:
         raise ResultsError(f"{path} cannot be read as results: {error}") from error
     if not isinstance(results, dict):

@@ -203,6 +203,17 @@ class NormAct(nn.Module):
             settings=settings,
         )
 
+    def __prepare_scriptable__(self) -> Any:
+        """Refuse torch.jit.script, which else fails in words about type annotations.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            "torch.jit.script does not take a NormAct layer, whose kernels and activations are chosen in Python; use "
+            "torch.jit.trace, torch.export or torch.compile"
+        )
+
     def extra_repr(self) -> str:
         return (
             f"{self.channels}, activation={self.activation}, bias={self.bias is not None}, proxy={self.proxy}, "

@@ -187,7 +187,6 @@ def test_placing_weights_looks_at_their_classes_unless_the_classifier_is_new(run
     [
         (["{folder}", "--set", "data.num_classes=7"], 4, "does not fit this ResNet"),
         (["{folder}", "--set", "norm.num_groups=2"], 4, "trained with another norm"),
-        (["{folder}", "--batch-size", "0"], 2, "--batch-size 0 must be 1 or more"),
         (["{folder}", "--set", "device.precision=bfloat16"], 2, "networks are evaluated in float32"),
         (["{folder}/model.onnx", "--device", "cuda"], 2, ".onnx files run on the CPU here"),
         pytest.param(

@@ -1,4 +1,6 @@
-"""A wheel with kernels, tried as others meet it:  python tests/wheel.py dist/normact-*.whl --torch 2.13.0 2.10.0
+"""A wheel with kernels, tried as others meet it.
+
+    python tests/wheel.py dist/normact-*.whl --torch 2.13.0 2.10.0
 
 For each torch an empty environment is made, torch and the wheel are installed with pip, and a layer takes its first
 step: without a compiler, with no cache of kernels. It must run the wheel's kernels, agree with the reference in
@@ -37,7 +39,7 @@ print(normact.__version__, torch.__version__, normact.has_fused_kernels(), norma
 
 
 def first_step(python: Path, folder: Path, environment: Optional[Dict[str, str]] = None) -> List[str]:
-    """PROGRAM's words in an environment without compiler and cache: the versions, whether fused, where, seconds.
+    """Return PROGRAM's words in an environment without compiler and cache: versions, whether fused, path, seconds.
 
     Args:
         python: an environment's.
@@ -57,7 +59,7 @@ def first_step(python: Path, folder: Path, environment: Optional[Dict[str, str]]
 
 
 def empty_environment(folder: Path) -> Path:
-    """The interpreter of a new environment with nothing but pip."""
+    """Return the interpreter of a new environment with nothing but pip."""
     venv.create(folder, with_pip=True)
     return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 

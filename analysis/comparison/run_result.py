@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass, field
@@ -10,8 +9,9 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
 from analysis.curves import read_records
-from analysis.results_file import ResultsError
+from analysis.results_file import MAX_BYTES, ResultsError
 from analysis.settings import Settings, flat_settings, read_settings
+from configs.bounded_file import parse_json, read_bounded
 from configs.exit_codes import NONFINITE
 
 Figures = Mapping[str, Optional[float]]
@@ -162,7 +162,7 @@ def _from_file(path: Path) -> RunResult:
 
 def _read_object(path: Path) -> Dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(read_bounded(path, MAX_BYTES))
     except (OSError, ValueError) as error:
         raise ResultsError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):

@@ -19,10 +19,11 @@ from normact.convert.calibrate import (
 from normact.convert.carry import carry_over, new_parameters, why_kept, why_not_taken
 from normact.convert.report import ConversionReport, ConvertedNorm
 from normact.convert.rewrite import Rewriting, has_in_place_operations, rewrite_forward, why_not_rewritten
-from normact.data_flow import Consumer, find_consumers, optional_arguments
+from normact.data_flow import Consumer, find_consumers
 from normact.factory import NormActFactory
 from normact.norm_act import NormAct
 from normact.recognize import NormDescription, describe_norm
+from normact.tracing import optional_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,8 @@ def convert_norm(
     ones that the report names. Where a norm's parameters are frozen, so are its layer's. From batch norm to batch norm
     the running statistics and momentum are carried over; eps and the rest are the factory's. The network
     is edited in place, after every layer was built: an error leaves it as it was. Optional arguments of the
-    network's own forward are taken at their defaults. Hooks do not run.
+    network's own forward are taken at their defaults. Hooks do not run. torch.jit.script takes no network with these
+    layers, and says so; torch.jit.trace, torch.export and torch.compile do.
 
     Args:
         model: any network.
@@ -113,6 +115,7 @@ def convert_norm(
         more, in_place = _remove_in_place_operations(model)
         rewritten = rewritten | more
     calibrated: Tuple[CalibratedLayer, ...] = ()
+    uncalibrated: Tuple[str, ...] = ()
     if calibrate is not None:
         layers = {
             plan.layer: source_of(plan.path, plan.old)
@@ -120,6 +123,7 @@ def convert_norm(
             if plan.layer is not None and isinstance(plan.old, _BatchNorm) and plan.old.running_mean is not None
         }
         calibrated = calibrate_layers(model, layers, calibrate)
+        uncalibrated = tuple(plan.path for plan in plans if plan.layer is not None and plan.layer not in layers)
     for path, error in failures:
         logger.warning("convert_norm: data flow of %s could not be traced: %s", path or "the network", error)
     return model, ConversionReport(
@@ -129,6 +133,7 @@ def convert_norm(
         new_parameters=new_parameters(model, before),
         in_place=in_place,
         calibrated=calibrated,
+        uncalibrated=uncalibrated,
     )
 
 

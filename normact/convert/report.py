@@ -43,6 +43,7 @@ class ConversionReport:
         new_parameters: names of the parameters that the network did not have: an optimizer made before lacks them.
         in_place: with out_of_place, (path, why) of the modules whose in-place operations stay.
         calibrated: with calibrate, one row for each layer that took the place of a batch norm.
+        uncalibrated: with calibrate, paths of the replaced norms that were no batch norms with running statistics.
     """
 
     norms: Tuple[ConvertedNorm, ...]
@@ -51,6 +52,7 @@ class ConversionReport:
     new_parameters: Tuple[str, ...] = ()
     in_place: Tuple[Tuple[str, str], ...] = ()
     calibrated: Tuple[CalibratedLayer, ...] = ()
+    uncalibrated: Tuple[str, ...] = ()
 
     def __str__(self) -> str:
         header = ("norm", "was", "is", "groups", "activation", "PN", "note")
@@ -84,6 +86,11 @@ class ConversionReport:
         for layer in self.calibrated:
             if layer.note:
                 lines.append(f"calibration of {_name(layer.path)}: {layer.output or 'moments'}; {layer.note}")
+        if self.uncalibrated:
+            lines.append(
+                f"{len(self.uncalibrated)} layers not calibrated ({_name(self.uncalibrated[0])}, ...): what they "
+                "replaced was no batch norm with running statistics"
+            )
         if self.new_parameters:
             lines.append(
                 f"{len(self.new_parameters)} new parameters ({self.new_parameters[0]}, ...): an optimizer made before "

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.nn.utils import parametrize
 
-from normact.data_flow import TracedPart, traced_parts
 from normact.fold.flow import find_takers, has_hooks
 from normact.fold.layers import ABSENT, ChannelAffine, by_output_channel
 from normact.norm_act import NormAct
+from normact.tracing import TracedPart, traced_parts
 
 _TAKERS = (nn.Conv2d, nn.Linear)
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from normact import kernels
-from normact.data_flow import FlowTracer, optional_arguments, training_mode
 from normact.fold.flow import Takers, conv_in_front, find_takers, has_hooks, module_of
 from normact.fold.layers import ABSENT, ChannelAffine, FoldedNormAct, folded_conv, folded_linear
 from normact.fold.report import FoldedLayer, FoldReport
 from normact.norm_act import NormAct
 from normact.proxy import proxy_statistics
+from normact.tracing import FlowTracer, optional_arguments, training_mode
 from normact.weight_standardization import WeightStandardizedConv2d
 
 _TORCH_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

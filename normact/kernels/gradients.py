@@ -1,5 +1,7 @@
-"""The operators' gradients where csrc/autograd.cpp is not: torch's stable interface, which a wheel's kernels speak,
-knows no nodes of the autograd graph. The same gradients to the bit, at the price of the interpreter in each backward.
+"""The operators' gradients for a wheel's kernels, in Python: the same bits as csrc/autograd.cpp's.
+
+Torch's stable interface, which those kernels speak, knows no nodes of the autograd graph. Their price is the
+interpreter in each backward.
 """
 
 from __future__ import annotations
@@ -90,7 +92,7 @@ def _recorded(function: Any, keyset: Any, arguments: Tuple[Any, ...]) -> Any:
 
 
 def _below(operator: Any, keyset: Any, arguments: Tuple[Any, ...]) -> Any:
-    """The operator's own implementation, without its gradient."""
+    """Run the operator's own implementation, without its gradient."""
     with _AutoDispatchBelowAutograd():
         return operator.redispatch(keyset & _after_autograd_keyset, *arguments)
 

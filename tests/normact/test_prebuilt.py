@@ -27,7 +27,7 @@ needs_stable_torch = pytest.mark.skipif(
 
 @pytest.fixture
 def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A wheel's folder: names and sums as they are, and no code."""
+    """Make a wheel's folder: names and sums as they are, and no code."""
     for name in prebuilt.ISA_NEEDS:
         content = name.encode()
         (tmp_path / f"normact_kernels_{name}.so").write_bytes(content)
@@ -115,7 +115,7 @@ def real_libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def results_of_many_layers(file: str) -> None:
-    """Saves outputs and gradients of every activation, type and layout; run in other processes by the test below."""
+    """Save outputs and gradients of every activation, type and layout; run in processes by the test below."""
     from normact import NormActFactory, has_fused_kernels
 
     results: List[Any] = []

@@ -59,12 +59,12 @@ def torch_version() -> Tuple[int, ...]:
 
 
 def language_standard() -> str:
-    """The C++ that torch's headers are written in."""
+    """Return the C++ that torch's headers are written in."""
     return "c++20" if torch_version() >= (2, 10) else "c++17"
 
 
 def include_flags() -> List[str]:
-    """The compiler's flags for torch's headers."""
+    """Return the compiler's flags for torch's headers."""
     include = os.path.join(os.path.dirname(torch.__file__), "include")
     abi = int(torch._C._GLIBCXX_USE_CXX11_ABI)
     return ["-isystem", include, "-isystem", os.path.join(include, "torch", "csrc", "api", "include"),

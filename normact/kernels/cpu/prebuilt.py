@@ -35,7 +35,7 @@ ISA_NEEDS: Dict[str, FrozenSet[str]] = {
 
 
 def prebuilt_library() -> Optional[Path]:
-    """The library of this wheel for this torch and this processor; None where there is none, or it is damaged.
+    """Return the wheel's library for this torch and processor; None where there is none, or it is damaged.
 
     $PROXYNORM_KERNEL_ISA names another instruction set than the best; with "native" the kernels are built here.
     """
@@ -77,7 +77,7 @@ def build_prebuilt_libraries(folder: Path = LIBRARY_FOLDER) -> List[Path]:
 
 
 def stable_kernels() -> NativeLibrary:
-    """The kernels for every torch from OLDEST_TORCH on."""
+    """Return the kernels for every torch from OLDEST_TORCH on."""
     torch_folder = os.path.dirname(torch.__file__)
     libraries = os.path.join(torch_folder, "lib")
     return NativeLibrary(
