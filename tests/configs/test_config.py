@@ -252,7 +252,7 @@ def test_overrides_apply_in_order_and_only_to_their_key() -> None:
         (b"", "empty file"),
         (b"- a\n- b\n", "got a list at the top"),
         (b"\xff\xfe\x00", "not UTF-8"),
-        (b"# " + b"x" * 1_000_001, "bytes; a config has at most"),
+        (b"# " + b"x" * 1_000_001, "over the limit of"),
         (b"a: &a [1]\nb: [*a, *a]\n", "anchors"),
         (b"[" * 5000 + b"]" * 5000, "nested too deeply"),
         (b"? [a]\n: 1\n", "a key must be a word"),

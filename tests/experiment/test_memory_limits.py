@@ -116,7 +116,7 @@ BOMBS: List[Tuple[str, Callable[[Path], None], Reader, str]] = [
     ("x.safetensors", long_header, WEIGHTS, "over the limit"),
     ("x.gz", packed_zeros, IDX, "is damaged"),
     ("x-ubyte", sparse, IDX, "over the limit"),
-    ("x.yaml", sparse, YAML, "a config has at most"),
+    ("x.yaml", sparse, YAML, "over the limit of"),
     ("metrics.jsonl", sparse, LOG, "over the limit"),
     ("metrics.jsonl", sparse, CURVES, "over the limit"),
     ("power.json", sparse, RESULTS, "over the limit"),

@@ -105,11 +105,11 @@ def run_shard(rank: int, replicas: int, folder: Path) -> None:
         for name, value in whole.named_parameters():
             shard = model.get_parameter(name)
             if name.startswith(("1.", "3.")):
-                assert torch.equal(shard.full_tensor(), value), name
+                assert torch.equal(shard.full_tensor(), value), name  # type: ignore[attr-defined]
             else:
-                shard.copy_(torch.distributed.tensor.distribute_tensor(value, mesh, shard.placements))
+                shard.copy_(torch.distributed.tensor.distribute_tensor(value, mesh, shard.placements))  # type: ignore[attr-defined]
     got = gradients(model, all_images().chunk(replicas)[rank])
-    torch.save([gradient.full_tensor() for gradient in got], folder / f"{rank}.pt")
+    torch.save([gradient.full_tensor() for gradient in got], folder / f"{rank}.pt")  # type: ignore[attr-defined]
     torch.distributed.destroy_process_group()
 
 
