@@ -5,7 +5,7 @@ python analyze.py power --model timm:resnet18            ... of a timm or torchv
 python analyze.py proxy --run runs/fashion_rn20_gn8pn     how well each proxy fits: which condition of Theorem 3 fails
 python analyze.py random-net --norm layer layer+pn --out DIR     random nets of Definition 1
 python analyze.py theory --out DIR                       each theorem: claimed, measured, bound, verdict
-python analyze.py conversion                             what convert_norm makes of timm's, torchvision's, ... networks
+python analyze.py conversion                             what convert_norm does to networks of timm, torchvision, ...
 python analyze.py curves RUN...                          loss and accuracy of runs, also of running and stopped ones
 python analyze.py compare RUNS... --against ROW          several seeds: paired differences with intervals, pictures
 python analyze.py report RUNS... --out DIR               the same as one page that any browser shows, offline
@@ -19,8 +19,10 @@ import argparse
 import importlib
 import logging
 import sys
+from pathlib import Path
 from typing import Any, Callable, Iterator, List, Optional
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,7 +34,9 @@ from backends.host_memory import keep_freed_memory
 from configs.exit_codes import INTERRUPTED, REFUSED, ExplainedError, explain
 from configs.schema import DataConfig
 from configs.yaml_file import read_yaml
-from datasets import build_datasets
+from datasets import DataError, build_datasets
+from datasets.image_folder import read_image_file
+from datasets.images.encoded_image import EncodedImage
 from experiment.checkpoint import check_norm, load_checkpoint
 from experiment.ending import end_with
 from experiment.foreign_config import config_of_file
@@ -169,7 +173,19 @@ def image_loader(source: str, count: int, size: int) -> Callable[[int], Tensor]:
         return lambda seed: one_over_f_images(count, size, seed)
     if source == "fashion_mnist":
         return lambda seed: fashion_mnist_images(count, size, seed)
-    return lambda seed: photo_patches(source, count, size, seed)
+    return lambda seed: photo_patches(source, count, size, seed, read_photo)
+
+
+def read_photo(path: Path) -> np.ndarray:
+    """Return the pixels of a photograph, (H, W, 3) uint8.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return EncodedImage(read_image_file(path), str(path)).pixels()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def fashion_mnist_images(count: int, size: int, seed: int) -> Tensor:

@@ -30,6 +30,7 @@ from tqdm import tqdm
 from analysis.confusion import plot_confusion
 from backends.image_loader import build_loader
 from configs import Config, ConfigError, load_config
+from configs.arguments import positive
 from configs.atomic_file import replace_file
 from configs.counted import counted
 from configs.exit_codes import EXPLAINED, explain
@@ -119,7 +120,7 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
         help="use batch norm statistics re-estimated over run.reestimation_images training images",
     )
     add("--image", type=Path, nargs="+", metavar="FILE", help="print the most probable classes of these images instead")
-    add("--batch-size", type=int, default=100, help="images in one forward pass")
+    add("--batch-size", type=positive, default=100, help="images in one forward pass")
     add("--out", type=Path, metavar="FILE.json", help="where the result goes; default: printed")
     add("--picture", type=Path, metavar="FILE.png", help="draw the confusion matrix")
     return parser.parse_args(arguments)
@@ -127,8 +128,6 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
 
 def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ...]]:
     """Return the report on all evaluation images, and the names of their classes."""
-    if options.batch_size < 1:
-        raise ConfigError(f"--batch-size {options.batch_size} must be 1 or more")
     for option, path in (("--out", options.out), ("--picture", options.picture)):
         if path is not None and not path.parent.is_dir():  # said now, and not after an hour of evaluation
             raise ConfigError(f"{option} {path}: {path.parent} is not a folder; create it, or name another")

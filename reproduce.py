@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
 
 from configs import ConfigError
+from configs.arguments import positive
 from configs.counted import counted
 from configs.exit_codes import DONE, EXPLAINED, FAILED, exit_code_of_signal, explain
 from configs.standard_streams import open_standard_streams
@@ -49,7 +50,9 @@ def parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
     add = parser.add_argument
     add("grid", metavar="NAME|PATH", help="a grid of configs/grids, or a YAML file")
     add("--seeds", metavar="0-5", help="these seeds instead of the grid's")
-    add("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="runs at a time; default: one for each core")
+    add(
+        "--jobs", type=positive, default=len(os.sched_getaffinity(0)), help="runs at a time; default: one for each core"
+    )
     add("--rows", metavar="A,B", help="only these rows")
     add("--columns", metavar="A,B", help="only these columns")
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override for every run; needs --name")
@@ -66,8 +69,6 @@ def reproduce(options: argparse.Namespace) -> int:
     grid = load_grid(options.grid)
     if options.set and options.name is None:
         raise ConfigError("--set makes it another grid; give it a --name, under which its runs and results are kept")
-    if options.jobs < 1:
-        raise ConfigError(f"--jobs {options.jobs}: give 1 or more")
     try:
         name = find_grid(options.grid).stem if options.name is None else options.name
         check_name(name)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h
+_MFD_CLOEXEC = 1  # of Linux's sys/mman.h
 _LARGEST_INT = 2**31 - 1
 _OLD_GLIBC_LIMIT = 32 * 2**20  # glibc before 2.35 refuses a larger mmap threshold
 
@@ -24,6 +25,26 @@ def keep_freed_memory() -> bool:
         return False
     raised = mallopt(_M_MMAP_THRESHOLD, _LARGEST_INT) or mallopt(_M_MMAP_THRESHOLD, _OLD_GLIBC_LIMIT)
     return bool(raised) and bool(mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT))
+
+
+def open_memory_file(name: str) -> int:
+    """Open an empty file in memory that is in no folder.
+
+    Python's own os.memfd_create is missing where Python was built for older systems (conda's, uv's).
+
+    Args:
+        name: for the lists of /proc.
+
+    Raises:
+        OSError: it cannot be had.
+    """
+    system = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(system, "memfd_create"):
+        raise OSError("this system has no memfd_create")
+    file: int = system.memfd_create(name.encode(), _MFD_CLOEXEC)
+    if file < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return file
 
 
 def available_bytes() -> int:

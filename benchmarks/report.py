@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from benchmarks.inference import FOLDED_GNPN
+from benchmarks.loading import ONE_THREAD
 from benchmarks.plots import PLOTS, draw_plots
 from benchmarks.results import RESULTS, ROOT
 
@@ -154,7 +155,19 @@ def _data_table(results: Results) -> List[str]:
         for row in rows
         if "together" in row
     ]
-    return [*_table(heads, body), *training, ""]
+    return [*_table(heads, body), *_loader_table(rows), *training, ""]
+
+
+def _loader_table(rows: List[Dict[str, Any]]) -> List[str]:
+    body, loaders = [], []
+    for row in rows:
+        if "thread_ratio" in row:
+            rates, ratios = row["images_per_second"], row["thread_ratio"]
+            loaders = list(ratios)
+            loaded = [f"{rates[loader]:.0f} ({_ratio(ratios[loader])})" for loader in loaders]
+            body.append([row["name"], str(row["batch"]), f"{rates[ONE_THREAD]:.0f}", *loaded])
+    columns = [f"loading processes: {loader}" for loader in loaders]
+    return _table(["batches from a loader, images/s (ratio to one thread)", "batch", ONE_THREAD, *columns], body)
 
 
 def _gpu_table(results: Results) -> List[str]:

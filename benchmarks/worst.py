@@ -18,7 +18,7 @@ LARGEST = (
     "activation_bytes", "weight_copy_bytes", "activation_ratio", "total_ratio", "saved_bytes", "exponents",
 )  # fmt: skip
 SMALLEST = (
-    "copy_bandwidth_share", "first_quartile", "images_per_second", "speed_ratio",
+    "copy_bandwidth_share", "first_quartile", "images_per_second", "speed_ratio", "thread_ratio",
     "loader_alone", "network_alone", "together",
 )  # fmt: skip
 

@@ -50,7 +50,7 @@ def experiments_page() -> str:
         "",
         "Every experiment of configs/, by folder. `python train.py --config NAME` trains one; `--print-config` shows",
         "it whole. The expected top-1 accuracy is a fraction. Where its source is the paper, it has not been measured",
-        "with this program; an empty cell means that nobody has.",
+        "with this program; an empty cell means that it has never been measured.",
     ]
     by_folder: Dict[str, List[str]] = {}
     for name in config_names():

@@ -45,7 +45,14 @@ def exit_code_of_signal(number: int) -> int:
     return INTERRUPTED if number == signal.SIGINT else PREEMPTED
 
 
+def printable(text: str) -> str:
+    """Return a text with its control characters written out: names in files may hold a terminal's commands."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else ascii(character)[1:-1] for character in text
+    )
+
+
 def explain(error: BaseException) -> int:
     """Print the error as one line, its passwords hidden, and returns its exit code."""
-    print(f"error: {hide_passwords(str(error))}", file=sys.stderr)
+    print(f"error: {printable(hide_passwords(str(error)))}", file=sys.stderr)
     return exit_code_of(error)

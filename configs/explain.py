@@ -42,6 +42,15 @@ def explain(
     return messages
 
 
+def explain_options(error: ValidationError) -> str:
+    """One line for the problems of values that were given as options of these names."""
+    problems = error.errors(include_url=False)
+    return "; ".join(
+        f"--{'.'.join(str(part) for part in problem['loc']).replace('_', '-')} {problem['input']}: {problem['msg']}"
+        for problem in problems
+    )
+
+
 def _locate(key_path: KeyPath, path: Path, lines: Lines, sources: Mapping[KeyPath, str]) -> str:
     for length in range(len(key_path), 1, -1):
         if key_path[:length] in sources:

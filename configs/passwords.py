@@ -1,4 +1,4 @@
-"""Passwords in URLs, which are for the place that they name and for nobody who reads a log or a configuration."""
+"""Passwords in URLs, which only the server may see, and no reader of a log or a configuration."""
 
 from __future__ import annotations
 

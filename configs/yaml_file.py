@@ -11,6 +11,7 @@ from typing import Any, Dict, Optional, Tuple
 
 import yaml
 
+from configs.bounded_file import read_bounded
 from configs.errors import ConfigError
 
 MAX_BYTES = 1_000_000  # a config has about 2,000; more is some other file
@@ -63,10 +64,7 @@ def read_yaml(path: Path) -> Tuple[Dict[str, Any], Lines]:
         ConfigError: unreadable, not UTF-8, too large, not YAML, not a mapping, duplicate keys, anchors or aliases.
     """
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ConfigError(f"{path}: {size:,} bytes; a config has at most {MAX_BYTES:,}. Is it the right file?")
-        text = path.read_bytes().decode("utf-8")
+        text = read_bounded(path, MAX_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
     except OSError as error:

@@ -27,9 +27,10 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Set,
 import numpy as np
 from PIL import Image
 
-from configs import ConfigError, load_config
+from configs import load_config
+from configs.arguments import whole
 from configs.counted import counted
-from configs.exit_codes import DATA, DONE, explain
+from configs.exit_codes import DATA, DONE, EXPLAINED, explain
 from configs.schema import DataConfig
 from configs.standard_streams import open_standard_streams
 from datasets import build_datasets
@@ -37,7 +38,7 @@ from datasets.data_sets import DataSets
 from datasets.errors import DataError
 from datasets.folder import data_folder
 from datasets.image_folder import HALVES, has_image_name, read_image_file
-from datasets.images.decode import pixel_limit
+from datasets.images.decode import FORMATS, pixel_limit
 from datasets.images.encoded_image import EncodedImage, unusable
 from datasets.shards.image_shards import ShardImages
 from datasets.shards.index import NOT_COMPUTED
@@ -89,7 +90,7 @@ def inspect(index: int) -> Finding:
         if not isinstance(image, EncodedImage):
             return Finding(None, label, image.shape[1:], f"{image.shape[0]} channels", digest_of(image.tobytes()))
         image.pixels()
-        with Image.open(BytesIO(image.content)) as opened:
+        with Image.open(BytesIO(image.content), formats=FORMATS) as opened:
             mode = f"{opened.format} {opened.mode}"
         return Finding(None, label, (image.height, image.width), mode, digest_of(image.content))
     except DataError as error:
@@ -235,13 +236,13 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; null leaves it out"
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that read images")
+    parser.add_argument("--workers", type=whole(0), default=os.cpu_count() or 1, help="processes that read images")
     options = parser.parse_args(arguments)
     if options.workers < 0:
         parser.error(f"--workers {options.workers} must be 0 or more")
     try:
         report = check(load_config(options.config, options.set).data, options.workers)
-    except ConfigError as error:
+    except EXPLAINED as error:
         return explain(error)
     text = "\n".join(report.lines + [f"errors of {report.errors} kinds" if report.errors else "ok"])
     print(text.encode("utf-8", "backslashreplace").decode("utf-8"))  # names may be of bytes that are not UTF-8

@@ -16,7 +16,7 @@ def parse_class_names(path: str, content: bytes) -> Tuple[str, ...]:
     """Return the names that a file gives, one a line; empty lines at its end count for nothing.
 
     Args:
-        path: what people call the file.
+        path: the file's name in messages.
         content: of the file.
 
     Raises:

@@ -103,7 +103,7 @@ class Parts:
 
 
 class TrainingImages:
-    """The images to train on, augmented anew in each epoch.
+    """The images to train on, augmented differently in each epoch.
 
     `images[epoch, index]` gives (uint8 tensor (C, H, W), label). It is a function of (seed, epoch, index): the loading
     process, the order, and torch's, numpy's and Python's random states neither influence it nor are touched by it.

@@ -15,7 +15,7 @@ from typing import Optional, Sequence
 
 import numpy as np
 
-from configs.exit_codes import explain
+from configs.exit_codes import EXPLAINED, explain
 from configs.schema import DataConfig
 from configs.standard_streams import open_standard_streams
 from datasets.data_sets import DataSets
@@ -78,7 +78,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         folder = obtain_files(parser.parse_args(arguments).data_dir)
         for half in NUM_IMAGES:
             read_half(folder, half)
-    except DataError as error:
+    except EXPLAINED as error:
         return explain(error)
     print(folder)
     return 0

@@ -11,6 +11,7 @@ from typing import Dict, Iterator, List, Optional, Tuple
 import numpy as np
 from typing_extensions import Protocol
 
+from configs.bounded_file import open_regular
 from configs.schema import DataConfig
 from datasets.class_names import check_class_names
 from datasets.data_sets import DataSets, EvaluationImages, ImageSource, Parts, TrainingImages, hash_parts
@@ -108,15 +109,15 @@ def read_image_file(path: Path) -> bytes:
     Raises:
         OSError: it cannot be read, or is too large for an image.
     """
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_BYTES:
             raise OSError(errno.EFBIG, f"it has {size} bytes, over the limit of {MAX_BYTES} for an image")
-        return file.read()
+        return file.read(size)
 
 
 def image_files(class_folder: Path) -> Iterator[Tuple[bytes, int]]:
-    """Give name and size in bytes of each image file; names that start with a dot are passed over.
+    """Give name and size in bytes of each image file; names that start with a dot are skipped.
 
     Raises:
         DataError: something else is in the folder.
@@ -138,7 +139,7 @@ def has_image_name(name: bytes) -> bool:
 
 
 def find_classes(folder: Path) -> Tuple[str, ...]:
-    """Return the names of the class folders in `folder`, sorted; names that start with a dot are passed over.
+    """Return the names of the class folders in `folder`, sorted; names that start with a dot are skipped.
 
     Raises:
         DataError: something that is not a folder, fewer than two classes, or names that cannot be told apart.

@@ -26,7 +26,7 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 import numpy as np
 from PIL import Image
 
-from configs.exit_codes import explain
+from configs.exit_codes import EXPLAINED, explain
 from configs.schema import DataConfig
 from configs.standard_streams import open_standard_streams
 from datasets.data_sets import DataSets, EvaluationImages, TrainingImages, hash_parts
@@ -166,7 +166,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     try:
         folder = obtain_patches(parser.parse_args(arguments).data_dir)
         read_patches(folder)
-    except DataError as error:
+    except EXPLAINED as error:
         return explain(error)
     print(folder)
     return 0

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from configs import load_config
+from configs.arguments import positive
 from configs.exit_codes import EXPLAINED, explain
 from configs.picture_file import save_picture
 from configs.schema import DataConfig
@@ -100,10 +101,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; null leaves it out"
     )
     parser.add_argument("--out", required=True, metavar="FILE.png", help="the picture's file; overwritten")
-    parser.add_argument("--columns", type=int, default=16, help="images of each class")
+    parser.add_argument("--columns", type=positive, default=16, help="images of each class")
     options = parser.parse_args(arguments)
-    if options.columns < 1:
-        parser.error(f"--columns {options.columns} must be 1 or more")
     try:
         draw(load_config(options.config, options.set).data, options.columns, options.out)
     except EXPLAINED as error:

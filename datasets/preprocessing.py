@@ -10,10 +10,11 @@ from typing import Any, Dict, Tuple
 import torch
 from PIL import Image
 
+from configs.bounded_file import read_bounded
 from configs.schema import DataConfig
 from datasets import ANY_SIZE, MODULES, NATIVE_SIZES
 from datasets.errors import DataError
-from datasets.images.decode import pixel_limit
+from datasets.images.decode import MAX_BYTES, pixel_limit
 from datasets.images.encoded_image import EncodedImage
 from datasets.images.transforms import EVALUATION_SHARE, CentreCrop
 
@@ -53,7 +54,7 @@ class Preprocessing:
             DataError: it cannot be read.
         """
         try:
-            content = path.read_bytes()
+            content = read_bounded(path, MAX_BYTES)
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
         image = CentreCrop(self.image_size, self.short_side)(EncodedImage(content, str(path), self.max_pixels))

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from configs import ConfigError, load_config
-from configs.exit_codes import explain
+from configs import load_config
+from configs.exit_codes import EXPLAINED, explain
 from configs.schema import DataConfig
 from configs.standard_streams import open_standard_streams
 from datasets import build_datasets
@@ -166,7 +166,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     try:
         config = load_config(options.config, options.set).data
         chance, accuracies = measure(config)
-    except (ConfigError, DataError) as error:
+    except EXPLAINED as error:
         return explain(error)
     print(f"| {config.name}; chance {chance:.3f} | " + " | ".join(MODELS) + " |\n" + "|---" * (len(MODELS) + 1) + "|")
     for name, row in accuracies.items():

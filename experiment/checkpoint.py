@@ -91,7 +91,7 @@ def has_checkpoint(folder: Union[str, Path]) -> bool:
 def newest_checkpoint(folder: Union[str, Path], tell: Callable[[str], None] = LOGGER.warning) -> Optional[Path]:
     """Return the newest intact checkpoint of `folder`, or None if none was ever finished.
 
-    A checkpoint that is not intact is passed over, and `tell` is called with a message that names what is wrong.
+    A checkpoint that is not intact is skipped, and `tell` is called with a message that names what is wrong.
 
     Raises:
         CheckpointError: finished checkpoints exist, and none is intact: starting again would hide that.

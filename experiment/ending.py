@@ -34,7 +34,7 @@ def end_with(main: Callable[[], int]) -> NoReturn:
 
 
 def _show(error: BaseException) -> int:
-    """Print what Python prints about an error that nobody handled, and returns its exit code."""
+    """Print what Python prints about an unhandled error, and return its exit code."""
     if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
         return error.code or 0
     if isinstance(error, SystemExit):

@@ -14,7 +14,7 @@ from typing import Any, Dict, List
 
 import torch
 
-from configs.bounded_file import MIB
+from configs.bounded_file import MIB, parse_json
 
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)  # it becomes a name in Python source
 _WORDS = re.compile(r"[\w.+]*", re.ASCII)
@@ -65,7 +65,7 @@ def checked_words(content: bytes) -> Any:
     """Return the values of a JSON text that holds names and numbers. Raises as checked_graph."""
     if len(content) > MAX_BYTES:
         raise GraphError(f"it describes itself in {len(content):,} bytes, over the limit of {MAX_BYTES:,}")
-    return _checked(json.loads(content), "")
+    return _checked(parse_json(content), "")
 
 
 def _checked(value: Any, key: str) -> Any:
@@ -88,7 +88,7 @@ def _check_text(text: str, key: str) -> None:
     elif key == "expr_str":
         _check_expression(text)
     elif key in ("in_spec", "out_spec"):
-        _check_tree(json.loads(text))
+        _check_tree(parse_json(text))
     elif key in ("as_string", "as_strings"):
         _require(_EQUATION, text, key)
     elif key in ("class_fqn", "custom_obj_name"):
@@ -145,7 +145,7 @@ def _check_tree(tree: Any) -> None:
     waiting = [tree[1]]
     while waiting:
         spec = waiting.pop()
-        context = json.loads(spec["context"]) if isinstance(spec["context"], str) else spec["context"]
+        context = parse_json(spec["context"]) if isinstance(spec["context"], str) else spec["context"]
         names = context if isinstance(context, list) else []
         is_plain = context is None or (isinstance(context, list) and all(isinstance(name, str) for name in names))
         if spec["type"] not in (None, *_TREES) or not is_plain:

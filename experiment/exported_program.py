@@ -1,4 +1,4 @@
-"""Programs of torch.export, from files that are not trusted: checked, and written anew in memory for torch to read.
+"""Programs of torch.export, from untrusted files: checked, and rewritten in memory for torch to read.
 
 torch.export.load unpickles anything, loads shared libraries, and evaluates texts as Python. So it is never given the
 file: it is given an archive made here, of the weights, the constants and the checked graph.
@@ -45,10 +45,11 @@ def load_program(path: Path) -> Tuple[nn.Module, Optional[int]]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read as an exported program: {error.strerror}") from error
     try:
+        archive = rewritten(read_records(data))  # before the import, which takes seconds
         from torch.export.pt2_archive._package import load_pt2  # there since torch 2.8
 
         # torch.export.load calls this, and unpickles what this refuses.
-        program = load_pt2(rewritten(read_records(data))).exported_programs["model"]
+        program = load_pt2(archive).exported_programs["model"]
         inputs = [node for node in program.graph.nodes if node.op == "placeholder"]
         batch_size = inputs[-1].meta["val"].shape[0]
         return program.module(), batch_size if isinstance(batch_size, int) else None

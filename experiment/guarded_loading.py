@@ -27,7 +27,7 @@ ADVICE = {
     "Segmentation fault": "a library failed: --set data.workers=0 shows where",
     "Terminated": "a user or the batch system killed it",
 }
-BROKEN = (EOFError, ConnectionError, FileNotFoundError)  # the last: of the socket through which a batch comes
+BROKEN = (EOFError, ConnectionError)
 KILLED = re.compile(r"DataLoader worker \(pid (\d+)\) is killed by signal: ([^.]+)")
 EXITED = re.compile(r"DataLoader worker \(pid (\d+)\) exited unexpectedly with exit code (\d+)")
 ENDED = re.compile(r"DataLoader worker \(pid\(s\) ([\d, ]+)\) exited unexpectedly")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from configs.atomic_file import replace_file
-from configs.bounded_file import GIB, KIB, read_bounded
+from configs.bounded_file import GIB, KIB, parse_json, read_bounded
 from training.weights import CheckpointError
 
 FORMAT = 3
@@ -42,7 +42,7 @@ def best_by(folder: Path, step: int) -> Optional[int]:
     """Return the step of the best checkpoint when that of `step` was written; None where its manifest does not say."""
     path = (folder / checkpoint_name(step)).with_suffix(".json")
     try:
-        best = json.loads(read(path, MAX_MANIFEST_BYTES).decode("utf-8")).get("best")
+        best = parse_json(read(path, MAX_MANIFEST_BYTES)).get("best")
     except (ValueError, AttributeError, CheckpointError):  # damaged: newest_checkpoint says so to who wants to use it
         return None
     return best if type(best) is int else None
@@ -57,7 +57,7 @@ def has_manifest(path: Path) -> bool:
     if _NAME.fullmatch(path.name) or not beside.is_file():
         return beside.exists()
     try:
-        found = json.loads(read(beside, MAX_MANIFEST_BYTES).decode("utf-8"))
+        found = parse_json(read(beside, MAX_MANIFEST_BYTES))
     except (ValueError, CheckpointError):
         return False
     return isinstance(found, dict) and {"size", "sha256"} <= set(found)
@@ -67,7 +67,7 @@ def read_verified(path: Path) -> bytes:
     """Return the bytes of a checkpoint, equal to what its manifest says."""
     manifest_path = path.with_suffix(".json")
     try:
-        manifest = json.loads(read(manifest_path, MAX_MANIFEST_BYTES).decode("utf-8"))
+        manifest = parse_json(read(manifest_path, MAX_MANIFEST_BYTES))
         size, sha256 = int(manifest["size"]), str(manifest["sha256"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{manifest_path} is not a manifest: {error}") from error

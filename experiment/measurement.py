@@ -76,7 +76,7 @@ def is_reestimated(config: Config) -> bool:
 
 
 def reestimate(network: nn.Module, config: Config, data: DataSets, batches: Any = iter) -> int:
-    """Take the statistics of all batch norms anew (normact.reestimate_statistics), in place; returns their number.
+    """Re-estimate the statistics of all batch norms (normact.reestimate_statistics) in place; return their number.
 
     They are of run.reestimation_images training images, evenly spaced and unaugmented, in equal batches of at most
     REESTIMATION_BATCH, in float32. Every process computes all of it.

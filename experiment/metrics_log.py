@@ -1,4 +1,4 @@
-"""The files that tell what a run measured: metrics.jsonl, summary.json and status.json."""
+"""The files that record what a run measured: metrics.jsonl, summary.json and status.json."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Union
 
 from configs.atomic_file import describe_full_disk, open_without_following, replace_file
-from configs.bounded_file import MAX_LOG_BYTES, read_bounded
+from configs.bounded_file import MAX_LOG_BYTES, MAX_RECORD_BYTES, parse_json, read_bounded
 from training.metrics import Means
 from training.weights import CheckpointError
 
@@ -91,7 +91,7 @@ class MetricsLog:
         """Return all records; the file is as `truncate_after` leaves it."""
         if not self.path.exists():
             return []
-        return [json.loads(line) for line in read_bounded(self.path, MAX_LOG_BYTES).splitlines()]
+        return [parse_json(line) for line in read_bounded(self.path, MAX_LOG_BYTES).splitlines()]
 
     def truncate_after(self, step: int, evaluated_step: int) -> int:
         """Drop the records later than a resumed step and a torn last line; return the number of records dropped.
@@ -116,7 +116,7 @@ class MetricsLog:
         kept: List[bytes] = []
         for number, line in enumerate(lines, start=1):
             try:
-                record = json.loads(line)
+                record = parse_json(line)
                 is_kept = record["step"] <= (step if record["split"] == "train" else evaluated_step)
             except (ValueError, TypeError, KeyError) as error:
                 if number == len(lines) or not line.strip(b"\0"):
@@ -138,10 +138,9 @@ def write_summary(path: Union[str, Path], summary: Mapping[str, Any]) -> None:
 def read_state(path: Union[str, Path]) -> Optional[str]:
     """Return the word that `write_status` wrote; None where there is no such file."""
     try:
-        status = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return str(parse_json(read_bounded(path, MAX_RECORD_BYTES))["state"])
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    return str(status["state"])
 
 
 def write_status(path: Union[str, Path], state: str, reason: str, exit_code: Optional[int], step: int) -> None:

@@ -32,7 +32,7 @@ class PowerLog:
     def resume(self, step: int, evaluated_step: int) -> List[Mapping[str, Any]]:
         if not self._run.device.is_primary:
             return []
-        # A run without a checkpoint starts anew, with the record of its initial weights.
+        # A run without a checkpoint starts again, with the record of its initial weights.
         self._log.truncate_after(step, evaluated_step if step else -1)
         return [power_numbers(record) for record in self._log.records()]
 

@@ -89,7 +89,7 @@ def load_data(config: Config, dry_run: bool) -> Tuple[Config, DataSets]:
 
 
 def stand_in(config: DataConfig) -> DataConfig:
-    """Made images with the numbers of CIFAR or, for a folder or shards, of ImageNet: to plan where none are."""
+    """synthetic images with the numbers of CIFAR or, for a folder or shards, of ImageNet, to plan without data."""
     classes, training_images, evaluation_images = STAND_INS[config.name]
     return DataConfig(
         name="generated",

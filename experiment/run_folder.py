@@ -15,6 +15,7 @@ from configs.atomic_file import open_without_following
 from configs.exit_codes import REFUSED, ExplainedError
 
 LOCK_NAME = "run.lock"
+_HOLDER_CHARACTERS = 200  # pid, machine and start
 
 
 class RunFolderError(ExplainedError, OSError):
@@ -116,16 +117,15 @@ def _lock(path: Path) -> IO[str]:
         descriptor = open_without_following(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     except OSError as error:
         raise RunFolderError(f"{path / LOCK_NAME} cannot be opened: {error.strerror}") from error
-    lock = os.fdopen(descriptor, "a+", encoding="utf-8")  # open for as long as the lock is held
+    lock = os.fdopen(descriptor, "a+", encoding="utf-8", errors="replace")  # open for as long as the lock is held
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         lock.seek(0)
-        holder: Optional[str] = lock.read().strip()
+        holder = lock.read(_HOLDER_CHARACTERS).strip()
         lock.close()
-        raise RunFolderError(
-            f"{path} is in use by {holder or 'another run'}; wait for it, or choose another --output-dir"
-        ) from error
+        known = holder if holder and holder.isprintable() else "another run"
+        raise RunFolderError(f"{path} is in use by {known}; wait for it, or choose another --output-dir") from error
     lock.truncate(0)
     started = datetime.datetime.now().isoformat(timespec="seconds")
     lock.write(f"pid {os.getpid()} on {socket.gethostname()}, started {started}\n")

@@ -16,11 +16,13 @@ class TensorBoardTracker:
     """Writes each number of a record as SPLIT/NAME over steps. Numbers that are not finite leave a gap.
 
     Args:
-        folder: for the event files, made anew.
+        folder: for the event files; emptied first.
         past: records to write first.
     """
 
     def __init__(self, folder: Path, past: Iterable[Mapping[str, Any]]) -> None:
+        if folder.is_symlink():  # others may have planted it: what is removed here would be somebody's
+            raise OSError(f"{folder} is a symbolic link, which is not followed; remove it")
         for stale in folder.glob("events.out.tfevents.*"):
             stale.unlink()  # the records have all that it says
         self._writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(folder))

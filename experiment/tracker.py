@@ -1,6 +1,6 @@
 """Where the records of a run go besides metrics.jsonl: wandb, TensorBoard and a CSV file, as section `run` says.
 
-TensorBoard's folder and the CSV file are written anew from the records at each start, and appended to from then on. So
+TensorBoard's folder and the CSV file are rewritten from the records at each start, and appended to from then on. So
 they hold what metrics.jsonl holds: a run that is resumed continues them, without a gap and without a record twice.
 """
 

@@ -84,7 +84,7 @@ def run_id(folder: Path) -> str:
 def keep_threads_quiet() -> None:
     """From now on an error that ends one of wandb's own threads goes to the log as a detail, not to the terminal.
 
-    Such a thread may lose its connection while wandb is ended after a failure, of which the run has told.
+    Such a thread may lose its connection while wandb is ended after a failure, which the run has reported.
     """
     previous = threading.excepthook
 

@@ -11,10 +11,11 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 import torch
 from torch import Tensor
 
-from configs.bounded_file import MIB, read_bounded
+from configs.bounded_file import MIB, parse_json, read_bounded
 from experiment.checkpoint import best_checkpoint, check_checkpoint, newest_checkpoint, read_archive
 from experiment.manifest import MAX_CHECKPOINT_BYTES, has_manifest
 from experiment.run_folder import RunFolder
+from experiment.torch_archive import first_line
 from training.weights import CheckpointError, plain_name
 
 LOGGER = logging.getLogger(__name__)
@@ -191,6 +192,11 @@ def _read_safetensors(path: Path) -> Dict[str, Tensor]:
         if header > MAX_HEADER_BYTES:
             raise ValueError(f"its header says that it has {header:,} bytes, over the limit of {MAX_HEADER_BYTES:,}")
         tensors: Dict[str, torch.Tensor] = load(data)
-    except Exception as error:  # its own error types, and OSError: unknown bytes are read here
-        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
+        parse_json(data[8 : 8 + header], must_differ=True)
+        if not tensors:
+            raise ValueError("it holds no tensors")
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {error.strerror}") from error
+    except Exception as error:  # its own error types: unknown bytes are read here
+        raise CheckpointError(f"{path} cannot be read as safetensors: {first_line(error)}") from error
     return tensors

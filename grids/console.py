@@ -1,4 +1,4 @@
-"""Lines for people, above a progress bar if there is one; a grid goes on where nobody reads them any more."""
+"""Lines on the console, above a progress bar if there is one; a grid continues when the console is gone."""
 
 from __future__ import annotations
 

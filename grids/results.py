@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from configs import Config, ConfigError
 from configs.atomic_file import replace_file
+from configs.bounded_file import MAX_LOG_BYTES, MAX_RECORD_BYTES, parse_json, read_bounded
 from configs.meaning import differences
 from experiment.run_folder import RunFolder
 from grids.plan import Trial
@@ -41,7 +42,7 @@ class Results:
         """
         path = self.path(trial)
         try:
-            result = json.loads(path.read_text(encoding="utf-8"))
+            result = parse_json(read_bounded(path, MAX_LOG_BYTES))
             if not {"config", "summary", "train_loss"} <= set(result):
                 raise ValueError("config, summary or train_loss is missing")
         except FileNotFoundError:
@@ -100,7 +101,7 @@ def why_changed(saved: Dict[str, Any], config: Config) -> List[str]:
 
 def _summary(folder: RunFolder) -> Dict[str, Any]:
     """Return the run's summary, with its command as anyone may type it: without the grid's own folder."""
-    summary: Dict[str, Any] = json.loads(folder.summary.read_text(encoding="utf-8"))
+    summary: Dict[str, Any] = parse_json(read_bounded(folder.summary, MAX_RECORD_BYTES))
     words = shlex.split(summary["command"])
     place = words.index("--output-dir")
     words = [word for word in words[:place] + words[place + 2 :] if word != "--resume"]
@@ -124,4 +125,4 @@ def last_epoch_loss(records: List[Dict[str, Any]], epochs: int) -> Optional[floa
 def _records(path: Path) -> List[Dict[str, Any]]:
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [parse_json(line) for line in read_bounded(path, MAX_LOG_BYTES).splitlines()]

@@ -55,7 +55,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         print("| --- | --- |")
         for folder in folders[1:]:
             print(f"| {folder.name} | {largest_difference(read_weights(folder).tensors, first):.1e} |")
-    except (CheckpointError, ValueError) as error:
+    except (CheckpointError, ValueError, OSError) as error:
         explain(error)
         return CHECKPOINT
     return 0

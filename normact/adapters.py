@@ -79,7 +79,7 @@ def for_monai(factory: NormActFactory, activation: Optional[GivenActivation]) ->
 def for_nnunet(factory: NormActFactory, activation: Optional[GivenActivation]) -> Callable[..., NormAct]:
     """`norm_op` of nnU-Net's networks: PlainConvUNet(..., norm_op=for_nnunet(norm_act, nn.LeakyReLU), nonlin=None).
 
-    Its residual networks add between norm and activation: build these as ever, and convert them.
+    Its residual networks add between norm and activation: build these as usual, and convert them.
     """
 
     def norm_op(channels: int, eps: Optional[float] = None, affine: bool = True) -> NormAct:

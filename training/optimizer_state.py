@@ -19,7 +19,7 @@ _SHOWN = 3
 def check_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], is_updated: bool = True) -> None:
     """Compare `state` with what `optimizer` has, or will have after its first update.
 
-    torch takes any state of as many parameters: one that is empty begins anew without a word, other settings replace
+    torch takes any state of as many parameters: an empty one silently starts from zero, other settings replace
     those of the configuration, and other shapes or types fail in a later update, or round.
 
     Args:

@@ -18,18 +18,3 @@ def add_command(commands: Commands, name: str, summary: str) -> argparse.Argumen
         name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     return parser
-
-
-def positive(text: str) -> int:
-    """Return the type of options that count something.
-
-    Raises:
-        ArgumentTypeError: another text; argparse reports it with the option's name.
-    """
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
-    return value

@@ -14,8 +14,9 @@ from analysis.commands.arguments import Commands, add_command
 from analysis.conversion.catalogue import LIBRARIES, candidates
 from analysis.conversion.page import page
 from analysis.conversion.survey import Surveyed, survey
-from analysis.results_file import ResultsError
+from analysis.results_file import MAX_BYTES, ResultsError
 from configs.atomic_file import replace_file
+from configs.bounded_file import parse_json, read_bounded
 from configs.counted import counted
 
 
@@ -90,9 +91,9 @@ def read_rows(path: Path) -> List[Surveyed]:
     if not path.exists():
         return []
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_bounded(path, MAX_BYTES).decode("utf-8").splitlines(), 1):
         try:
-            rows.append(Surveyed(**json.loads(line)))
+            rows.append(Surveyed(**parse_json(line)))
         except (ValueError, TypeError) as error:
             raise ResultsError(f"{path}, line {number} is not a survey result ({error}); remove it") from error
     return rows

@@ -9,7 +9,8 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple
 
 from torch import Tensor, nn
 
-from analysis.commands.arguments import Commands, add_command, positive
+from analysis.commands.arguments import Commands, add_command
+from configs.arguments import positive, whole
 
 # Options of one source only, with what they are where they are left out.
 _OF_RUN: Dict[str, Any] = {"step": None, "data_dir": None}
@@ -37,7 +38,7 @@ def add_network_command(commands: Commands, name: str, summary: str) -> argparse
     source.add_argument("--run", type=Path, help="a run's folder: all of its checkpoints, on its evaluation images")
     source.add_argument("--model", help="timm:NAME or torchvision:NAME")
     option("--out", type=Path, help="folder for the results; default: one in RUN; required with --model")
-    option("--step", type=int, help="with --run: only the checkpoint of this step")
+    option("--step", type=whole(0), help="with --run: only the checkpoint of this step")
     option(
         "--data-dir",
         metavar="DIR|URL",

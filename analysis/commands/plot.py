@@ -6,10 +6,11 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from analysis.commands.arguments import Commands, add_command, positive
+from analysis.commands.arguments import Commands, add_command
 from analysis.power_plot import plot_power
 from analysis.power_results import panel_of_results
 from analysis.results_file import read_results
+from configs.arguments import positive
 
 
 def add(commands: Commands) -> None:

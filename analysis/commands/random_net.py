@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from analysis.commands.arguments import Commands, ImageLoader, add_command, positive
+from analysis.commands.arguments import Commands, ImageLoader, add_command
 from analysis.norm_name import parse_norm
 from analysis.power_plot import plot_power
 from analysis.power_results import panel_of_random_net
 from analysis.random_net_runs import results_paths, run_random_nets
+from configs.arguments import positive, real
 from configs.counted import counted
 from models.random_net import RandomNetShape
 
@@ -33,9 +34,9 @@ def add(commands: Commands, image_loader: ImageLoader) -> None:
     option("--width", type=positive, default=shape.width, help="channels of each layer")
     option("--depth", type=positive, default=shape.depth, help="layers")
     option("--kernel-size", type=positive, default=shape.kernel_size, help="of the convolutions")
-    option("--gamma-mean", type=float, default=shape.gamma_mean, help="mean of gamma")
-    option("--gamma-std", type=float, default=shape.gamma_std, help="standard deviation of gamma")
-    option("--beta-std", type=float, default=shape.beta_std, help="standard deviation of beta, whose mean is 0")
+    option("--gamma-mean", type=real(), default=shape.gamma_mean, help="mean of gamma")
+    option("--gamma-std", type=real(0), default=shape.gamma_std, help="standard deviation of gamma")
+    option("--beta-std", type=real(0), default=shape.beta_std, help="standard deviation of beta, whose mean is 0")
     option("--seeds", type=positive, default=2, help="nets, each on images of its own")
     option("--num-images", type=positive, default=64, help="of each net")
     option("--image-size", type=positive, default=16, help="pixels per side")

@@ -11,8 +11,9 @@ from analysis.commands.compare import add_question, add_written, question_of
 from analysis.comparison.results_page import Asked, fill_page
 from analysis.comparison.run_result import is_empty
 from analysis.comparison.written import answer
-from analysis.results_file import ResultsError
+from analysis.results_file import MAX_BYTES, ResultsError
 from configs.atomic_file import replace_file
+from configs.bounded_file import read_bounded
 
 
 class _BlockParser(argparse.ArgumentParser):
@@ -33,7 +34,7 @@ def add(commands: Commands) -> None:
 def results(options: argparse.Namespace) -> None:
     """Fill the page's blocks and draws their pictures, or checks that they are as they would be."""
     try:
-        text = options.page.read_text(encoding="utf-8")
+        text = read_bounded(options.page, MAX_BYTES).decode("utf-8")
     except OSError as error:
         raise ResultsError(f"--page {options.page} cannot be read: {error.strerror}") from error
     filled, pictures = fill_page(text, options.page.parent, ask)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from analysis.commands.arguments import Commands, add_command, positive
+from analysis.commands.arguments import Commands, add_command
 from analysis.results_file import write_results
 from analysis.theory import judge
 from analysis.theory_nets import IDENTITY_SEEDS, IDENTITY_WIDTH, layers_to_measure, measure_nets
 from analysis.theory_page import plot_channel_distributions, plot_theory, write_page
+from configs.arguments import positive
 from models.random_net import RandomNetShape
 
 

@@ -31,7 +31,7 @@ Ask = Callable[[List[str]], Optional[Asked]]
 
 
 def fill_page(text: str, page_folder: Path, ask: Ask) -> Tuple[str, List[Tuple[Picture, Path]]]:
-    """Return the page with every block's body made anew, and its pictures with the folders to save them in.
+    """Return the page with every block's body regenerated, and its pictures with the folders to save them in.
 
     A block stands between `<!-- compare: ARGUMENTS -->` and `<!-- end of compare -->`, each on a line of its own.
 

@@ -1,4 +1,4 @@
-"""The networks of others' libraries, by family."""
+"""The networks of other libraries, by family."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One network converted: what became of its norms, whether it still runs, and whether its images are independent."""
+"""One network converted: what happened to its norms, whether it still runs, and whether its images are independent."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ SMALL_BACKWARD_PASSES = 2.2  # 4,460 in the backward pass of ResNet-50 with GN +
 SMALL_OPERATION_CODE_BYTES = 60.0
 
 # A copy between layouts that no kernel was made for, for each tile: the public profile's takes 126,283 cycles for
-# 16 x 729 x 729 float16 values on 1,472 tiles. In 16.32 each pass casts and so lays out anew the weights of products.
+# 16 x 729 x 729 float16 values on 1,472 tiles. In 16.32 each pass casts, and so rearranges, the weights of products.
 STRIDED_COPY_BYTES_PER_CYCLE = 0.0915
 
 # Plans leave a tenth of the memory free. On the public profile the fullest tile, which decides, holds 8 % more than the

@@ -44,7 +44,7 @@ class StageSeconds:
         overhead: of each product: rearranging, reducing, synchronizing.
         vectors: all other operations, at the speed of the memory.
         exchange: operands and results of products between tiles.
-        casts: laying out anew weights that are cast for each pass.
+        casts: rearranging weights that are cast for each pass.
         small: operations on values of channels alone, such as the proxy's.
         links: activations from the stage before, and their gradients back.
         host: images from the host, where IO tiles do not overlap them.

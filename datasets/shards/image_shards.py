@@ -3,8 +3,8 @@
     python -m datasets.pack SRC DST        writes them from a folder of image files, with their index
 
 An index makes every image one access of known place, so shards are a data set like any other: any image by its number,
-the order decided elsewhere (training/order.py), exact continuation and splitting over processes for nothing. Shards of
-other origin get their index when they are first used, by reading their headers and labels, and again when they have
+the order decided elsewhere (training/order.py), exact continuation and splitting over processes for nothing. Shards
+from elsewhere get their index when they are first used, by reading their headers and labels, and again when they have
 changed.
 
 An order over all images reads from all shards at once. Where that is slow (a distant place, whose shards are copied
@@ -188,7 +188,7 @@ def read_index(store: ShardStore, shard: str, files: Dict[str, StoredFile]) -> O
 
 
 def build_index(store: ShardStore, shard: str, file: StoredFile) -> Tuple[ShardIndex, Optional[str]]:
-    """Build the index of a shard of other origin; return it, and why it could not be kept for the next start.
+    """Build the index of a shard from elsewhere; return it, and why it could not be saved for the next start.
 
     Raises:
         DataError: the shard is damaged, or of another layout.
@@ -232,7 +232,7 @@ def load_halves(store: ShardStore) -> Tuple[Dict[str, List[ShardIndex]], Tuple[s
     if reasons:
         LOGGER.warning(
             "the index of %d shards cannot be saved (%s): each start reads these shards from end to end; set "
-            "data.cache_dir for a URL, or run `python -m datasets.check` once as somebody who may write to the folder",
+            "data.cache_dir for a URL, or run `python -m datasets.check` once as a user who may write to the folder",
             len(reasons),
             reasons[0],
         )

@@ -42,7 +42,7 @@ class ShardIndex:
         labels: (N,) int32.
         names: of the members, N of them, with bytes that are not UTF-8 as os.fsdecode gives them.
         version: of the shard that was scanned for this index; "" for an index that came with its shard.
-        companions: files of macOS that the scan passed over; not kept.
+        companions: files of macOS that the scan skipped; not saved.
         is_former: scanned by rules that lost images.
         changed: how the images were changed when they were packed; "" for images as they came.
     """

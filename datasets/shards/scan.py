@@ -2,12 +2,11 @@
 
 Members that look like a part of a sample and cannot be one are errors: an image without a label, a label without an
 image, a key whose members are not neighbours, a link to something that is not there. What neither looks like an image
-nor like a label is passed over, and so are the files named ._NAME that macOS adds to hold attributes.
+nor like a label is skipped, as are the files named ._NAME that macOS adds to hold attributes.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import posixpath
 import re
@@ -16,6 +15,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import BinaryIO, Dict, List, Optional, Tuple
 
+from configs.bounded_file import parse_json
 from datasets.errors import DataError
 from datasets.images.decode import EXTENSIONS
 from datasets.shards.index import NOT_COMPUTED, ShardIndex, check_label, make_index
@@ -35,7 +35,7 @@ def scan_shard(path: str, file: BinaryIO) -> ShardIndex:
     """Return the index of a tar file that came without one, by reading its headers and labels.
 
     Args:
-        path: what people call it.
+        path: its name in messages.
         file: the tar file.
 
     Raises:
@@ -55,7 +55,7 @@ def scan_shard(path: str, file: BinaryIO) -> ShardIndex:
 
 
 def _samples(path: str, file: BinaryIO) -> Tuple[List[Tuple[str, Sample]], int]:
-    """Return (key, members) of each run of neighbours, and how many companions of macOS are passed over."""
+    """Return (key, members) of each run of neighbours, and how many companions of macOS are skipped."""
     samples: List[Tuple[str, Sample]] = []
     contents: Dict[str, TarMember] = {}  # that a link may stand for
     companions = 0
@@ -181,8 +181,8 @@ def parse_label(content: bytes, extension: str) -> Optional[int]:
     if extension != ".json":
         return check_label(int(content)) if WHOLE_NUMBER.fullmatch(content) else None
     try:
-        values = json.loads(content)
-    except (ValueError, RecursionError):  # numbers of thousands of digits, or lists in lists in lists
+        values = parse_json(content)
+    except ValueError:  # numbers of thousands of digits, or lists in lists in lists
         return None
     if not isinstance(values, dict):
         return None

@@ -57,7 +57,7 @@ def read_tar(path: str, file: BinaryIO) -> Iterator[TarMember]:
     """Give the members of a tar file, or of several joined end to end.
 
     Args:
-        path: what people call it.
+        path: its name in messages.
         file: seekable; only headers and end marks are read.
 
     Raises:

@@ -68,7 +68,7 @@ def why_not_rewritten(module: nn.Module, rewriting: Rewriting) -> str:
 def rewrite_forward(module: nn.Module, rewriting: Rewriting) -> None:
     """Give a module its new forward, in place.
 
-    Its class becomes one that extends its own by that forward. Copies and pickles make the forward anew.
+    Its class becomes one that extends its own by that forward. Copies and pickles recreate the forward.
     """
     with training_mode(module, module.training):
         graph = _tracer(rewriting).trace(module)

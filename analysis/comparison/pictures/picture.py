@@ -15,9 +15,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from analysis.results_file import MAX_BYTES
 from configs.atomic_file import replace_file
+from configs.bounded_file import read_bounded
 
-# Colours by number, which a theme decides; with marker and dash, so that they are told apart in grey too.
+# Colours by number, which a theme decides; with marker and dash, so that they can be distinguished in grey too.
 LINES: Tuple[Dict[str, Any], ...] = (
     {"color": "C0", "marker": "o", "linestyle": "-"},
     {"color": "C1", "marker": "s", "linestyle": "--"},
@@ -100,7 +102,7 @@ class Picture:
         machines.
         """
         words = f"<dc:description>{escape(self.alt)}</dc:description>"
-        return path.is_file() and words in path.read_text(encoding="utf-8")
+        return path.is_file() and words.encode("utf-8") in read_bounded(path, MAX_BYTES)
 
 
 def tidy(axes: Axes) -> None:

@@ -1,7 +1,7 @@
 """The process that loads batches ahead into shared memory, and its end in the program.
 
 The program sends commands, the process answers with messages; each carries the number of the last reset, so that what
-was loaded before a reset is told from what came after.
+was loaded before a reset is distinguished from what came after.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CONTEXTS = {
 
 
 class LoadingJob(NamedTuple):
-    """What the process is told at its start."""
+    """What the process receives at its start."""
 
     dataset: Any  # or the path of a pickle of it
     buffer_size: int
@@ -144,7 +144,7 @@ def _in_structure(structure: Any, tensors: List[torch.Tensor]) -> Any:
 
 
 class _Loader:
-    """The loading process: fills free buffers while there are any, and does what it is told."""
+    """The loading process: fills free buffers while there are any, and obeys its commands."""
 
     def __init__(self, job: LoadingJob, commands: Any, messages: Any) -> None:
         self._job = job

@@ -1,4 +1,4 @@
-"""Compiling a model: one forward pass on weights that are loaded anew afterwards, and the checks of what it found."""
+"""Compiling a model: one forward pass on weights that are reloaded afterwards, and the checks of what it found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the device is told of an optimizer: its kind, its numbers, and which of them may change."""
+"""What the device knows of an optimizer: its kind, its numbers, and which of them may change."""
 
 from __future__ import annotations
 

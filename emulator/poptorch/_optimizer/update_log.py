@@ -1,4 +1,4 @@
-"""What the device is told of an optimizer, as PopTorch logs it."""
+"""What the device knows of an optimizer, as PopTorch logs it."""
 
 from __future__ import annotations
 

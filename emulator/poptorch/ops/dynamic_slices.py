@@ -77,9 +77,10 @@ def _check_size(size: int) -> None:
 
 
 def _rows(start: torch.Tensor, offsets: torch.Tensor, length: int) -> torch.Tensor:
-    """Return the positions of a slice: on the device one that begins outside begins at 0, and after the last row comes row 0.
+    """Return the positions of a slice.
 
-    A model is compiled on any values, so that no start is an error. (poplibs, popops/codelets/DynamicSlice1D.cpp.)
+    On the device one that begins outside begins at 0, and after the last row comes row 0. A model is compiled
+    on any values, so that no start is an error. (poplibs, popops/codelets/DynamicSlice1D.cpp.)
     """
     first = start.reshape(1).long()
     first = torch.where((first < 0) | (first >= length), torch.zeros_like(first), first)
