@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 import torch.fx
@@ -12,7 +12,8 @@ from torch import nn
 from normact.activations import Activation, activation_name, parse_activation
 from normact.known_activations import activation_of_call, activation_of_module, hooks_of, is_activation
 from normact.recognize import describe_norm, is_dropout, is_pass_through
-from normact.tracing import TracedPart, kept_attributes, traced_parts, training_mode
+from normact.traced_parts import TracedPart, traced_parts
+from normact.tracing import kept_attributes, training_mode
 
 _IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
@@ -37,15 +38,19 @@ class Consumer(NamedTuple):
     traced: str = ""
 
 
-def find_consumers(model: nn.Module) -> Tuple[Dict[nn.Module, Consumer], List[Tuple[str, str]]]:
+def find_consumers(
+    model: nn.Module,
+) -> Tuple[Dict[nn.Module, Consumer], Dict[nn.Module, str], List[Tuple[str, str]]]:
     """Return what follows each norm that a trace reaches.
 
     Where the network cannot be traced as a whole, each of its children is traced by itself, and so on
     down; a norm whose output leaves the traced part then has an unknown consumer.
 
     Returns:
-        The consumer of each norm reached, and (path, error) of every failed trace.
+        The consumer of each norm reached; of each norm whose tensors the network's own code takes, other than gamma
+        and beta, the name of one; and (path, error) of every failed trace.
     """
+    taken: Dict[nn.Module, str] = {}
     both: List[Dict[nn.Module, Consumer]] = []
     failures: List[Tuple[str, str]] = []
     for training in (True, False):
@@ -54,11 +59,20 @@ def find_consumers(model: nn.Module) -> Tuple[Dict[nn.Module, Consumer], List[Tu
         with training_mode(model, training), kept_attributes(model):
             for part in traced_parts(model, _is_norm, failed):
                 _find_consumers_of_part(part, consumers)
+                taken.update(_taken_tensors(part))
         both.append(consumers)
         failures.extend(failure for failure in failed if failure not in failures)
-    return {norm: _in_both_modes([mode[norm] for mode in both if norm in mode]) for norm in {**both[1], **both[0]}}, (
-        failures
-    )
+    found = {norm: _in_both_modes([mode[norm] for mode in both if norm in mode]) for norm in {**both[1], **both[0]}}
+    return found, taken, failures
+
+
+def _taken_tensors(part: TracedPart) -> Iterator[Tuple[nn.Module, str]]:
+    for node in part.graph.nodes:
+        if node.op == "get_attr":
+            path, _, name = str(node.target).rpartition(".")
+            module = part.modules.get(path)
+            if module is not None and name not in ("weight", "bias") and _is_norm(module):
+                yield module, name
 
 
 def _is_norm(module: nn.Module) -> bool:

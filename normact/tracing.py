@@ -1,4 +1,4 @@
-"""Symbolic traces of networks and of their parts, by torch.fx, without running hooks or changing the network."""
+"""Symbolic traces of modules, by torch.fx, without running hooks or changing the module."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import operator
 import sys
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
 
 import torch
 import torch.fx
@@ -81,7 +81,10 @@ class FlowTracer(torch.fx.Tracer):
             sys.setprofile(watcher)
 
     def _watch(self, frame: FrameType, event: str, _: Any) -> None:
-        if event != "call" or frame.f_code.co_name != "__enter__" or frame.f_back is None:
+        name, module = frame.f_code.co_name, frame.f_globals.get("__name__")
+        if event == "call" and (name, module) == ("checkpoint", "torch.utils.checkpoint"):
+            self.contexts.add(name)  # a trace holds what it computes, and not that it is computed again
+        if event != "call" or name != "__enter__" or frame.f_back is None:
             return
         entered_by = str(frame.f_back.f_globals.get("__name__", ""))
         # Torch's own code enters contexts while it traces; its decorators do so for the code that they decorate.
@@ -103,7 +106,10 @@ class FlowTracer(torch.fx.Tracer):
         return super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        path = self.path_of_module(m)
+        try:
+            path = self.path_of_module(m)
+        except NameError:  # made by the code itself, as a slice of an nn.Sequential: part of that code
+            return m.forward(*args, **kwargs)
         self._stack.append(path)
         try:
             if self.is_leaf_module(m, path):
@@ -190,104 +196,3 @@ def kept_attributes(model: nn.Module, changed: Optional[List[str]] = None) -> It
 def _note(changed: Optional[List[str]], *names: str) -> None:
     if changed is not None:
         changed.extend(names)
-
-
-class TracedPart(NamedTuple):
-    """A part of a network whose data flow is known.
-
-    Args:
-        path: of the part in the network; "" for all of it.
-        graph: its calls.
-        modules: of the part, by path in it.
-        callers: node -> path, in the part, of the module whose forward made it.
-    """
-
-    path: str
-    graph: torch.fx.Graph
-    modules: Dict[str, nn.Module]
-    callers: Dict[torch.fx.Node, str]
-
-
-class _Opaque:
-    """The modules whose code cannot be traced and holds nothing that is looked for: one call each in a graph.
-
-    A convolution that pads by the size of its input is one.
-    """
-
-    def __init__(self, holds: Callable[[nn.Module], bool]) -> None:
-        self._holds = holds
-        self._known: Dict[nn.Module, bool] = {}
-
-    def __call__(self, module: nn.Module) -> bool:
-        if module not in self._known:
-            self._known[module] = not any(self._holds(part) for part in module.modules()) and not self._traces(module)
-        return self._known[module]
-
-    def _traces(self, module: nn.Module) -> bool:
-        try:
-            FlowTracer(is_opaque=lambda part: part is not module and self(part)).trace(module)
-        # Whatever the module's own code raises when it meets a symbolic value.
-        except Exception:
-            return False
-        return True
-
-
-def traced_parts(
-    part: nn.Module,
-    holds: Callable[[nn.Module], bool],
-    failures: List[Tuple[str, str]],
-    path: str = "",
-    opaque: Optional[_Opaque] = None,
-) -> Iterator[TracedPart]:
-    """Yield the network as one part where it can be traced; else the parts of its children, and so on down.
-
-    Args:
-        part: the network.
-        holds: parts that hold no module of which this is true are left out.
-        failures: receives (path, error) of every failed trace.
-        path: of the part in the network.
-        opaque: what is known of the network's modules so far.
-    """
-    if not any(holds(module) for module in part.modules()):
-        return
-    opaque = opaque or _Opaque(holds)
-    try:
-        graph, tracer = _traced(part, path, opaque)
-    # Whatever the network's own code raises when it meets a symbolic value.
-    except Exception as error:
-        if not holds(part):
-            if not isinstance(part, (nn.ModuleList, nn.ModuleDict)):  # these have no forward to fail
-                failures.append((path, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"))
-            for name, child in part.named_children():
-                yield from traced_parts(child, holds, failures, f"{path}.{name}" if path else name, opaque)
-        return
-    yield TracedPart(path, graph, dict(part.named_modules()), tracer.callers)
-
-
-def _traced(part: nn.Module, path: str, opaque: _Opaque) -> Tuple[torch.fx.Graph, FlowTracer]:
-    """Trace a part with all its code, or else without that of modules which cannot be traced themselves."""
-    defaults = _defaults(part, path) or None
-    tracer = FlowTracer()
-    try:
-        return tracer.trace(part, defaults), tracer
-    # Whatever the network's own code raises when it meets a symbolic value.
-    except Exception:
-        tracer = FlowTracer(is_opaque=opaque)
-        return tracer.trace(part, defaults), tracer
-
-
-def _defaults(part: nn.Module, path: str) -> Dict[str, Any]:
-    """Return values of the optional arguments under which a part is traced.
-
-    Raises:
-        TypeError: a part of the network, unlike the network itself, may be called with or without them.
-    """
-    optional = optional_arguments(part)
-    if path and optional:
-        raise TypeError(f"its forward has optional arguments: {', '.join(optional)}")
-    parameters = inspect.signature(part.forward).parameters
-    return {
-        name: parameters[name].default
-        for name in optional
-        if parameters[name].kind is not inspect.Parameter.VAR_KEYWORD
-    }

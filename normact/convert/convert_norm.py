@@ -102,7 +102,8 @@ def convert_norm(
     failures: List[Tuple[str, str]] = []
     # A layer that holds its activation needs no tracing.
     if any(d.activation == "identity" and not d.kept_because for _, _, d in norms):
-        consumers, failures = find_consumers(model)
+        consumers, taken, failures = find_consumers(model)
+        norms = [(path, module, _with_taken_tensor(d, taken.get(module))) for path, module, d in norms]
         # What follows a norm that is kept stays too.
         replaced = [(module, d) for _, module, d in norms if module in consumers and not why_kept(module, d, factory)]
         consumers = {module: _with_fit_activation(consumers[module], d.channels, factory) for module, d in replaced}
@@ -135,6 +136,13 @@ def convert_norm(
         calibrated=calibrated,
         uncalibrated=uncalibrated,
     )
+
+
+def _with_taken_tensor(description: NormDescription, name: Optional[str]) -> NormDescription:
+    """Return the description of a norm that is kept where the network's own code takes one of its tensors."""
+    if name is None or description.kept_because:
+        return description
+    return description._replace(kept_because=f"the network's own code uses its {name}, which another layer has not")
 
 
 def _with_fit_activation(consumer: Consumer, channels: int, factory: NormActFactory) -> Consumer:

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from normact.fold.flow import find_takers, has_hooks
 from normact.fold.layers import ABSENT, ChannelAffine, by_output_channel
 from normact.norm_act import NormAct
-from normact.tracing import TracedPart, traced_parts
+from normact.traced_parts import TracedPart, traced_parts
 
 _TAKERS = (nn.Conv2d, nn.Linear)
 

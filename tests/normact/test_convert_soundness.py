@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from timm.layers import LayerNorm2d as TimmLayerNorm2d
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils.checkpoint import checkpoint
 
 from datasets.images.torchvision_import import torchvision
 from normact import ConversionReport, NormAct, NormActFactory, convert_norm
@@ -306,6 +307,69 @@ def test_new_modules_are_in_the_mode_of_those_that_they_replace() -> None:
     converted, _ = convert_norm(model, FACTORY)
     assert [type(m).__name__ for m in converted] == ["Conv2d", "NormAct", "Identity"]  # type: ignore[attr-defined]
     assert not any(module.training for module in converted.modules())
+
+
+class Sliced(Net):
+    """Its norm's output goes to two places, though in `layers` one activation follows it."""
+
+    def __init__(self, untraceable: bool = False) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 3, 1))
+        self.untraceable = untraceable
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.untraceable and x.sum() > 1e9:
+            return x
+        y = self.layers[:2](x)
+        return super().forward(self.layers[2:](y) + y)
+
+
+class Walked(Sliced):
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = []
+        for layer in self.layers:
+            x = layer(x)
+            outputs.append(x)
+        return super(Sliced, self).forward(sum(outputs[1:])) if x.sum() < 1e9 else x
+
+
+@pytest.mark.parametrize("model", [Sliced(), Sliced(untraceable=True), Walked()])
+def test_a_sequential_that_is_taken_apart_is_not_taken_for_a_row(model: nn.Module) -> None:
+    x = torch.randn(2, 3, 6, 6)
+    model.eval()
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.normal_(layer.bias)
+    expected = model(x)
+    same, report = convert_norm(copy.deepcopy(model), SAME)
+    torch.testing.assert_close(same(x), expected)
+    (row,) = (row for row in report.norms if row.path == "layers.1")
+    assert row.activation is None and row.reason
+
+
+class ReadsStatistics(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).mean() + self.norm.running_var.mean()
+
+
+def test_a_norm_whose_statistics_the_networks_code_uses_is_kept() -> None:
+    model = ReadsStatistics().eval()
+    x = torch.randn(2, 3, 6, 6)
+    expected = model(x)
+    converted, report = convert_norm(model, FACTORY)
+    (row,) = (row for row in report.norms if row.replaced_by is None)
+    assert "uses its running_var" in row.reason and torch.equal(converted(x), expected)
+
+
+class Checkpointed(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(super().forward, x, use_reentrant=False)
+
+
+def test_code_that_is_checkpointed_stays_so() -> None:
+    converted, report = convert_norm(Checkpointed(), FACTORY)
+    assert report.rewritten == () and "enters a context (checkpoint)" in str(report)
+    assert type(converted(torch.randn(2, 3, 6, 6)).grad_fn) is not None
 
 
 def normalized_weights(wrap: Callable[[nn.Module], nn.Module]) -> nn.Module:

@@ -52,7 +52,7 @@ def run_python(arguments: List[str], environment: Optional[Dict[str, str]] = Non
         cwd=ROOT,
         env={
             **os.environ,
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+            "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "normact"))),
             "OMP_NUM_THREADS": "1",
             **(environment or {}),
         },

@@ -426,3 +426,12 @@ def test_the_sampled_method_takes_its_statistics_from_the_reference(monkeypatch:
     use(kernels, monkeypatch)
     NormActFactory(proxy_method="sampled")(8, "relu")(images(2, 8, 3, 3))
     assert [call[0] for call in kernels.calls] == ["why_not_fused", "fused_norm_act"]
+
+
+def test_a_layer_begun_on_the_meta_device_is_the_one_made_at_once_after_reset_parameters() -> None:
+    factory = NormActFactory(norm="group", num_groups=2)
+    with torch.device("meta"):
+        layer = factory(8, "relu")
+    layer.to_empty(device="cpu").reset_parameters()
+    for name, value in factory(8, "relu").state_dict().items():
+        assert torch.equal(layer.state_dict()[name], value), name

@@ -81,17 +81,24 @@ def test_per_sample_gradients_are_those_of_one_image_at_a_time(name: str, mode: 
     model = network(name)
     x, labels = data(name)
     expected = one_by_one(copy.deepcopy(model), x, labels)
+    # In torchvision's resnet50 float32 itself is no nearer: an element of one image's own gradient is 1.14e-5 away from
+    # float64. There the whole gradient, whose length is what clipping measures, is compared with float64.
+    exact_gradients = one_by_one(copy.deepcopy(model).double(), x.double(), labels) if name == "resnet50" else []
     wrapped: Any = opacus.grad_sample.utils.wrap_model(model, grad_sample_mode=mode)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         expected_warnings()
         F.cross_entropy(wrapped(x), labels).backward()
     for index, gradients in enumerate(expected):
+        got = {n: wrapped._module.get_parameter(n).grad_sample[index] for n in gradients}
+        if name == "resnet50":
+            exact = exact_gradients[index]
+            error = torch.cat([(got[n] - exact[n]).flatten() for n in exact]).norm()
+            assert error <= 1e-5 * torch.cat([value.flatten() for value in exact.values()]).norm()
+            continue
         for parameter_name, gradient in gradients.items():
-            got = wrapped._module.get_parameter(parameter_name).grad_sample[index]
-            # Of float32 rounding: one image's own gradient is 1.14e-5 away from float64 in torchvision's resnet50.
-            limit = 2e-5 if name == "resnet50" else 1e-5
-            assert (got - gradient).abs().max() <= limit * gradient.abs().max().clamp(min=1.0), parameter_name
+            difference = (got[parameter_name] - gradient).abs().max()
+            assert difference <= 1e-5 * gradient.abs().max().clamp(min=1.0), parameter_name
 
 
 def test_a_module_with_two_names_is_counted_once_and_stays_an_attribute_under_both() -> None:
