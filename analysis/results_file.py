@@ -1,4 +1,4 @@
-"""Results as JSON files that are whole at every moment, so that a stopped analysis goes on where it was."""
+"""Results as JSON files that are whole at every moment, so that a stopped analysis continues where it was."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def write_results(path: Path, results: Dict[str, Any]) -> None:
 
 
 def read_results(path: Path) -> Dict[str, Any]:
-    """Return the inverse of `write_results`.
+    """Return the JSON object in a file.
 
     Raises:
-        ResultsError: a file that is missing, or is not a results file.
+        ResultsError: a file that is missing, or holds something else.
     """
     try:
         results = parse_json(read_bounded(path, MAX_BYTES))
     except (OSError, ValueError) as error:
-        raise ResultsError(f"{path} cannot be read as results: {error}") from error
+        raise ResultsError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(results, dict):
-        raise ResultsError(f"{path} holds no JSON object")
+        raise ResultsError(f"{path} holds {type(results).__name__}, expected one JSON object")
     return results

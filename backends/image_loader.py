@@ -45,7 +45,7 @@ def build_loader(dataset: Any, batches: Any, workers: int, pin_memory: bool = Fa
         multiprocessing_context="fork" if sys.platform == "linux" else None,
         pin_memory=pin_memory,
         timeout=0 if dataset.must_copy else TIMEOUT_SECONDS,
-        worker_init_fn=functools.partial(_end_with, os.getpid()),
+        worker_init_fn=functools.partial(end_with_parent, os.getpid()),
         generator=_own(),
     )
 
@@ -108,7 +108,7 @@ def _own() -> torch.Generator:
     return torch.Generator()
 
 
-def _end_with(parent: int, worker: int) -> None:
+def end_with_parent(parent: int, worker: int) -> None:
     """End with the parent process, from the start.
 
     PyTorch's workers look for their parent's end too, but only later: one whose parent is killed while it starts would

@@ -7,6 +7,7 @@ from typing import Dict, List, Mapping, Tuple
 
 import torch
 
+from configs.counted import counted
 from models.foreign_names import foreign_names
 from models.image_classifier import ImageClassifier
 
@@ -45,7 +46,8 @@ def load_pretrained(
     if prefix:
         beside = [name for name in state_dict if not name.startswith(prefix)]
         if beside:
-            LOGGER.warning("%d tensors beside the network in %r are ignored: %s", len(beside), prefix, _first(beside))
+            ignored = counted(len(beside), "tensor")
+            LOGGER.warning("%s beside the network in %r ignored: %s", ignored, prefix, _first(beside))
         state_dict = {name[len(prefix) :]: state_dict[name] for name in state_dict if name.startswith(prefix)}
     is_reset = {name for name in names if reset_classifier and _is_classifier(names[name])}
     # A count of updates, which torch's batch norm keeps and hardly ever reads; ours has none.

@@ -145,11 +145,21 @@ class NormAct(nn.Module):
         self.kernel = kernel
         self.recompute = recompute
         self.phi = taken
-        self.weight = nn.Parameter(torch.ones(channels))
+        self.weight = nn.Parameter(torch.empty(channels))
         learned = self.proxy is not None and learn_proxy
-        self.register_parameter("bias", nn.Parameter(torch.zeros(channels)) if bias else None)
-        self.register_parameter("proxy_beta", nn.Parameter(torch.zeros(channels)) if learned else None)
-        self.register_parameter("proxy_gamma", nn.Parameter(torch.zeros(channels)) if learned else None)
+        for name, is_there in (("bias", bias), ("proxy_beta", learned), ("proxy_gamma", learned)):
+            self.register_parameter(name, nn.Parameter(torch.empty(channels)) if is_there else None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set gamma to 1, and beta, proxy_beta and proxy_gamma to 0.
+
+        A network begun on the meta device calls this of each module once it has memory.
+        """
+        nn.init.ones_(self.weight)
+        for parameter in (self.bias, self.proxy_beta, self.proxy_gamma):
+            if parameter is not None:
+                nn.init.zeros_(parameter)
 
     @property
     def activation(self) -> Optional[str]:

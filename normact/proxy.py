@@ -100,7 +100,7 @@ def proxy_statistics(
     if method == "sampled":
         mean, variance = _sampled(activation_function(activation), m, s, num_samples or DEFAULT_NUM_SAMPLES)
     else:
-        mean, variance = _exact(activation, m, s)
+        mean, variance = exact_moments(activation, m, s)
     # Rounding can leave a dead channel's variance at -1e-9.
     return mean, torch.rsqrt(variance.clamp(min=0.0) + eps)
 
@@ -141,7 +141,8 @@ def _proxy_moments(
     return m, s.abs().clamp(min=MIN_PROXY_STD)
 
 
-def _exact(activation: Activation, m: Tensor, s: Tensor) -> Tuple[Tensor, Tensor]:
+def exact_moments(activation: Activation, m: Tensor, s: Tensor) -> Tuple[Tensor, Tensor]:
+    """Return mean and variance of activation(N(m, s^2)), in closed form or by quadrature."""
     if isinstance(activation, nn.PReLU):
         return _leaky_relu(activation.weight.to(m.dtype), m, s)
     name, number = parse_activation(activation)

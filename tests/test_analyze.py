@@ -138,7 +138,7 @@ def test_ctrl_c_keeps_the_finished_seeds_and_says_how_to_go_on(tmp_path: Path) -
     finally:
         process.kill()
     assert process.returncode == 130
-    assert error.splitlines()[-1].startswith("stopped: the seeds that are finished are kept")
+    assert error.splitlines()[-1].startswith("stopped: finished seeds are kept")
     assert "Traceback" not in error
     before = read(tmp_path / "power.json")["layers"]
     assert 1 <= len(before) < 5000
@@ -262,8 +262,8 @@ def test_plot_draws_one_panel_for_each_result(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "cannot be read as results"),
-        ("[]", "holds no JSON object"),
+        ("{", "cannot be read as JSON"),
+        ("[]", "holds list, expected one JSON object"),
         ("{}", "can be drawn: 'points' is missing"),
         ('{"points": [{}]}', "'layers' is missing"),
         ('{"points": [], "title": ""}', "0 points, of different or of no norms"),

@@ -220,3 +220,15 @@ def test_the_fast_tests_are_some_of_each_room() -> None:
     files = listed.group(1).replace("\\\n", " ").split()
     assert not [file for file in files if not (ROOT / file).is_file()]
     assert {file.split("/")[1] for file in files if file.count("/") == 2} == {*MAY_IMPORT, "emulator"}
+
+
+def test_tests_use_no_private_names_of_the_rooms() -> None:
+    rooms = "|".join(sorted(MAY_IMPORT))
+    private = re.compile(rf"from (?:{rooms})[\w.]* import .*\b_[a-z]|\"(?:{rooms})(?:\.\w+)*\._[a-z]")
+    lines = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if private.search(line)
+    ]
+    assert not lines

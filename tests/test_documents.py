@@ -133,7 +133,7 @@ def test_python_in_a_document_is_python_and_imports_what_there_is(document: Path
 
 def every_setting() -> Iterator[Tuple[str, str]]:
     for section, field in Config.model_fields.items():
-        for name, setting in field.annotation.model_fields.items():  # type: ignore[union-attr]
+        for name, setting in field.annotation.model_fields.items():
             yield f"{section}.{name}", setting.description or ""
 
 

@@ -206,8 +206,8 @@ def test_processes_that_find_different_checkpoints_are_told_so() -> None:
             return max(flag, 4 if flag > 0 else -4)
 
     with pytest.raises(CheckpointError, match="from step 4 to step 6"):
-        check_same_step(TwoProcesses(), 6, Path("runs/x"))  # type: ignore[arg-type]
-    check_same_step(TwoProcesses(), 4, Path("runs/x"))  # type: ignore[arg-type]
+        check_same_step(TwoProcesses(), 6, Path("runs/x"))
+    check_same_step(TwoProcesses(), 4, Path("runs/x"))
 
 
 def test_the_output_folder_is_taken_as_it_is_written(tmp_path: Path) -> None:
@@ -561,7 +561,7 @@ def test_a_run_stopped_before_the_last_measurements_makes_them_when_it_is_resume
             "model.activation silu has no effect after norm evonorm_s0",
         ),
         (["norm.num_samples=100"], "num_samples=100 has no effect with proxy_method 'exact'"),
-        (["norm.name=dyt", "norm.num_groups=null"], "norm is 'dyt': what it gives has no mean of 0"),
+        (["norm.name=dyt", "norm.num_groups=null"], "norm is 'dyt': its output does not have mean 0"),
     ],
 )
 def test_activations_and_norms_that_do_not_go_together_are_refused(

@@ -68,7 +68,7 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module, undecayed: Abstra
 
 
 def _build_sgd(config: OptimizerConfig, groups: Groups) -> torch.optim.Optimizer:
-    return _fused_where_possible(
+    return fused_where_possible(
         torch.optim.SGD,
         groups,
         lr=config.learning_rate,
@@ -87,7 +87,7 @@ def _build_rmsprop(config: OptimizerConfig, groups: Groups) -> torch.optim.Optim
 def _build_adamw(config: OptimizerConfig, groups: Groups) -> torch.optim.Optimizer:
     assert config.betas is not None and config.eps is not None  # the schema requires them
     beta1, beta2 = config.betas
-    return _fused_where_possible(
+    return fused_where_possible(
         torch.optim.AdamW, groups, lr=config.learning_rate, betas=(beta1, beta2), eps=config.eps
     )
 
@@ -97,7 +97,7 @@ def _build_lamb(config: OptimizerConfig, groups: Groups) -> torch.optim.Optimize
     return Lamb(groups, config.learning_rate, betas=config.betas, eps=config.eps)
 
 
-def _fused_where_possible(
+def fused_where_possible(
     kind: Callable[..., torch.optim.Optimizer], groups: Groups, **settings: Any
 ) -> torch.optim.Optimizer:
     """Choose one pass over each weight and its state, where torch has that for these devices; else one per operation.

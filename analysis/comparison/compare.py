@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -159,13 +159,20 @@ def notes_of(comparison: Comparison) -> List[str]:
 
 
 def _rate_notes(rows: Sequence[Row]) -> List[str]:
-    """Name the learning rate of each row, where rows differ in it: a check may have chosen it."""
-    titles: Dict[str, List[str]] = {}
+    """Return which rows were trained with which learning rate, if they differ in it: a check may have chosen it."""
+    rates = {row.title: _rates(row) for row in rows}
+    of_name: Dict[str, Set[str]] = {}
     for row in rows:
-        rates = dict.fromkeys(setting_text(run.settings.get("optimizer.learning_rate")) for run in row.runs)
-        titles.setdefault(" and ".join(rates), []).append(row.title)
-    words = "; ".join(f"{rate} for {', '.join(names)}" for rate, names in titles.items())
+        of_name.setdefault(row.name, set()).add(rates[row.title])
+    titles: Dict[str, List[str]] = {}
+    for row in rows:  # a row is named once where all columns have its rate
+        titles.setdefault(rates[row.title], []).append(row.name if len(of_name[row.name]) == 1 else row.title)
+    words = "; ".join(f"{rate} for {', '.join(dict.fromkeys(names))}" for rate, names in titles.items())
     return [f"Learning rates: {words}."] if len(titles) > 1 else []
+
+
+def _rates(row: Row) -> str:
+    return " and ".join(dict.fromkeys(setting_text(run.settings.get("optimizer.learning_rate")) for run in row.runs))
 
 
 def _remarks(summary: Summary) -> Iterator[str]:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
 from analysis.curves import read_records
-from analysis.results_file import MAX_BYTES, ResultsError
+from analysis.results_file import ResultsError, read_results
 from analysis.settings import Settings, flat_settings, read_settings
-from configs.bounded_file import parse_json, read_bounded
 from configs.exit_codes import NONFINITE
 
 Figures = Mapping[str, Optional[float]]
@@ -131,8 +130,8 @@ def _from_folder(folder: Path) -> RunResult:
 def _summary_of(folder: Path) -> Dict[str, Any]:
     """Return the summary of a finished run; {} for one that diverged."""
     if (folder / "summary.json").exists():
-        return _read_object(folder / "summary.json")
-    status = _read_object(folder / "status.json") if (folder / "status.json").exists() else {}
+        return read_results(folder / "summary.json")
+    status = read_results(folder / "status.json") if (folder / "status.json").exists() else {}
     if status.get("exit_code") == NONFINITE:  # a result too, without figures
         return {}
     state = f"{status.get('state', 'it has no summary.json')}, {status.get('reason', 'and no status.json')}"
@@ -140,7 +139,7 @@ def _summary_of(folder: Path) -> Dict[str, Any]:
 
 
 def _from_file(path: Path) -> RunResult:
-    document = _read_object(path)
+    document = read_results(path)
     absent = [key for key in ("row", "seed", "config", "summary") if key not in document]
     if absent:
         raise ResultsError(f"{path} is not a result of a grid run: it has no {', '.join(absent)}")
@@ -158,16 +157,6 @@ def _from_file(path: Path) -> RunResult:
         power=_last_layers(document.get("power", []), path),
         origin=_origin(summary),
     )
-
-
-def _read_object(path: Path) -> Dict[str, Any]:
-    try:
-        value = parse_json(read_bounded(path, MAX_BYTES))
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ResultsError(f"{path} holds {type(value).__name__}, expected one JSON object")
-    return value
 
 
 def _seed(value: Any, path: Path) -> int:

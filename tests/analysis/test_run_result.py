@@ -89,7 +89,7 @@ def test_an_unfinished_run_is_refused_with_its_state(tmp_path: Path) -> None:
         ({"seed": "0"}, "seed '0' is not a whole number"),
         ({"seed": True}, "seed True is not a whole number"),
         ({"seed": -1}, "seed -1 is not a whole number"),
-        ({"row": 3}, "row 3 is not a text"),
+        ({"row": 3}, "row 3 is not one line of text"),
         ({"row": "a\nb"}, "is not one line of text"),
         ({"column": "a\0"}, "is not one line of text"),
         ({"config": {"model": 3}}, "does not consist of sections with keys"),

@@ -71,7 +71,7 @@ def assert_same_weights(first: Dict[str, torch.Tensor], second: Dict[str, torch.
     """float32 sums in another order differ by 1e-7; where that moves a value across a ReLU's kink, by about 1e-5."""
     assert first.keys() == second.keys()
     for name, tensor in first.items():
-        torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=2e-5, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=2e-5, msg=lambda text, n=name: f"{n}: {text}")  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_each_of_them_is_a_choice() -> None:
         ({"enableExplicitIR": 1}, "enableExplicitIR = 1 must be of type bool"),  # for PopART too, 1 is not a bool
         ({"firstDotOp": True}, "firstDotOp = True must be of type int"),
         ({"enableStableNorm": True}, "enableStableNorm is set by ipu.stable_norm; leave it out"),
-        ({"disableOptimizerStateTensorStreams": True}, "the affair of checkpoints"),
+        ({"disableOptimizerStateTensorStreams": True}, "set by checkpoints"),
     ],
 )
 def test_an_option_that_popart_lacks_or_another_field_sets_is_refused(given: Dict[str, Any], part: str) -> None:

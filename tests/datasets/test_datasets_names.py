@@ -1,4 +1,4 @@
-"""Shards and folders whose names are not UTF-8, and members that hold what is no label."""
+"""Shards and folders whose names are not UTF-8, and members that hold what is not a label."""
 
 import os
 import tarfile

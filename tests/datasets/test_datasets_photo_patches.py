@@ -159,7 +159,7 @@ def test_a_photograph_of_other_content_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(photo_files.subprocess, "run", lambda command, **options: failed)
     with pytest.raises(DataError) as caught:
         photo_files.obtain_photos()
-    assert "made_one/data/one.png is another file than expected" in str(caught.value)
+    assert "made_one/data/one.png is not the expected file" in str(caught.value)
     assert "pip ended with status 1: ERROR: no network" in str(caught.value) and "not installed" in str(caught.value)
 
 

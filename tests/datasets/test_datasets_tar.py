@@ -1,4 +1,4 @@
-"""Tar files of other origin: every image of them is found with its label, or an error says what is wrong and where."""
+"""Tar files from elsewhere: every image of them is found with its label, or an error says what is wrong and where."""
 
 import io
 import random
@@ -242,7 +242,7 @@ def test_the_files_of_macos_are_told_of_once(tmp_path, caplog):
 
 
 def test_a_name_like_those_of_macos_is_an_image_where_its_content_is_not_theirs():
-    with pytest.raises(DataError, match=r"\._a\.jpg is taken for no image"):
+    with pytest.raises(DataError, match=r"\._a\.jpg is not taken for an image"):
         found(tar(samples() + [("._a.jpg", jpeg())]))
 
 

@@ -179,7 +179,7 @@ def test_a_12_bit_ramp_keeps_all_its_256_levels():
 
 @pytest.mark.parametrize("bits", [10, 14])
 def test_depths_that_pillow_does_not_read_are_refused_as_such(bits):
-    with pytest.raises(DataError, match=r"^it begins as a TIFF file, and is damaged or of a kind \(bits"):
+    with pytest.raises(DataError, match=r"^it begins like a TIFF file, but is damaged or of a kind \(bits"):
         decode(tiff(4, bits, bytes(8)))
 
 
@@ -187,7 +187,7 @@ REFUSALS = {
     "empty": (b"", "^it is empty$"),
     "a web page": (b"<html><body>404", r"^no image of BMP, GIF, JPEG, .*: it begins with b'<html><body>'$"),
     "HEIC": (b"\0\0\0\x18ftypheic" + bytes(50), r"^no image of .*: it begins with b'.*ftypheic'$"),
-    "a damaged PNG": (b"\x89PNG\r\n\x1a\n" + bytes(40), "^it begins as a PNG file, and is damaged or of a kind"),
+    "a damaged PNG": (b"\x89PNG\r\n\x1a\n" + bytes(40), "^it begins like a PNG file, but is damaged or of a kind"),
     "a damaged JPEG": (b"\xff\xd8\xff" + bytes(40), "JPEG|marker"),
 }
 

@@ -339,13 +339,13 @@ def test_a_limit_has_no_meaning_for_images_in_memory():
 def test_a_loading_process_ends_with_its_parent(parent_ends: str) -> None:
     program = """
 import os, sys, time
-from backends.image_loader import _end_with
+from backends.image_loader import end_with_parent
 parent, is_first = os.getpid(), sys.argv[1].startswith("before")
 reading, writing = os.pipe()
 if os.fork() == 0:
     while is_first and os.getppid() == parent:
         time.sleep(0.01)
-    _end_with(parent, 0)
+    end_with_parent(parent, 0)
     os.write(writing, b"ready")
     time.sleep(1000)
 elif not is_first:

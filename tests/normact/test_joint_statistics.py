@@ -69,7 +69,7 @@ def test_statistics_are_float32_and_what_is_handed_out_has_the_type_that_was_ask
 def test_a_layer_uses_what_it_was_handed_once_and_then_its_own_parameters_again() -> None:
     layer = layers_of(("relu",), **FACTORIES["group"])[0]
     x = images()[0]
-    JointProxyStatistics([layer], torch.float64).hand_out()
+    JointProxyStatistics([layer], torch.float64).hand_out()  # type: ignore[list-item]
     before = layer(x)
     with torch.no_grad():
         layer.proxy_beta.add_(1.0)

@@ -103,7 +103,7 @@ def test_the_output_of_an_image_does_not_depend_on_the_other_images(
     norm: str, grouping: str, others: int, seed: int, activation: Optional[str]
 ) -> None:
     fields = {"grouping": grouping, "num_groups": 4} if norm in ("group", "evonorm_s0") else {}
-    layer = NormActFactory(norm=norm, **fields)(8, activation).double()  # type: ignore[arg-type]
+    layer = NormActFactory(norm=norm, **fields)(8, activation).double()
     image, rest = images((1, 8, 3, 3), seed), images((others, 8, 3, 3), seed + 1, offset=5.0)
     # Threads and vector lengths may sum in another order: float64 rounding.
     torch.testing.assert_close(layer(torch.cat([image, rest]))[:1], layer(image), rtol=0, atol=1e-12)

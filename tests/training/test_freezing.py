@@ -81,8 +81,8 @@ def test_dropout_in_front_of_a_trained_classifier_drops() -> None:
 @pytest.mark.parametrize(
     ("path", "part"),
     [
-        ("topp", "no module of the network; there are stem, stages, norm, classifier, and their parts"),
-        ("stages.1.7", "no module of the network; did you mean stages.1.0?"),
+        ("topp", "not a module of the network; there are stem, stages, norm, classifier, and their parts"),
+        ("stages.1.7", "not a module of the network; did you mean stages.1.0?"),
         ("dropout", "has no parameter"),
     ],
 )
