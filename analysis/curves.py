@@ -7,9 +7,6 @@ import textwrap
 from pathlib import Path
 from typing import Any, Dict, List, Union
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from configs.bounded_file import MAX_LOG_BYTES, parse_json, read_bounded
 from configs.picture_file import save_picture
 
@@ -38,6 +35,10 @@ def plot_curves(metrics_path: Union[str, Path], out_png: Union[str, Path], title
     records = read_records(Path(metrics_path))
     if not records:
         raise ValueError(f"{metrics_path} holds no record yet; draw it after the run's first log line")
+    # it takes long to import, and commands that draw nothing start without
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
     loss_axes, accuracy_axes = figure.subplots(1, 2)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import tempfile
+import warnings
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -161,6 +162,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     keep_freed_memory()
     torch.set_num_threads(1)
     torch.manual_seed(0)  # torchvision's transforms draw from it
+    warnings.filterwarnings("ignore", "This DataLoader will create")  # more processes than cores: that is measured
     count, repetitions, sizes = (128, 7, [224]) if options.quick else (256, 15, [224, 64])
     rows: List[Dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="photos-") as place:

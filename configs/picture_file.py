@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
-from typing import Union
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Union
 
 from configs.atomic_file import replace_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def save_picture(figure: Figure, path: Union[str, Path], dpi: int) -> None:

@@ -7,7 +7,6 @@ from typing import Any, Dict, List, Mapping
 from torch.utils.data import Subset
 
 from analysis.power import PowerMeter
-from analysis.power_plot import plot_power_log
 from configs import ConfigError
 from experiment.guarded_loading import guarded
 from experiment.metrics_log import MetricsLog
@@ -51,6 +50,9 @@ class PowerLog:
     def at_end(self, title: str) -> None:
         folder = self._output.folder
         if folder.power.exists():
+            # matplotlib takes long to import, and commands that draw nothing start without
+            from analysis.power_plot import plot_power_log
+
             plot_power_log(folder.power, folder.power_plot, title)
 
 

@@ -223,6 +223,14 @@ def test_the_status_tells_of_a_failure_before_the_first_step(tmp_path: Path) -> 
     assert "resnet21" in status["reason"]
 
 
+def test_the_program_starts_without_what_only_some_runs_need() -> None:
+    """--help, a typing error and --dry-run are answered in the time in which torch is imported, and little more."""
+    names = {"matplotlib", "torchvision", "tensorboard", "wandb", "fsspec", "scipy", "sklearn", "pandas", "onnx"}
+    program = f"import sys, train; print({names} & set(sys.modules))"
+    done = subprocess.run([*PYTHON, "-c", program], capture_output=True, text=True, timeout=600, cwd=ROOT, check=True)
+    assert done.stdout == "set()\n"
+
+
 def test_processes_with_different_images_end_with_code_3(tmp_path: Path) -> None:
     """One machine's copy of the data set has an image more than the other's."""
     arguments = [*SMALL, "--output-dir", str(tmp_path / "run"), "--set"]
