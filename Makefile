@@ -29,7 +29,7 @@ HOROVOD_READY := $(VENV)/.horovod-ready
 DOCS_VENV := .venv-docs
 DOCS_READY := $(DOCS_VENV)/.ready
 
-.PHONY: help train train-small test test-fast test-slow faults fuzz-images kills launches lint docs browser bench data clean
+.PHONY: help train train-small test test-fast test-slow faults fuzz-images kills launches lint wheel docs browser bench data clean
 
 help:
 	@echo "make train [CONFIG=name] [ARGS='--set section.key=value ...']   train an experiment of configs/"
@@ -37,6 +37,7 @@ help:
 	@echo "make test-fast    some of each room, under a minute on two quiet cores"
 	@echo "make test         the tests            make test-slow   the slow ones too"
 	@echo "make lint         formatting, static checks and types"
+	@echo "make wheel [TORCH='2.13.0 2.10.0']   dist/: a wheel with the CPU kernels inside, tried in empty environments"
 	@echo "make docs         the documentation as a site: build/site/index.html"
 	@echo "make browser      installs Debian's Chromium, if there is none: a test opens the report page in it"
 	@echo "make test-ipu-host [PYTHON_IPU=python3.8]   layer, networks, emulator and IPU backend with torch 2.0.1"
@@ -106,6 +107,12 @@ lint: $(DEV_READY)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+# Built by this environment's torch, for which pip's isolated one would be gigabytes.
+wheel: $(DEV_READY)
+	rm -rf dist build/lib build/lib.* build/bdist.*
+	PROXYNORM_BUILD_KERNELS=1 $(VENV)/bin/python -m build --no-isolation
+	$(VENV)/bin/python tests/wheel.py dist/normact-*.whl $(if $(TORCH),--torch $(TORCH))
 
 docs: $(DOCS_READY)
 	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --quiet

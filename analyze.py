@@ -1,11 +1,11 @@
-"""The paper's analysis on any network:  python analyze.py COMMAND ...
+"""The paper's analysis on any network.
 
 python analyze.py power --run runs/fashion_rn20_gn8pn     power decomposition of a run's checkpoints
 python analyze.py power --model timm:resnet18            ... of a timm or torchvision network
 python analyze.py proxy --run runs/fashion_rn20_gn8pn     how well each proxy fits: which condition of Theorem 3 fails
 python analyze.py random-net --norm layer layer+pn --out DIR     random nets of Definition 1
 python analyze.py theory --out DIR                       each theorem: claimed, measured, bound, verdict
-python analyze.py conversion                             what convert_norm makes of timm's, torchvision's, ... networks
+python analyze.py conversion                             what convert_norm does to networks of timm, torchvision, ...
 python analyze.py curves RUN...                          loss and accuracy of runs, also of running and stopped ones
 python analyze.py compare RUNS... --against ROW          several seeds: paired differences with intervals, pictures
 python analyze.py report RUNS... --out DIR               the same as one page that any browser shows, offline
@@ -19,8 +19,10 @@ import argparse
 import importlib
 import logging
 import sys
+from pathlib import Path
 from typing import Any, Callable, Iterator, List, Optional
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,7 +34,9 @@ from backends.host_memory import keep_freed_memory
 from configs.exit_codes import INTERRUPTED, REFUSED, ExplainedError, explain
 from configs.schema import DataConfig
 from configs.yaml_file import read_yaml
-from datasets import build_datasets
+from datasets import DataError, build_datasets
+from datasets.image_folder import read_image_file
+from datasets.images.encoded_image import EncodedImage
 from experiment.checkpoint import check_norm, load_checkpoint
 from experiment.ending import end_with
 from experiment.foreign_config import config_of_file
@@ -47,7 +51,7 @@ from training.weights import load_model_state
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Runs the command line and returns the exit code.
+    """Run the command line and returns the exit code.
 
     0 done, 2 wrong arguments or files, 3 data, 4 checkpoint, 130 stopped by Ctrl-C.
     """
@@ -82,15 +86,15 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
 
 
 def networks_of(options: argparse.Namespace) -> Iterator[Measured]:
-    """What the options name: each checkpoint of a run, or a network of a library."""
+    """Return what the options name: each checkpoint of a run, or a network of a library."""
     return networks_of_run(options) if options.run is not None else network_of_library(options)
 
 
 def networks_of_run(options: argparse.Namespace) -> Iterator[Measured]:
-    """Each checkpoint of a run, on the first of its evaluation images."""
+    """Yield each checkpoint of a run, on the first of its evaluation images."""
     folder = RunFolder(options.run)
     if not folder.config.exists():
-        raise ValueError(f"--run {options.run} is no folder of a run: it has no {folder.config.name}")
+        raise ValueError(f"--run {options.run} is not a run folder: it has no {folder.config.name}")
     place = [("--data-dir", "data.dir", options.data_dir)] if options.data_dir is not None else []
     config = config_of_file(read_yaml(folder.config)[0], folder.config, texts=place)
     paths = sorted(folder.checkpoints.glob("step_*.pt"))
@@ -123,7 +127,7 @@ def networks_of_run(options: argparse.Namespace) -> Iterator[Measured]:
 
 
 def network_of_library(options: argparse.Namespace) -> Iterator[Measured]:
-    """A timm or torchvision network, on images that are made or read."""
+    """Yield a timm or torchvision network, on images that are made or read."""
     images = image_loader(options.images, options.num_images, options.image_size)(0)
     library, _, name = options.model.partition(":")
     network = build_library_network(library, name)
@@ -138,9 +142,10 @@ def network_of_library(options: argparse.Namespace) -> Iterator[Measured]:
 
 
 def build_library_network(library: str, name: str) -> nn.Module:
-    """A network of timm or torchvision with random weights.
+    """Return a network of timm or torchvision with random weights.
 
-    Raises: ValueError for another library, one that is not installed, or a name that it does not know.
+    Raises:
+        ValueError: another library, one that is not installed, or a name that it does not know.
     """
     if library not in ("timm", "torchvision"):
         raise ValueError(f"--model {library}{name and ':'}{name}: write timm:NAME or torchvision:NAME")
@@ -157,22 +162,34 @@ def build_library_network(library: str, name: str) -> nn.Module:
 
 
 def import_library(name: str) -> Any:
-    """A library of networks, or a module of one, by its name."""
+    """Return a library of networks, or a module of one, by its name."""
     importlib.import_module("datasets.images.torchvision_import")  # which most of them need
     return importlib.import_module(name)
 
 
 def image_loader(source: str, count: int, size: int) -> Callable[[int], Tensor]:
-    """The function that gives the `count` images of a seed, centred and scaled over the set."""
+    """Return the function that gives the `count` images of a seed, centred and scaled over the set."""
     if source == "1/f":
         return lambda seed: one_over_f_images(count, size, seed)
     if source == "fashion_mnist":
         return lambda seed: fashion_mnist_images(count, size, seed)
-    return lambda seed: photo_patches(source, count, size, seed)
+    return lambda seed: photo_patches(source, count, size, seed, read_photo)
+
+
+def read_photo(path: Path) -> np.ndarray:
+    """Return the pixels of a photograph, (H, W, 3) uint8.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return EncodedImage(read_image_file(path), str(path)).pixels()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def fashion_mnist_images(count: int, size: int, seed: int) -> Tensor:
-    """The centres of evaluation images seed * count to (seed + 1) * count - 1."""
+    """Return the centres of evaluation images seed * count to (seed + 1) * count - 1."""
     images = build_datasets(DataConfig(name="fashion_mnist"), 0).evaluation
     first = seed * count
     if first + count > len(images):

@@ -1,4 +1,4 @@
-"""Accuracy of trained weights or of an exported model, on any data set:  python evaluate.py runs/fashion_rn20_gn8pn
+"""Accuracy of trained weights or of an exported model, on any data set.
 
     python evaluate.py runs/fashion_rn20_gn8pn                      the newest checkpoint of a run, on its own data set
     python evaluate.py runs/fashion_rn20_gn8pn --checkpoint best    the best one by data.validation_images
@@ -30,7 +30,9 @@ from tqdm import tqdm
 from analysis.confusion import plot_confusion
 from backends.image_loader import build_loader
 from configs import Config, ConfigError, load_config
+from configs.arguments import positive
 from configs.atomic_file import replace_file
+from configs.counted import counted
 from configs.exit_codes import EXPLAINED, explain
 from datasets import DataSets, EvaluationImages, build_datasets
 from datasets.data_sets import PlainTrainingImages
@@ -54,7 +56,7 @@ EXPORTED = (".pt2", ".onnx")
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Runs the command line and returns the exit code: 0 done, 2 configuration, 3 data, 4 checkpoint, 74 disk."""
+    """Run the command line and returns the exit code: 0 done, 2 configuration, 3 data, 4 checkpoint, 74 disk."""
     options = parse_arguments(arguments)
     try:
         if options.image is not None:
@@ -66,7 +68,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
             print(text, end="")
         else:
             replace_file(options.out, text.encode("utf-8"))
-            print(f"{options.model}: top-1 {report['top1']:.4f} of {report['images']:,} images; {options.out}")
+            print(f"{options.model}: top-1 {report['top1']:.4f} of {counted(report['images'], 'image')}; {options.out}")
         if options.picture is not None:
             title = f"{options.model}: top-1 {100 * report['top1']:.2f} %"
             plot_confusion(report["confusion"], class_names, title, options.picture)
@@ -76,7 +78,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 
 def as_json(report: Dict[str, Any]) -> str:
-    """The report as one JSON object, one line for each entry of a list: a class, or a row of the confusion matrix."""
+    """Return the report as one JSON object with a line per list entry: a class, or a row of the confusion matrix."""
     lines = []
     for key, value in report.items():
         text = json.dumps(value)
@@ -118,19 +120,17 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
         help="use batch norm statistics re-estimated over run.reestimation_images training images",
     )
     add("--image", type=Path, nargs="+", metavar="FILE", help="print the most probable classes of these images instead")
-    add("--batch-size", type=int, default=100, help="images in one forward pass")
+    add("--batch-size", type=positive, default=100, help="images in one forward pass")
     add("--out", type=Path, metavar="FILE.json", help="where the result goes; default: printed")
     add("--picture", type=Path, metavar="FILE.png", help="draw the confusion matrix")
     return parser.parse_args(arguments)
 
 
 def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ...]]:
-    """The report on all evaluation images, and the names of their classes."""
-    if options.batch_size < 1:
-        raise ConfigError(f"--batch-size {options.batch_size} must be 1 or more")
+    """Return the report on all evaluation images, and the names of their classes."""
     for option, path in (("--out", options.out), ("--picture", options.picture)):
         if path is not None and not path.parent.is_dir():  # said now, and not after an hour of evaluation
-            raise ConfigError(f"{option} {path}: {path.parent} is no folder; make it, or name another")
+            raise ConfigError(f"{option} {path}: {path.parent} is not a folder; create it, or name another")
     is_exported = options.model.suffix in EXPORTED
     check_execution(options, is_exported)
     if options.reestimate_statistics and is_exported:
@@ -169,7 +169,7 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
 
 
 def describe_weights(saved: SavedWeights) -> Dict[str, Any]:
-    """Which weights of which file they are, and what showed that they are whole."""
+    """Return which weights of which file they are, and what showed that they are whole."""
     checkpoint = None if saved.step is None else saved.path.name
     known = {"checkpoint": checkpoint, "step": saved.step, "weights": saved.which}
     known.update({"entry": saved.entry, "checked_by": saved.checked_by})
@@ -177,7 +177,7 @@ def describe_weights(saved: SavedWeights) -> Dict[str, Any]:
 
 
 def print_classes(options: argparse.Namespace) -> None:
-    """The five most probable classes of each image that was named."""
+    """Print the five most probable classes of each image that was named."""
     for option, value in (("--config", options.config), ("--out", options.out), ("--picture", options.picture)):
         if value is not None:
             raise ConfigError(f"{option} has no effect with --image; leave it out")
@@ -190,7 +190,7 @@ def print_classes(options: argparse.Namespace) -> None:
 
 
 def images_of(split: str, data: DataSets) -> Union[EvaluationImages, PlainTrainingImages]:
-    """The images of a split, unaugmented.
+    """Return the images of a split, unaugmented.
 
     Raises:
         ConfigError: no images were held out.
@@ -205,8 +205,10 @@ def images_of(split: str, data: DataSets) -> Union[EvaluationImages, PlainTraini
 
 
 def choose_config(options: argparse.Namespace, saved: Optional[SavedWeights]) -> Config:
-    """The configuration that was named, or else the one in the checkpoint, but for where it had its data; with the
-    overrides."""
+    """Return the configuration that was named, or else the checkpoint's, with the overrides.
+
+    Where the checkpoint had its data is left out.
+    """
     if options.config is not None:
         return load_config(options.config, options.set)
     if saved is None or saved.config is None:
@@ -215,7 +217,11 @@ def choose_config(options: argparse.Namespace, saved: Optional[SavedWeights]) ->
 
 
 def check_execution(options: argparse.Namespace, is_exported: bool) -> None:
-    """Raises ConfigError for a way of executing that this command does not have."""
+    """Refuse a way of executing that this command does not have.
+
+    Raises:
+        ConfigError: as said.
+    """
     for override in options.set:
         if override.startswith(("device.", "ipu.")):
             raise ConfigError(
@@ -225,7 +231,7 @@ def check_execution(options: argparse.Namespace, is_exported: bool) -> None:
     if options.device == "cuda" and is_exported:
         raise ConfigError(f"--device cuda: {options.model.suffix} files run on the CPU here; leave it out")
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: no CUDA device is here; use --device cpu")
+        raise ConfigError("--device cuda: no CUDA device is available; use --device cpu")
 
 
 def chosen_device(options: argparse.Namespace) -> torch.device:
@@ -234,7 +240,7 @@ def chosen_device(options: argparse.Namespace) -> torch.device:
 
 
 def network_with(saved: SavedWeights, config: Config, data: DataSets, options: argparse.Namespace) -> Model:
-    """The network of a configuration with saved weights, computing in float32.
+    """Return the network of a configuration with saved weights, computing in float32.
 
     Raises:
         ConfigError: statistics are to be re-estimated, but there are none, or no images for it.
@@ -259,7 +265,7 @@ def network_with(saved: SavedWeights, config: Config, data: DataSets, options: a
 
 
 def exported_program(path: Path) -> Model:
-    """A program of torch.export; one for batches of a fixed size is given full batches."""
+    """Return a program of torch.export; one for batches of a fixed size is given full batches."""
     module, batch_size = load_program(path)
 
     @torch.no_grad()
@@ -271,7 +277,7 @@ def exported_program(path: Path) -> Model:
 
 
 def onnx_session(path: Path) -> Model:
-    """An ONNX model in onnxruntime; one for batches of a fixed size is given full batches."""
+    """Return an ONNX model in onnxruntime; one for batches of a fixed size is given full batches."""
     session = load_session(path)
     images = session.get_inputs()[0]
 
@@ -282,7 +288,7 @@ def onnx_session(path: Path) -> Model:
 
 
 def padded_to(batch_size: int, model: Model) -> Model:
-    """A model of one batch size, for any: in parts, the last one filled up with zeros whose outputs are dropped."""
+    """Wrap a model of one batch size for any: in parts, the last one filled with zeros whose outputs are dropped."""
 
     def run(x: Tensor) -> Tensor:
         outputs = []

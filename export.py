@@ -1,4 +1,4 @@
-"""A trained network as a file for other programs:  python export.py runs/fashion_rn20_gn8pn --format onnx
+"""A trained network as a file for other programs.
 
     python export.py RUN --format pt2                      a program of torch.export: RUN/model.pt2
     python export.py RUN --format onnx --fold              an ONNX model; constants moved into convolutions first
@@ -18,6 +18,7 @@ from torch import nn
 
 from configs import ConfigError
 from configs.atomic_file import replace_file
+from configs.counted import counted
 from configs.exit_codes import EXPLAINED, explain
 from experiment.ending import end_with
 from experiment.exporting import FORMATS, TOLERANCE, export_bytes, largest_difference, run_file, sample_images
@@ -30,7 +31,7 @@ IMAGES = 8  # compared
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Runs the command line and returns the exit code: 0 done, 2 configuration, 4 checkpoint or parity, 74 disk."""
+    """Run the command line and returns the exit code: 0 done, 2 configuration, 4 checkpoint or parity, 74 disk."""
     options = parse_arguments(arguments)
     try:
         export(options)
@@ -58,12 +59,12 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
 
 
 def export(options: argparse.Namespace) -> None:
-    """Writes the file, reads it again, and compares."""
+    """Write the file, reads it again, and compares."""
     path = options.out or (options.run if options.run.is_dir() else options.run.parent) / f"model.{options.format}"
     if path.suffix != f".{options.format}":
         raise ConfigError(f"--out {path}: the name of this format ends in .{options.format}")
     if not path.parent.is_dir():
-        raise ConfigError(f"--out {path}: {path.parent} is no folder; make it, or name another")
+        raise ConfigError(f"--out {path}: {path.parent} is not a folder; create it, or name another")
     trained = load_trained(options.run, options.checkpoint, options.weights)
     network: nn.Module = trained.network
     print(trained)
@@ -78,7 +79,10 @@ def export(options: argparse.Namespace) -> None:
         f"input     float32 (N, {trained.preprocessing.channels}, {trained.preprocessing.image_size}, "
         f"{trained.preprocessing.image_size}): {trained.preprocessing}"
     )
-    print(f"output    logits of {trained.num_classes} classes: {', '.join(trained.class_names[:3])}, ...")
+    print(
+        f"output    logits of {counted(trained.num_classes, 'class', 'classes')}: "
+        f"{', '.join(trained.class_names[:3])}, ..."
+    )
     print(
         f"parity    largest difference {found['difference']:.1e} from the network, over the logits of {IMAGES} random "
         f"images, which go up to {found['largest']:.1f}"

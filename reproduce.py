@@ -1,4 +1,6 @@
-"""Runs a grid of experiments, or what is missing of it, and prints its table:  python reproduce.py small_batch
+"""Runs a grid of experiments, or what is missing of it, and prints its table.
+
+    python reproduce.py small_batch
 
 A grid is a file of configs/grids. Its runs are processes of train.py, one core and one thread each. What is stopped or
 killed goes on with the same command; finished runs leave one JSON file each and are not run again.
@@ -13,6 +15,8 @@ from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
 
 from configs import ConfigError
+from configs.arguments import positive
+from configs.counted import counted
 from configs.exit_codes import DONE, EXPLAINED, FAILED, exit_code_of_signal, explain
 from configs.standard_streams import open_standard_streams
 from grids.console import say
@@ -29,7 +33,7 @@ _CHANGED_SHOWN = 5
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Runs the command line and returns the exit code.
+    """Run the command line and returns the exit code.
 
     0 all runs have a result, 1 some failed, 2 refused before anything ran, 74 disk, 75 and 130 stopped by SIGTERM and
     SIGINT.
@@ -46,25 +50,25 @@ def parse_arguments(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
     add = parser.add_argument
     add("grid", metavar="NAME|PATH", help="a grid of configs/grids, or a YAML file")
     add("--seeds", metavar="0-5", help="these seeds instead of the grid's")
-    add("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="runs at a time; default: one for each core")
+    add(
+        "--jobs", type=positive, default=len(os.sched_getaffinity(0)), help="runs at a time; default: one for each core"
+    )
     add("--rows", metavar="A,B", help="only these rows")
     add("--columns", metavar="A,B", help="only these columns")
     add("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override for every run; needs --name")
     add("--name", help="what the results are filed under; default: the grid's name")
     add("--out", metavar="DIR", help="the runs' folders; default: runs/grids/<name>")
     add("--results", metavar="DIR", help="the results' folder; default: docs/results/<name>")
-    add("--rerun", action="store_true", help="run again, from the beginning, what has another configuration than now")
+    add("--rerun", action="store_true", help="rerun from the beginning what was run with another configuration")
     add("--list", action="store_true", help="print where each run stands, and stop")
     return parser.parse_args(arguments)
 
 
 def reproduce(options: argparse.Namespace) -> int:
-    """One grid, from its file to its table. Returns the exit code."""
+    """Run one grid, from its file to its table, and return the exit code."""
     grid = load_grid(options.grid)
     if options.set and options.name is None:
         raise ConfigError("--set makes it another grid; give it a --name, under which its runs and results are kept")
-    if options.jobs < 1:
-        raise ConfigError(f"--jobs {options.jobs}: give 1 or more")
     try:
         name = find_grid(options.grid).stem if options.name is None else options.name
         check_name(name)
@@ -83,7 +87,10 @@ def reproduce(options: argparse.Namespace) -> int:
         if not options.rerun:
             refuse_changed(plan, results, runs)
         missing = [trial for trial in trials if state_of(trial, plan, results, folder_of(trial, runs)).kind != "done"]
-        say(f"{len(trials)} runs, {len(trials) - len(missing)} of them done; {options.jobs} at a time, in {runs}")
+        say(
+            f"{counted(len(trials), 'run')}, {len(trials) - len(missing)} of them done; {options.jobs} at a time, "
+            f"in {runs}"
+        )
         runner = Runner(plan, results, runs, rerun=options.rerun, keep_checkpoints=grid.keep_checkpoints)
         outcome = runner.run(missing, options.jobs, lock)
     say(f"\n{build_table(plan, results, grid.figures)}\n\nresults: {results.folder}")
@@ -91,14 +98,18 @@ def reproduce(options: argparse.Namespace) -> int:
 
 
 def refuse_changed(plan: Plan, results: Results, runs: Path) -> None:
-    """Raises ConfigError where runs have another configuration than the grid says now."""
+    """Refuse runs with another configuration than the grid has now.
+
+    Raises:
+        ConfigError: as said.
+    """
     found = [(trial, state_of(trial, plan, results, folder_of(trial, runs))) for trial in plan.trials()]
     changed = [f"{trial}: {changed_text(state)}" for trial, state in found if state.kind == "changed"]
     if changed:
         more = f"\n... and {len(changed) - _CHANGED_SHOWN} more" if len(changed) > _CHANGED_SHOWN else ""
         raise ConfigError(
             "\n".join(changed[:_CHANGED_SHOWN])
-            + f"{more}\nRun them again, from the beginning, with --rerun, or take the change back"
+            + f"{more}\nRun them again, from the beginning, with --rerun, or undo the change"
         )
 
 
@@ -113,11 +124,11 @@ def list_states(plan: Plan, results: Results, runs: Path) -> List[Tuple[str, str
 
 
 def tell(outcome: Outcome) -> int:
-    """What failed, last, where it is seen. Returns the exit code."""
+    """Return what failed, last, where it is seen. Returns the exit code."""
     for trial, reason in outcome.failed.items():
         print(f"failed: {trial}: {reason}", file=sys.stderr)
     if outcome.stopped_by:
-        print("stopped; the same command goes on", file=sys.stderr)
+        print("stopped; the same command continues", file=sys.stderr)
         return exit_code_of_signal(outcome.stopped_by)
     return FAILED if outcome.failed else DONE
 

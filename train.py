@@ -1,4 +1,6 @@
-"""Trains one experiment:  python train.py --config fashion_rn20_gn8pn
+"""Trains one experiment.
+
+    python train.py --config fashion_rn20_gn8pn
 
 The story of a run, from top to bottom: configuration -> device -> data -> network -> batch plan -> loop -> report.
 The same command runs under torchrun, one process per replica.
@@ -18,6 +20,7 @@ from typing import Callable, Dict, List, Optional
 from backends import LostProcessError, choose_device
 from backends.process_group import explained_loss
 from configs import Config, ConfigError, config_name, dump_config, load_config, own_seed
+from configs.counted import counted
 from configs.exit_codes import EXPLAINED, exit_code_of, exit_code_of_signal, explain
 from configs.passwords import hide_passwords
 from experiment.checkpoint import has_checkpoint
@@ -45,7 +48,7 @@ from training.schedule import build_schedule
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Runs the command line and returns the exit code.
+    """Run the command line and returns the exit code.
 
     0 done, 2 configuration, 3 data, 4 checkpoint, 5 non-finite loss, 74 disk, 75 and 130 saved and stopped by SIGTERM
     and SIGINT, 76 another process of the run is gone.
@@ -94,7 +97,7 @@ def default_folder(name_or_path: str, config: Config) -> str:
 
 
 def run_experiment(name: str, config: Config, options: argparse.Namespace) -> int:
-    """One run, from a checked configuration to its summary. Returns the exit code."""
+    """Train one run, from a checked configuration to its summary, and return the exit code."""
     check_trackers(config)
     with contextlib.ExitStack() as at_end:
         device = choose_device(config.device, config.ipu, options.dry_run)
@@ -105,7 +108,7 @@ def run_experiment(name: str, config: Config, options: argparse.Namespace) -> in
                 print(describe(planned))
                 print(describe_norms(planned))
             if planned.placement.refusals:
-                raise ConfigError(f"this is estimated not to run: {'; '.join(planned.placement.refusals)}")
+                raise ConfigError(f"this is not expected to run: {'; '.join(planned.placement.refusals)}")
             return 0
         folder = RunFolder(Path(config.run.output_dir or default_folder(options.config, config)))
         with StopSignals(config.run.stop_signals) as signals, RunOutput(
@@ -138,7 +141,7 @@ def train(run: Run, output: RunOutput, lockstep: Lockstep, options: argparse.Nam
     check_same_step(run.session, progress.step, output.folder.path)
     check_same_images(run.session, run.data.fingerprint)
     if progress.evaluated_step == run.steps and output.folder.summary.exists():
-        output.say(f"nothing to do: {output.folder.path} holds the finished run of {run.steps:,} steps")
+        output.say(f"nothing to do: {output.folder.path} holds the finished run of {counted(run.steps, 'step')}")
         return 0
     origin = provenance(options.command)
     observers = Observers([Curves(output), PowerLog(run, output)], run.name, output, run.device.is_primary)
@@ -173,7 +176,7 @@ def train(run: Run, output: RunOutput, lockstep: Lockstep, options: argparse.Nam
 
 
 def train_epochs(run: Run, output: RunOutput, lockstep: Lockstep, progress: Progress, observers: Observers) -> None:
-    """The loop: epochs of weight updates, each followed by its evaluation; to the end, or until it is stopped."""
+    """Loop over epochs of weight updates, each followed by its evaluation, to the end or until it is stopped."""
     learning_rate = build_schedule(run.config.schedule, run.config.optimizer.learning_rate, run.steps_per_epoch)
     if progress.step == 0:
         observers.after_epoch(0)
@@ -241,7 +244,7 @@ def mean_gradient_norm(run: Run, sums: StepSums) -> Optional[float]:
 
 
 def finish_epoch(run: Run, output: RunOutput, lockstep: Lockstep, progress: Progress, observers: Observers) -> None:
-    """Evaluation if it is due, the epoch's line, and its checkpoint. Stopped in its evaluation, it is still to do."""
+    """Evaluate if that is due, print the epoch's line and save its checkpoint; nothing of it if stopped on the way."""
     config, epoch = run.config, progress.step // run.steps_per_epoch
     clock = Stopwatch()
     trained = run.session.total(progress.epoch)
@@ -273,7 +276,7 @@ def finish_epoch(run: Run, output: RunOutput, lockstep: Lockstep, progress: Prog
 
 
 def update_average(run: Run, progress: Progress, moment: str) -> None:
-    """Takes the weights into their average, where that is made at this moment, "step" or "epoch"."""
+    """Take the weights into their average, where that is made at this moment, "step" or "epoch"."""
     if progress.average is not None and run.config.averaging.every == moment:
         progress.average.update(run.session.weights())
 

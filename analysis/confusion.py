@@ -23,7 +23,7 @@ def plot_confusion(
         confusion: images of class i that were taken for class j.
         class_names: one per class.
         title: above the picture.
-        out_png: the picture; written over.
+        out_png: the picture's file; overwritten.
     """
     counts = np.asarray(confusion, dtype=float)
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import textwrap
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Dict, List, Union
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from configs.bounded_file import MAX_LOG_BYTES, read_bounded
+from configs.bounded_file import MAX_LOG_BYTES, parse_json, read_bounded
 from configs.picture_file import save_picture
 
 # Colours of the Okabe-Ito palette, which stay apart for colour-blind readers; markers tell them apart in grey.
@@ -26,14 +25,15 @@ def plot_curves(metrics_path: Union[str, Path], out_png: Union[str, Path], title
     """Draw a run's metrics.jsonl against epochs: loss, and top-1 accuracy in percent, of each split that it has.
 
     A value that was not finite (null in the file) leaves a gap. A torn last line, as a running or killed run leaves it,
-    is passed over.
+    is skipped.
 
     Args:
         metrics_path: one JSON record a line, with split, epoch, loss and top1.
-        out_png: the picture; written over.
+        out_png: the picture's file; overwritten.
         title: which run this is, and with which norm.
 
-    Raises: ValueError for a file without records, or with a line, other than the last, that is no record.
+    Raises:
+        ValueError: a file without records, or with a line, other than the last, that is not a record.
     """
     records = read_records(Path(metrics_path))
     if not records:
@@ -61,18 +61,19 @@ def plot_curves(metrics_path: Union[str, Path], out_png: Union[str, Path], title
 
 
 def read_records(path: Path) -> List[Dict[str, Any]]:
-    """The JSON records of a run's file, one a line; a torn last line is passed over.
+    """Return the JSON records of a run's file, one per line; a torn last line is skipped.
 
-    Raises: ValueError for another line that is no record.
+    Raises:
+        ValueError: another line that is not a record.
     """
     lines = read_bounded(path, MAX_LOG_BYTES).splitlines()
     records: List[Dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
+            records.append(parse_json(line))
         except ValueError as error:
             if number < len(lines):
-                raise ValueError(f"{path}, line {number} is no metrics record: {line[:80]!r}") from error
+                raise ValueError(f"{path}, line {number} is not a metrics record: {line[:80]!r}") from error
     return records
 
 

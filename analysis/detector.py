@@ -26,7 +26,7 @@ _PATTERN = ((1.0, -1.0, 1.0), (-1.0, 1.0, -1.0), (1.0, -1.0, 1.0))
 
 
 def detector_residual(norm: str, seed: int) -> float:
-    """How much of a detector's map a small net with this norm leaves unexplained after it was fitted to it.
+    """Return how much of a detector's map a small net with this norm leaves unexplained after it was fitted to it.
 
     Formula: mean((y - t)^2) / var(t), t the detector's map and y the output of conv -> norm -> ReLU (-> PN) -> conv ->
     norm -> affine in one channel, all over the images that it was fitted to: whether it can be expressed is the

@@ -1,4 +1,4 @@
-"""Images for networks that are analysed and not trained: made ones with a natural spectrum, and patches of photographs.
+"""Images for networks that are analysed, not trained: synthetic ones with a natural spectrum, and photograph patches.
 
 All are centred and scaled per colour channel over the whole set: Proxy Normalization does not remove a mean that is in
 the data, and the decomposition would show the data's mean in place of the network's.
@@ -7,11 +7,10 @@ the data, and the decomposition would show the data's mean in place of the netwo
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List, Union
+from typing import Callable, List, Union
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 CONTRAST_SPREAD = 0.4  # of the logarithm of an image's contrast
@@ -21,7 +20,7 @@ _PHOTO_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def one_over_f_images(count: int, size: int, seed: int, channels: int = 3) -> Tensor:
-    """Images whose amplitude falls as 1 / frequency, like that of natural images.
+    """Return images whose amplitude falls as 1 / frequency, like that of natural images.
 
     Each is contrast * texture + brightness: the texture has random phases and is mostly common to the colour channels,
     and per image ln contrast ~ N(0, 0.4^2), brightness ~ N(0, 0.55^2).
@@ -50,20 +49,30 @@ def one_over_f_images(count: int, size: int, seed: int, channels: int = 3) -> Te
     return standardized(torch.from_numpy(contrast * texture + brightness))
 
 
-def photo_patches(path: Union[str, Path], count: int, size: int, seed: int) -> Tensor:
-    """Square patches from random places of a photograph, or of the photographs of a folder in turn.
+def photo_patches(
+    path: Union[str, Path], count: int, size: int, seed: int, read: Callable[[Path], np.ndarray]
+) -> Tensor:
+    """Return square patches from random places of a photograph, or of the photographs of a folder in turn.
+
+    Args:
+        path: of the photograph, or of the folder.
+        count: patches.
+        size: pixels per side.
+        seed: equal seeds give equal patches.
+        read: the pixels of a file, (H, W, 3) uint8.
 
     Shape: (count, 3, size, size) float32, mean 0 and standard deviation 1 per channel over the set.
 
-    Raises: ValueError where there is no photograph, or one is smaller than a patch.
+    Raises:
+        ValueError: there is no photograph, or one is smaller than a patch.
     """
     path = Path(path)
     files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.suffix.lower() in _PHOTO_EXTENSIONS)
     if not files:
-        raise ValueError(f"{path} is no photograph and holds none ({', '.join(_PHOTO_EXTENSIONS)})")
+        raise ValueError(f"{path} is not a photograph and contains none ({', '.join(_PHOTO_EXTENSIONS)})")
     random = np.random.default_rng([seed, size])
     patches: List[Tensor] = []
-    photos = [torch.from_numpy(np.array(Image.open(file).convert("RGB"))).permute(2, 0, 1) for file in files[:count]]
+    photos = [torch.from_numpy(read(file)).permute(2, 0, 1) for file in files[:count]]
     for index in range(count):
         photo = photos[index % len(photos)]
         if min(photo.shape[1:]) < size:
@@ -76,7 +85,8 @@ def photo_patches(path: Union[str, Path], count: int, size: int, seed: int) -> T
 def standardized(images: Tensor) -> Tensor:
     """(images - mean) / std per channel over all images and positions, as float32.
 
-    Raises: ValueError for a channel that is constant over the whole set.
+    Raises:
+        ValueError: a channel that is constant over the whole set.
     """
     images = images.double()
     std, mean = torch.std_mean(images, dim=(0, 2, 3), unbiased=False, keepdim=True)

@@ -20,9 +20,10 @@ _SHORT = {
 
 
 def parse_norm(name: str) -> Dict[str, Any]:
-    """The settings of a norm's short name: norm, proxy, and num_groups where the name has a number.
+    """Return the settings of a norm's short name: norm, proxy, and num_groups where the name has a number.
 
-    Raises: ValueError for a name of another form.
+    Raises:
+        ValueError: a name of another form.
     """
     match = _NAME.fullmatch(name)
     suffixes = match.group(3).split("+")[1:] if match else []
@@ -38,9 +39,10 @@ def parse_norm(name: str) -> Dict[str, Any]:
 
 
 def exact_factory(name: str) -> NormActFactory:
-    """The factory of a short name as the theory has it: no numerical stability constants, proxy variable N(0, 1).
+    """Return the factory of a short name as the theory has it: no numerical constants, proxy variable N(0, 1).
 
-    Raises: ValueError for a name of another form, or settings that do not go together.
+    Raises:
+        ValueError: a name of another form, or settings that do not go together.
     """
     settings = parse_norm(name)
     if settings["norm"] != "none":
@@ -58,7 +60,7 @@ def norm_label(name: str) -> str:
 
 
 def settings_label(norm: str, num_groups: Optional[int], proxy: bool) -> str:
-    """The same from the settings of a configuration's norm; a norm that the paper does not have keeps its name."""
+    """Return the same from the settings of a configuration's norm; norms that the paper lacks keep their names."""
     base, *standardized = norm.split("+")
     label = _SHORT.get(base, base) + str(num_groups or "")
     return label + "".join(f"+{each.upper()}" for each in standardized) + ("+PN" if proxy else "")

@@ -25,7 +25,7 @@ _TORCH_INSTANCE_NORM = nn.modules.instancenorm._InstanceNorm
 
 
 def find_normalizations(network: nn.Module) -> Tuple[Dict[str, Normalization], Dict[str, str]]:
-    """The norms of a network.
+    """Return the norms of a network.
 
     Returns:
         path -> the function that gives the norm's normalized value; and path -> why there is none, for every other
@@ -38,7 +38,7 @@ def find_normalizations(network: nn.Module) -> Tuple[Dict[str, Normalization], D
         found = None if path.startswith(inside) else _normalization(module)
         if found is None:
             continue
-        inside = (*inside, f"{path}." if path else "")  # a norm's own parts are no further norms
+        inside = (*inside, f"{path}." if path else "")  # a norm's own parts are not further norms
         if isinstance(found, str):
             reasons[path] = found
         else:
@@ -47,7 +47,7 @@ def find_normalizations(network: nn.Module) -> Tuple[Dict[str, Normalization], D
 
 
 def _normalization(module: nn.Module) -> Union[Normalization, str, None]:
-    """The normalization of a norm, why it has none, or None for a module that is no norm."""
+    """Return the normalization of a norm, why it has none, or None for a module that is not a norm."""
     name = type(module).__name__
     if isinstance(module, NormAct):
         return module.norm.not_normalized_because or module.norm.normalized
@@ -92,7 +92,7 @@ def _frozen_batch_norm(norm: nn.Module, x: Tensor) -> Tensor:
 
 @contextmanager
 def evaluation_form(network: nn.Module) -> Iterator[None]:
-    """The network as evaluation runs it: batch norm uses its running statistics, dropout nothing."""
+    """Put the network in evaluation mode: batch norm uses its running statistics, and dropout does nothing."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
@@ -104,7 +104,7 @@ def evaluation_form(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def batch_statistics(network: nn.Module) -> Iterator[None]:
-    """Evaluation, but batch norm normalizes by the statistics of the batch, as in training.
+    """Put the network in evaluation mode, but let batch norm use the statistics of the batch, as in training.
 
     The statistics are of this process alone. Running statistics are as before at the end.
     """

@@ -64,7 +64,8 @@ class PowerStatistics:
     def merge(self, other: PowerStatistics) -> None:
         """Count the images of `other`, which are none of those counted here.
 
-        Raises: ValueError for another number of channels.
+        Raises:
+            ValueError: another number of channels.
         """
         if other.channels != self.channels:
             raise ValueError(f"statistics of {other.channels} channels cannot be merged into {self.channels}")
@@ -77,13 +78,13 @@ class PowerStatistics:
         self.images = images
 
     def state(self) -> Tensor:
-        """One float64 tensor (4 C + 1,), to send to another process."""
+        """Return one float64 tensor (4 C + 1,), to send to another process."""
         count = torch.tensor([self.images], dtype=torch.float64)
         return torch.cat([count, self.mean.flatten(), self.squares.flatten()])
 
     @classmethod
     def from_state(cls, state: Tensor) -> PowerStatistics:
-        """The inverse of `state`."""
+        """Return the inverse of `state`."""
         statistics = cls((len(state) - 1) // 4)
         statistics.images = int(state[0])
         statistics.mean, statistics.squares = state[1:].cpu().reshape(2, 2, -1).unbind()
@@ -92,7 +93,8 @@ class PowerStatistics:
     def channel_power(self) -> Tensor:
         """P1 to P4 of each channel, (4, C).
 
-        Raises: ValueError where no image was counted.
+        Raises:
+            ValueError: no image was counted.
         """
         if self.images == 0:
             raise ValueError("no image was counted, so there is no power; run the network on some images first")
@@ -105,7 +107,7 @@ class PowerStatistics:
         return self.channel_power().mean(dim=1).tolist()
 
     def effective_channels(self) -> float:
-        """How evenly the channels share the power, as a fraction of C: (sum_c P_c)^2 / (C sum_c P_c^2).
+        """Return how evenly the channels share the power, as a fraction of C: (sum_c P_c)^2 / (C sum_c P_c^2).
 
         1 for equal channels, 1 / C where one channel has it all; 0 where there is no power.
         """
@@ -124,8 +126,9 @@ def measure_power(network: nn.Module, batches: Iterable[Tensor], form: str = "ev
         form: "evaluation": batch norm uses its running statistics, and how images are split into batches is of no
             consequence. "training": it uses those of each batch, which then should be its normalization batch.
 
-    Raises: ValueError for another form, no batch, or a network in which no norm ran; TypeError for a batch that is no
-        tensor.
+    Raises:
+        ValueError: another form, no batch, or a network in which no norm ran.
+        TypeError: a batch that is not a tensor.
     """
     if form not in FORMS:
         raise ValueError(f"form {form!r} is unknown; use one of {', '.join(FORMS)}")
@@ -201,13 +204,14 @@ class PowerMeter:
         self.layers[name].add(y)
 
     def state(self) -> Tensor:
-        """The statistics of all layers as one float64 tensor, of equal shape in every process that ran the network."""
+        """Return the statistics of all layers as one float64 tensor, of equal shape in all processes of the network."""
         return torch.cat([statistics.state() for statistics in self.layers.values()])
 
     def merge_states(self, states: Sequence[Tensor]) -> None:
         """Replace the statistics by those of several processes together, from the `state` of each, in any order.
 
-        Raises: ValueError where the states are not of this network's layers.
+        Raises:
+            ValueError: the states are not of this network's layers.
         """
         sizes = [len(statistics.state()) for statistics in self.layers.values()]
         merged = [PowerStatistics(statistics.channels) for statistics in self.layers.values()]

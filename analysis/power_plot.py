@@ -47,7 +47,7 @@ class PowerPanel:
 
 
 def plot_power(panels: Sequence[PowerPanel], path: Union[str, Path], *, columns: int = 0, note: str = "") -> None:
-    """A picture file of `draw_power`."""
+    """Save what `draw_power` draws as a picture file."""
     figure = Figure(layout="constrained")
     FigureCanvasAgg(figure)
     draw_power(figure, panels, columns=columns, note=note)
@@ -60,6 +60,9 @@ def draw_power(figure: Figure, panels: Sequence[PowerPanel], *, columns: int = 0
     The stack is that of the means over samples; the dark band around a boundary is its standard deviation over them.
 
     Args:
+        figure: to draw on.
+        panels: one plot each.
+        columns: plots in a row.
         note: one line below the plots, e.g. what the samples are.
     """
     columns = columns or len(panels)
@@ -88,7 +91,7 @@ def draw_power(figure: Figure, panels: Sequence[PowerPanel], *, columns: int = 0
 
 
 def panel_of_layers(title: str, layers: Sequence[Mapping[str, Any]]) -> PowerPanel:
-    """The panel of one measurement, from the records of a PowerMeter."""
+    """Return the panel of one measurement, from the records of a PowerMeter."""
     return PowerPanel(title, np.array([[layer["power"] for layer in layers]]))
 
 
@@ -96,9 +99,12 @@ def plot_power_log(log_path: Path, out_png: Union[str, Path], title: str = "") -
     """Draw a run's power.jsonl: one panel for each of at most 12 records, the first and the last among them.
 
     Args:
+        log_path: the run's power.jsonl.
+        out_png: the picture's file; overwritten.
         title: which run this is, and with which norm.
 
-    Raises: ValueError for a file without records, or with a line, other than the last, that is no record.
+    Raises:
+        ValueError: a file without records, or with a line, other than the last, that is not a record.
     """
     records = read_records(log_path)
     if not records:
@@ -108,14 +114,14 @@ def plot_power_log(log_path: Path, out_png: Union[str, Path], title: str = "") -
 
 
 def evenly(items: Sequence[Item], most: int) -> List[Item]:
-    """At most `most` of the items, evenly spaced, the first and the last among them."""
+    """Return at most `most` of the items, evenly spaced, the first and the last among them."""
     if len(items) <= most:
         return list(items)
     return [items[round(index * (len(items) - 1) / (most - 1))] for index in range(most)]
 
 
 def _legend(panels: Sequence[PowerPanel]) -> List[Any]:
-    """What the colours are, and the bands and the dashed line where a panel has them."""
+    """Return what the colours are, and the bands and the dashed line where a panel has them."""
     handles: List[Any] = [Patch(color=colour, label=meaning) for colour, meaning in zip(COLOURS, MEANINGS)]
     if any(len(panel.powers) > 1 for panel in panels):
         handles.append(Patch(color="black", alpha=0.3, linewidth=0, label="bands: standard deviation"))

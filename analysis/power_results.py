@@ -20,6 +20,7 @@ def save_power(out: Path, title: str, meters: Mapping[str, PowerMeter], settings
     """power.json, P1 to P4 of each channel in channels.npz, and power.png, in the folder `out`.
 
     Args:
+        out: the folder.
         title: what was measured: the network, or the run.
         meters: by name: the network alone, or each checkpoint.
         settings: how it was measured; written with the numbers.
@@ -42,9 +43,10 @@ def save_power(out: Path, title: str, meters: Mapping[str, PowerMeter], settings
 
 
 def panel_of_results(results: Mapping[str, Any], path: Path) -> PowerPanel:
-    """The panel of a power.json of `power` or of `random-net`; its samples are checkpoints or seeds.
+    """Return the panel of a power.json of `power` or of `random-net`; its samples are checkpoints or seeds.
 
-    Raises: ResultsError for a file of another content.
+    Raises:
+        ResultsError: a file of another content.
     """
     try:
         if "layers" in results:
@@ -56,14 +58,15 @@ def panel_of_results(results: Mapping[str, Any], path: Path) -> PowerPanel:
     except (KeyError, TypeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise ResultsError(
-            f"{path} is no power.json of `analyze.py power` or `random-net` that can be drawn: {reason}"
+            f"{path} is not a power.json of `analyze.py power` or `random-net` that can be drawn: {reason}"
         ) from error
 
 
 def panel_of_random_net(norm: str, powers: np.ndarray, shape: RandomNetShape) -> PowerPanel:
-    """A norm's panel, with the theorem's bound on P1 where it applies.
+    """Return a norm's panel, with the theorem's bound on P1 where it applies.
 
-    Raises: ValueError for powers that are not (seeds, L, 4).
+    Raises:
+        ValueError: powers that are not (seeds, L, 4).
     """
     if powers.ndim != 3 or powers.shape[1:] != (shape.depth, 4):
         raise ValueError(f"powers of shape {powers.shape} are not (seeds, {shape.depth} layers, 4)")

@@ -60,7 +60,7 @@ class Property(NamedTuple):
 
 
 def measure_properties(norm: str, layers: np.ndarray) -> Dict[str, Property]:
-    """The five properties of a norm.
+    """Return the five properties of a norm.
 
     Args:
         norm: a short name, see analysis.norm_name.

@@ -59,8 +59,10 @@ def measure_proxy_fit(network: nn.Module, batches: Iterable[Tensor]) -> List[Pro
 
     Args:
         network: its norms with PN are this project's NormAct, as convert_norm makes them. Each runs once in a forward.
+        batches: of images, as the network takes them.
 
-    Raises: ValueError where no norm has PN.
+    Raises:
+        ValueError: no norm has PN.
     """
     normalizations, layers = find_normalizations(network)[0], _layers_with_pn(network)
     before = {path: PowerStatistics(module.channels) for path, module in layers.items()}
@@ -87,12 +89,13 @@ def measure_proxy_fit(network: nn.Module, batches: Iterable[Tensor]) -> List[Pro
 
 @torch.no_grad()
 def refitted(network: nn.Module, images: Tensor) -> nn.Module:
-    """A copy of a network in which every proxy has the mean and the deviation that its channel has on these images.
+    """Return a copy of a network whose proxies have the means and deviations of their channels on these images.
 
     With that, balance is not needed: what collapse is left comes from elsewhere. The layers are refitted in the order
     in which they run, each on what the refitted ones before it give.
 
-    Raises: ValueError where no norm has PN, or one has a proxy without parameters.
+    Raises:
+        ValueError: no norm has PN, or one has a proxy without parameters.
     """
     network = copy.deepcopy(network)
     normalizations, layers = find_normalizations(network)[0], _layers_with_pn(network)
@@ -117,7 +120,7 @@ def refitted(network: nn.Module, images: Tensor) -> nn.Module:
 
 
 def fit_table(fits: Iterable[ProxyFit]) -> str:
-    """One line for each proxy, as text."""
+    """Return one line for each proxy, as text."""
     fits = list(fits)
     width = max(len(fit.name) for fit in fits)
     lines = [f"{'':<{width}}  P1/P: y    z~   deviations of y   mean left = balance + shape + parameters"]

@@ -37,6 +37,8 @@ def run_random_nets(
         path: the results file. One that holds seeds of the same settings is continued; it keeps further seeds.
         norm: a short name, see analysis.norm_name.
         shape: of the nets.
+        seeds: how many.
+        images_of_seed: seed -> (N, C, H, W) images.
         images_described: what the images are; part of the settings.
         advance: called after each layer, and for each layer that was there already.
 

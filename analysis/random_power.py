@@ -44,12 +44,15 @@ class LayerMeasures:
 
 @torch.no_grad()
 def propagate(shape: RandomNetShape, norm_act: NormActFactory, images: Tensor, seed: int) -> Iterator[LayerValues]:
-    """The layers of one random net, one after another; batch norm takes its statistics over all images.
+    """Yield the layers of one random net, one after another; batch norm takes its statistics over all images.
 
     Only one layer's weights and activations are there at a time.
 
     Args:
+        shape: of the net.
+        norm_act: makes the norms.
         images: (N, in_channels, H, W).
+        seed: of the weights.
     """
     z = images
     for number in range(1, shape.depth + 1):
@@ -63,7 +66,7 @@ def propagate(shape: RandomNetShape, norm_act: NormActFactory, images: Tensor, s
 
 
 def measure_layer(values: LayerValues) -> LayerMeasures:
-    """The numbers of one layer."""
+    """Return the numbers of one layer."""
     statistics = PowerStatistics(values.normalized.shape[1])
     statistics.add(values.normalized)
     return LayerMeasures(
@@ -74,7 +77,7 @@ def measure_layer(values: LayerValues) -> LayerMeasures:
 
 
 def residual_variance(values: LayerValues) -> float:
-    """How nonlinear the activation is on the values that its channels really take; 0 for a linear one.
+    """Return how nonlinear the activation is on the values that its channels really take; 0 for a linear one.
 
     Formula: mean over channels of min over (a, b) of mean((phi(y~) - a y~ - b)^2) / Var(y~), over images and positions:
     Var(phi) / Var(y~) - Cov(phi, y~)^2 / Var(y~)^2. A ReLU on a centred Gaussian gives 1/4 - 1/(2 pi) = 0.091.

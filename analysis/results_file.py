@@ -1,4 +1,4 @@
-"""Results as JSON files that are whole at every moment, so that a stopped analysis goes on where it was."""
+"""Results as JSON files that are whole at every moment, so that a stopped analysis continues where it was."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Dict
 
 from configs.atomic_file import replace_file
-from configs.bounded_file import MIB, read_bounded
+from configs.bounded_file import MIB, parse_json, read_bounded
 
 MAX_BYTES = 64 * MIB  # Python's form of a JSON text takes ten times as much
 
@@ -19,21 +19,24 @@ class ResultsError(ValueError):
 def write_results(path: Path, results: Dict[str, Any]) -> None:
     """Write `results` as one JSON object, atomically; the folder is made.
 
-    Raises: ValueError for a number that is not finite; OSError.
+    Raises:
+        ValueError: a number that is not finite.
+        OSError: as said.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, (json.dumps(results, allow_nan=False) + "\n").encode("utf-8"))
 
 
 def read_results(path: Path) -> Dict[str, Any]:
-    """The inverse of `write_results`.
+    """Return the JSON object in a file.
 
-    Raises: ResultsError for a file that is missing or no results file.
+    Raises:
+        ResultsError: a file that is missing, or holds something else.
     """
     try:
-        results = json.loads(read_bounded(path, MAX_BYTES))
+        results = parse_json(read_bounded(path, MAX_BYTES))
     except (OSError, ValueError) as error:
-        raise ResultsError(f"{path} cannot be read as results: {error}") from error
+        raise ResultsError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(results, dict):
-        raise ResultsError(f"{path} holds no JSON object")
+        raise ResultsError(f"{path} holds {type(results).__name__}, expected one JSON object")
     return results

@@ -19,19 +19,21 @@ _NAMES_NORM = ("norm.name", "norm.num_groups", "norm.proxy")
 
 
 def flat_settings(config: Any, source: Path) -> Dict[str, Any]:
-    """The settings of a configuration that is a mapping of sections.
+    """Return the settings of a configuration that is a mapping of sections.
 
-    Raises: ResultsError, which names `source`, for another form.
+    Raises:
+        ResultsError: another form; the message names `source`.
     """
     if not isinstance(config, dict) or not all(isinstance(section, dict) for section in config.values()):
-        raise ResultsError(f"{source}: the configuration is not made of sections with keys")
+        raise ResultsError(f"{source}: the configuration does not consist of sections with keys")
     return {f"{section}.{key}": value for section, keys in config.items() for key, value in keys.items()}
 
 
 def read_settings(path: Path) -> Dict[str, Any]:
-    """The settings in the config.yaml of a run.
+    """Return the settings in the config.yaml of a run.
 
-    Raises: ResultsError for a file that is none.
+    Raises:
+        ResultsError: a file that is not a configuration.
     """
     try:
         config, _ = read_yaml(path)
@@ -51,12 +53,12 @@ def network_of(settings: Settings) -> str:
 
 
 def run_title(name: str, settings: Settings) -> str:
-    """What stands above the pictures of one run."""
+    """Return what stands above the pictures of one run."""
     return f"{name}: {network_of(settings)}, seed {setting_text(settings.get('run.seed'))}"
 
 
 def settings_texts(settings: Settings, keys: Sequence[str]) -> List[str]:
-    """The values of `keys`, short: GN8+PN for those that name a norm, width=8 for model.width."""
+    """Return the values of `keys`, short: GN8+PN for those that name a norm, width=8 for model.width."""
     texts = [norm_of(settings)] if any(key in _NAMES_NORM for key in keys) else []
     if not str(settings.get("norm.name")).startswith("batch"):  # 1 for every other norm, and says nothing
         keys = [key for key in keys if key != "batch.norm_batch_size"]
@@ -68,12 +70,12 @@ def settings_texts(settings: Settings, keys: Sequence[str]) -> List[str]:
 
 
 def setting_text(value: Any) -> str:
-    """A value as YAML has it."""
+    """Return a value as YAML has it."""
     is_plain = isinstance(value, (int, float)) or (isinstance(value, str) and value.isprintable())
     return str(value) if is_plain and not isinstance(value, bool) else json.dumps(value, ensure_ascii=False)
 
 
 def differing_settings(all_settings: Sequence[Settings]) -> List[str]:
-    """The keys whose values are not the same in all; one that is missing counts as null."""
+    """Return the keys whose values are not the same in all; one that is missing counts as null."""
     keys = dict.fromkeys(key for settings in all_settings for key in settings)
     return [key for key in keys if len({repr(settings.get(key)) for settings in all_settings}) > 1]

@@ -32,6 +32,6 @@ class Statement:
 
 
 def spread(values: Union[np.ndarray, Sequence[float]], digits: int = 3) -> str:
-    """The mean over nets, with the lowest and the highest: 0.050 (0.041 to 0.062)."""
+    """Return the mean over nets, with the lowest and the highest: 0.050 (0.041 to 0.062)."""
     mean, low, high = (f"{value:.{digits}f}" for value in (np.mean(values), np.min(values), np.max(values)))
     return mean if low == high else f"{mean} ({low} to {high})"

@@ -41,10 +41,11 @@ class LayerFactor(NamedTuple):
 
 
 def layer_factor(kept: np.ndarray, shape: RandomNetShape) -> LayerFactor:
-    """The factor of a layer.
+    """Return the factor of a layer.
 
     Args:
         kept: (nets, L), P - P1.
+        shape: of the nets.
     """
     steps = np.diff(np.log(kept), axis=1)
     scale = np.broadcast_to(1 - shape.rho ** np.arange(1, kept.shape[1]), steps.shape)
@@ -57,7 +58,7 @@ def layer_factor(kept: np.ndarray, shape: RandomNetShape) -> LayerFactor:
 
 
 def theorem_1(nets: Nets) -> List[Statement]:
-    """The rows of the verdict page."""
+    """Return the rows of the verdict page."""
     return [_bound(nets), _each_layer(nets), _all_layers(nets), _large_widths(nets)]
 
 

@@ -27,14 +27,14 @@ _QUANTILES = 2**13
 
 
 def judge(nets: Nets) -> List[Statement]:
-    """All statements: those that random nets decide, of single layers, and Table 1."""
+    """Return all statements: those that random nets decide, of single layers, and Table 1."""
     from_nets = judge_nets(nets)
     about_layers = [_theorem_2(nets.shape), _theorem_3_step(nets.shape), _proxy_folds(nets.shape)]
     return [*from_nets, *about_layers, *_table_1(nets)]
 
 
 def judge_nets(nets: Nets) -> List[Statement]:
-    """The statements that the numbers of random nets decide."""
+    """Return the statements that the numbers of random nets decide."""
     return [
         _power_sums_to_one(nets),
         *theorem_1(nets),
@@ -73,7 +73,7 @@ def _theorem_2(shape: RandomNetShape) -> Statement:
     images = one_over_f_images(64, 16, 0)
     others, p3 = 0.0, 1.0
     for values in propagate(shape, exact_factory("instance"), images, 0):
-        power = _channel_power(values.normalized)
+        power = channel_power(values.normalized)
         others = max(others, float(power[[0, 1, 3]].max()))
         p3 = min(p3, float(power[2].min()))
     return Statement(
@@ -234,7 +234,8 @@ def _table_1(nets: Nets) -> List[Statement]:
     return statements
 
 
-def _channel_power(y: Tensor) -> Tensor:
+def channel_power(y: Tensor) -> Tensor:
+    """Return P1 to P4 of each channel, (4, C)."""
     statistics = PowerStatistics(y.shape[1])
     statistics.add(y)
     return statistics.channel_power()

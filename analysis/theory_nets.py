@@ -59,16 +59,19 @@ def measure_nets(
     identity_seeds: int = IDENTITY_SEEDS,
     advance: Callable[[], object] = lambda: None,
 ) -> Nets:
-    """All random nets that the statements need; what `folder` holds of them is not measured again.
+    """Return all random nets that the statements need; what `folder` holds of them is not measured again.
 
     Args:
+        folder: of the results files.
+        shape: of the nets.
         seeds: of each norm.
         identity_width: of the nets with the identity for an activation, where the theorem has an equality; nets a
             fourth and a sixteenth as wide are measured too.
         identity_seeds: of these nets, of each width.
         advance: called once for each of `layers_to_measure`.
 
-    Raises: ValueError for fewer than 2 `identity_seeds`, or a width below 16.
+    Raises:
+        ValueError: fewer than 2 `identity_seeds`, or a width below 16.
     """
     if identity_seeds < 2 or identity_width < max(NARROWER):
         raise ValueError(
@@ -109,5 +112,5 @@ def measure_nets(
 
 
 def layers_to_measure(shape: RandomNetShape, seeds: int, identity_seeds: int) -> int:
-    """How often `measure_nets` calls `advance`."""
+    """Return how often `measure_nets` calls `advance`."""
     return shape.depth * (seeds * (len(NORMS) + 1) + identity_seeds * (len(NARROWER) + 1))

@@ -60,7 +60,7 @@ def write_page(statements: Sequence[Statement], nets: Nets, path: Path) -> None:
 
 
 def plot_theory(nets: Nets, path: Path) -> None:
-    """What is left of P - P1 against Theorem 1, effective channels, and channel-wise nonlinearity, over depth."""
+    """Plot P - P1 against Theorem 1, effective channels, and channel-wise nonlinearity, over depth."""
     figure = Figure(figsize=(12, 3.9), layout="constrained")
     FigureCanvasAgg(figure)
     power_axes, effective_axes, residual_axes = figure.subplots(1, 3)

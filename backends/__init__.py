@@ -12,9 +12,10 @@ __all__ = ["Device", "DeviceError", "LostProcessError", "Placement", "Session", 
 
 
 def choose_device(config: DeviceConfig, ipu: IpuConfig, dry_run: bool = False) -> Device:
-    """The device of `config.name`; for "auto" the best that is found: IPU, CUDA, CPU. Its `reason` says why.
+    """Return the device of `config.name`; for "auto" the best that is found: IPU, CUDA, CPU. Its `reason` says why.
 
     Args:
+        config: section `device`.
         ipu: section `ipu`.
         dry_run: nothing will be executed: IPUs are planned for without PopTorch.
 

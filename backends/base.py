@@ -63,10 +63,11 @@ class Device(Protocol):
     runs_hooks: bool
 
     def choose_operations(self, network: nn.Module) -> None:
-        """Makes the network compute with operations of this device, before anything of it is measured."""
+        """Make the network compute with operations of this device, before anything of it is measured."""
 
     def settle(self, workload: Workload) -> Placement:
-        """Decides all that can be decided before anything is executed: replicas, the batch plan, stages of a pipeline.
+        """Decide all that can be decided before anything is executed: replicas, the batch plan, pipeline stages.
+
         Every process must call it.
 
         Raises:
@@ -74,7 +75,7 @@ class Device(Protocol):
         """
 
     def close(self) -> None:
-        """Leaves the processes that the device connects; after its session is closed."""
+        """Leave the processes that the device connects; after its session is closed."""
 
 
 class Placement(Protocol):
@@ -96,7 +97,7 @@ class Placement(Protocol):
     def refusals(self) -> Sequence[str]: ...
 
     def start(self, classifier: Classifier, undecayed: Set[str], seed: int) -> Session:
-        """Places the classifier on the device and builds its optimizer. Every process must call it.
+        """Place the classifier on the device and builds its optimizer. Every process must call it.
 
         Args:
             classifier: around the workload's network.
@@ -113,10 +114,10 @@ class Session(Protocol):
         """Whether the next train_step compiles first, which takes as long as it does once."""
 
     def training_batches(self, dataset: Any, epoch: int, first_step: int, workers: int) -> Iterable[Batch]:
-        """One batch per call of the device: this process's images from weight update `first_step` of the epoch on."""
+        """Return a batch per call of the device: this process's images from update `first_step` of the epoch on."""
 
     def evaluation_batches(self, dataset: Any, workers: int) -> Iterable[Batch]:
-        """This process's share of all images, each once over all processes."""
+        """Return this process's share of all images, each once over all processes."""
 
     def train_step(self, batch: Batch, step: int, learning_rate: float) -> StepSums:
         """Forward, backward and weight update number `step`; the sums are this process's.
@@ -131,27 +132,31 @@ class Session(Protocol):
         """Forward with the evaluation form of the norms; the sums are this process's."""
 
     def weights(self) -> Dict[str, torch.Tensor]:
-        """The network's state by name as it is now, wherever it lives; not to be changed, and valid until the next
-        train_step. Averages of the weights are made from it (training.averaging)."""
+        """Return the network's state by name as it is now, wherever it lives; averages of the weights are made from it.
+
+        It must not be changed, and is valid until the next train_step.
+        """
 
     def evaluating_with(self, weights: Mapping[str, torch.Tensor]) -> ContextManager[None]:
-        """Inside, eval_step computes with this state of the network; afterwards the trained one is back to the bit.
-        Every process must enter it with equal weights."""
+        """Let eval_step compute with this state of the network; afterwards the trained one is back to the bit.
+
+        Every process must enter it with equal weights.
+        """
 
     def total(self, sums: StepSums) -> StepSums:
-        """The sums over all processes, as Python numbers. Every process must call it."""
+        """Return the sums over all processes, as Python numbers. Every process must call it."""
 
     def gather(self, values: torch.Tensor) -> List[torch.Tensor]:
         """`values`, of equal shape in every process, of all processes in order. Every process must call it."""
 
     def agree(self, flag: int) -> int:
-        """The largest `flag` of any process. Every process must call it."""
+        """Return the largest `flag` of any process. Every process must call it."""
 
     def state(self) -> Dict[str, Any]:
         """{"model": ..., "optimizer": ...}, on the CPU, the same on every device. Every process must call it."""
 
     def load_state(self, state: Dict[str, Any], is_updated: bool = True) -> None:
-        """Continues from `state()` of any device; `is_updated`: whether that was after a first update."""
+        """Continue from `state()` of any device; `is_updated`: whether that was after a first update."""
 
     def close(self) -> None:
-        """Lets go of the device."""
+        """Let go of the device."""

@@ -3,128 +3,123 @@
 from __future__ import annotations
 
 import functools
-import logging
-import mmap
 import os
-import resource
-from typing import Any, Callable, List, Tuple
+import sys
+from dataclasses import dataclass
+from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from backends.base import Batch
+from backends.batch_slots import BatchSlots, Slot
 from training.parents_end import end_with
 
 # Loading processes that give no batch for so long hang: a disk or network that holds the images is gone. No limit
 # holds in an epoch that begins before all files which have to be copied are copied: that may take any time.
 TIMEOUT_SECONDS = 300
-# Each tensor in shared memory holds an open file on both sides: a few for each loading process, and those of the rest.
-_FILES_FOR_SHARING = 256
-# Bytes of /dev/shm that batches leave free: each loading process that starts needs locks there, of a page each.
-_SHARED_MEMORY = "/dev/shm"
-_LEFT_FREE = 2**20
-_is_told = mmap.mmap(-1, 1)  # one byte that this process and the loading processes it forks see
+_AHEAD = 2  # batches that each loading process is asked for beyond the one that was received last
+_HELD = 2  # the batch in use, and the next one while its name still holds the one before
 
 
 def build_loader(dataset: Any, batches: Any, workers: int, pin_memory: bool = False) -> DataLoader:
-    """One batch for each list of indices that `batches` gives.
-
-    Loading processes hand batches over in shared memory. Where that has no room (the /dev/shm of a container is often
-    of 64 MiB), or too few files may be open, they go through pipes: slower, and any size works.
+    """Return one batch for each list of indices that `batches` gives; processes hand theirs over in `BatchSlots`.
 
     Args:
         dataset: (image, label) by index; its `must_copy` says whether files have to be copied before all can be read.
+        batches: gives lists of indices.
+        workers: loading processes; 0: this one loads.
+        pin_memory: whether batches lie in page-locked memory, for a GPU.
     """
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
+    if workers == 0:
+        return DataLoader(dataset, batch_sampler=batches, collate_fn=_stack, pin_memory=pin_memory, generator=_own())
+    whole = _WholeBatches(dataset)
+    return _SlottedLoader(
+        whole,
+        sampler=_Orders(batches, whole),
+        batch_size=None,
+        collate_fn=_as_it_is,
         num_workers=workers,
-        collate_fn=_collate if _may_open_files() else _collate_for_pipes,
+        prefetch_factor=_AHEAD,
+        # leaves them the slots, and the dataset without a copy; elsewhere threads of the system do not bear it
+        multiprocessing_context="fork" if sys.platform == "linux" else None,
         pin_memory=pin_memory,
-        timeout=TIMEOUT_SECONDS if workers and not dataset.must_copy else 0,
-        worker_init_fn=functools.partial(_end_with, os.getpid()),
-        generator=torch.Generator(),  # its own: starting workers draws no number from torch's global generator
+        timeout=0 if dataset.must_copy else TIMEOUT_SECONDS,
+        worker_init_fn=functools.partial(end_with_parent, os.getpid()),
+        generator=_own(),
     )
 
 
-def _end_with(parent: int, worker: int) -> None:
-    """PyTorch's workers look for their parent's end too, but only later: one whose parent is killed while it starts
-    would wait for ever."""
+@dataclass(frozen=True)
+class _Order:
+    """What a loading process is asked for.
+
+    Attributes:
+        indices: of the images.
+        slot: for the batch; None where it is to go through the pipe.
+    """
+
+    indices: List[Any]
+    slot: Optional[Slot]
+
+
+class _WholeBatches(Dataset):
+    """The dataset of a loading process: for an order, its batch."""
+
+    def __init__(self, images: Any) -> None:
+        self._images = images
+        self.slots: BatchSlots  # set before processes are forked
+
+    def __getitem__(self, order: _Order) -> Any:
+        images, labels = zip(*[self._images[index] for index in order.indices])
+        return self.slots.fill(order.slot, images, labels)
+
+
+class _Orders:
+    """An order for each list of indices, with a slot where one is free."""
+
+    def __init__(self, batches: Any, whole: _WholeBatches) -> None:
+        self._batches, self._whole = batches, whole
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[_Order]:
+        slots = self._whole.slots
+        for indices in self._batches:
+            yield _Order(indices, slots.take())
+
+
+class _SlottedLoader(DataLoader):
+    """Each time that it is gone through has slots of its own.
+
+    One that is left before its end never gets back those that are under way.
+    """
+
+    dataset: _WholeBatches
+
+    def __iter__(self) -> Any:
+        self.dataset.slots = BatchSlots(_AHEAD * self.num_workers + _HELD)
+        return super().__iter__()
+
+
+def _own() -> torch.Generator:
+    """Return a generator, so that starting an epoch draws no number from torch's global one."""
+    return torch.Generator()
+
+
+def end_with_parent(parent: int, worker: int) -> None:
+    """End with the parent process, from the start.
+
+    PyTorch's workers look for their parent's end too, but only later: one whose parent is killed while it starts would
+    wait for ever.
+    """
     end_with(parent)
 
 
-def _may_open_files() -> bool:
-    """Whether enough files may be open for sharing memory; raises the limit as far as this user may."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    unlimited = resource.RLIM_INFINITY
-    if soft not in (unlimited, hard) and soft < _FILES_FOR_SHARING:
-        soft = _FILES_FOR_SHARING if hard == unlimited else min(hard, _FILES_FOR_SHARING)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return soft == unlimited or soft >= _FILES_FOR_SHARING
-
-
-def _stack(samples: List[Tuple[torch.Tensor, int]]) -> Batch:
-    return torch.stack([image for image, _ in samples]), torch.tensor([label for _, label in samples])
-
-
-def _collate(samples: List[Tuple[torch.Tensor, int]]) -> Any:
-    """The batch of these samples; of a loading process, in shared memory or else for a pipe.
-
-    PyTorch would move it to shared memory while sending, where a failure reaches nobody: the receiver waits.
-    """
-    batch = _stack(samples)
-    if get_worker_info() is None:
-        return batch
-    if not _has_room(sum(tensor.numel() * tensor.element_size() for tensor in batch)):
-        _tell_once(f"{_SHARED_MEMORY} is full")
-        return _ForPipes(batch)
-    try:
-        for tensor in batch:
-            tensor.share_memory_()
-    except RuntimeError as error:
-        _tell_once(str(error))
-        return _ForPipes(_stack(samples))
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _has_room(size: int) -> bool:
-    """Whether `size` bytes in shared memory leave enough for what starts later."""
-    try:
-        disk = os.statvfs(_SHARED_MEMORY)
-    except OSError:
-        return True  # elsewhere or absent: sharing itself tells
-    return disk.f_bavail * disk.f_frsize >= size + _LEFT_FREE
-
-
-def _collate_for_pipes(samples: List[Tuple[torch.Tensor, int]]) -> Any:
-    if get_worker_info() is None:
-        return _stack(samples)
-    _tell_once(f"{resource.getrlimit(resource.RLIMIT_NOFILE)[0]} files may be open (ulimit -n)")
-    return _ForPipes(_stack(samples))
-
-
-class _ForPipes:
-    """A batch that arrives as the same tensors, sent as bytes: PyTorch sends tensors by way of shared memory alone."""
-
-    def __init__(self, batch: Batch) -> None:
-        self._arrays = tuple(tensor.numpy() for tensor in batch)
-
-    def __reduce__(self) -> Tuple[Callable[..., Batch], Tuple[np.ndarray, ...]]:
-        return _tensors, self._arrays
-
-
-def _tensors(*arrays: np.ndarray) -> Batch:
-    images, labels = (torch.from_numpy(array) for array in arrays)
-    return images, labels
-
-
-def _tell_once(reason: str) -> None:
-    if _is_told[0] == 0:
-        _is_told[0] = 1
-        logging.getLogger(__name__).warning(
-            "loading processes cannot share memory (%s): batches go through pipes, which is slower; enlarge /dev/shm "
-            "(docker run --shm-size) and allow %d open files to avoid it",
-            reason.strip(),
-            _FILES_FOR_SHARING,
-        )
+def _stack(samples: Sequence[Tuple[torch.Tensor, int]]) -> Batch:
+    return torch.stack([image for image, _ in samples]), torch.tensor([label for _, label in samples])

@@ -7,13 +7,15 @@ import os
 from pathlib import Path
 from typing import FrozenSet
 
+from configs.counted import counted
+
 CPU_INFORMATION = Path("/proc/cpuinfo")
 _BFLOAT16 = ("avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16")  # the last: Arm's
 
 
 @functools.lru_cache(maxsize=None)
 def cpu_flags() -> FrozenSet[str]:
-    """The instruction sets that the kernel names; empty where it names none (not Linux)."""
+    """Return the instruction sets that the kernel names; empty where it names none (not Linux)."""
     try:
         lines = CPU_INFORMATION.read_text().splitlines()
     except OSError:
@@ -36,4 +38,4 @@ def machine_class() -> str:
     flags = cpu_flags()
     vectors = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else "no AVX2"
     bfloat16 = "bfloat16 instructions" if has_bfloat16_instructions() else "no bfloat16 instructions"
-    return f"{os.cpu_count()} cores, {vectors}, {bfloat16}"
+    return f"{counted(os.cpu_count() or 1, 'core')}, {vectors}, {bfloat16}"

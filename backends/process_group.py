@@ -23,11 +23,12 @@ _LOST = re.compile(r"gloo|NCCL|connectFullMesh|TCPStore|DistStoreError|Broken pi
 
 
 def join(kind: str, rank: int = -1, world_size: int = -1) -> None:
-    """Joins the group of all processes.
+    """Join the group of all processes.
 
     Args:
         kind: "gloo" or "nccl".
         rank: of this process, and `world_size`, the number of all; -1: what the launcher put into the environment.
+        world_size: the number of all processes; -1: likewise.
     """
     # The functions of this module have the group as a default argument, taken when it is imported. Imported later, as
     # DistributedDataParallel does, they would hold the group for ever, and with it gloo's threads.
@@ -54,7 +55,7 @@ def _store_of_a_restart() -> Optional[dist.Store]:
 
 @contextlib.contextmanager
 def explained_loss() -> Iterator[None]:
-    """Turns what torch raises where another process is gone into one line.
+    """Turn what torch raises where another process is gone into one line.
 
     Raises:
         LostProcessError: another process ended or cannot be reached.
@@ -72,7 +73,7 @@ def explained_loss() -> Iterator[None]:
 
 
 def leave() -> None:
-    """Leaves the group, if there is one, and waits for the end of its threads.
+    """Leave the group, if there is one, and waits for the end of its threads.
 
     Each of gloo's threads lets go of the tensors of a collective after whoever waited for it has gone on. Where that is
     the last reference it needs Python's interpreter, and aborts the process that is just taking it apart. So the group

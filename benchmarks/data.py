@@ -10,8 +10,10 @@ random window of 5 % to 100 % of the image, resize it and mirror half of the ima
     folder, whole        by simplejpeg, which decodes whole images, and torch's resize: without the C++
     folder, shards       this project's image_folder and image_shards
 
-The first table takes one thread of one process. The second loads in other processes, alone and while a network trains
-that is small enough to ask for as many images as they load (ResNet-8 of width 8 on images of a quarter of the size).
+The first table takes one thread of one process. The second compares loaders with it, of 0, 1, 2 and 4 processes: of
+these files in shards, and of images in memory of the sizes of CIFAR's and Fashion-MNIST's, shifted and mirrored. Then a
+network trains that is small enough to ask for as many images as are loaded (ResNet-8 of width 8 on images of a quarter
+of the size).
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import tempfile
-import time
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -28,11 +29,10 @@ from unittest import mock
 
 import torch
 from PIL import Image
-from torch.nn import functional
 
 from backends.host_memory import keep_freed_memory
-from backends.image_loader import build_loader
-from benchmarks.protocol import measure, seconds
+from benchmarks.loading import small_images, time_loaders, time_training
+from benchmarks.protocol import measure
 from benchmarks.results import RESULTS, write_results
 from configs.schema import DataConfig
 from datasets import DataSets, build_datasets, pack
@@ -40,8 +40,6 @@ from datasets.images import encoded_image, transforms
 from datasets.images.torchvision_import import torchvision
 from datasets.keyed_random import KeyedRandom
 from datasets.photo_files import obtain_photos
-from models import build_model
-from normact import NormActFactory
 
 WIDTH, HEIGHT = 500, 400
 SMALLEST_SHARE = 0.7  # of the largest possible crop's width
@@ -49,6 +47,11 @@ MIN_CROP_AREA = 0.05
 CLASSES = ("first", "second")
 SHARD_BYTES = 8 << 20
 BATCH = 32
+SMALL_BATCH = 128
+SMALL_IMAGES = {
+    "32 px, colour, in memory": partial(small_images, channels=3, side=32, padding=4),
+    "28 px, gray, in memory": partial(small_images, channels=1, side=28, padding=2),
+}
 
 
 def write_photos(folder: Path, count: int, quality: int) -> float:
@@ -116,7 +119,7 @@ def pillow_alone() -> Iterator[None]:
 
 
 def time_one_core(folder: Path, shards: Path, image_size: int, repetitions: int) -> List[Dict[str, Any]]:
-    """Images per second of each variant in one thread, and its speed relative to torchvision's with its quartiles."""
+    """Return images per second of each variant in one thread, and the ratio to torchvision's with quartiles."""
     peer = open_torchvision(folder, image_size)
     count = len(peer)
     ours = {"folder": open_ours("image_folder", folder, image_size).train}
@@ -148,59 +151,11 @@ def load_first_epoch(train: Any, number: int) -> Any:
     return train[0, number]
 
 
-def index_batches(count: int, epochs: int) -> List[List[Any]]:
-    keys = [(epoch, index) for epoch in range(epochs) for index in range(count)]
-    return [keys[start : start + BATCH] for start in range(0, len(keys) - BATCH + 1, BATCH)]
-
-
-def time_loader(train: Any, workers: int, step: Optional[Callable[[torch.Tensor, torch.Tensor], None]]) -> float:
-    """Images per second of a loader with `workers` processes, each batch given to `step`; the start is not counted."""
-    images, start = 0, 0.0
-    for pixels, labels in build_loader(train, index_batches(len(train), 4), workers):
-        if start == 0.0:
-            start = time.perf_counter()  # with the first batch: starting processes takes longer than a batch
-            continue
-        if step is not None:
-            step(pixels, labels)
-        images += len(labels)
-    return images / (time.perf_counter() - start)
-
-
-def build_step() -> Callable[[torch.Tensor, torch.Tensor], None]:
-    """Return one weight update of a small network."""
-    torch.manual_seed(0)
-    network = build_model("resnet8", num_classes=2, norm_act=NormActFactory(norm="group", num_groups=4), width=8)
-    optimizer = torch.optim.SGD(network.parameters(), 0.1)
-
-    def step(pixels: torch.Tensor, labels: torch.Tensor) -> None:
-        optimizer.zero_grad()
-        small = functional.avg_pool2d(pixels.float() / 255, 4)
-        functional.cross_entropy(network(small), labels).backward()
-        optimizer.step()
-
-    return step
-
-
-def time_training(shards: Path, image_size: int, workers: int) -> Dict[str, Any]:
-    """Images per second of the loader alone, of the network alone, and of both together."""
-    train = open_ours("image_shards", shards, image_size).train
-    step = build_step()
-    pixels, labels = torch.stack([train[0, index][0] for index in range(BATCH)]), torch.zeros(BATCH, dtype=torch.long)
-    step(pixels, labels)
-    network = BATCH / seconds(lambda: step(pixels, labels), calls=8)
-    return {
-        "name": f"{image_size} px, shards, loading processes: {workers}",
-        "loader_alone": time_loader(train, workers, None),
-        "network_alone": network,
-        "together": time_loader(train, workers, step),
-    }
-
-
 def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer images and repetitions, one size")
     parser.add_argument("--quality", type=int, default=90, help="of the JPEG files")
-    parser.add_argument("--workers", type=int, default=1, help="loading processes of the second table")
+    parser.add_argument("--workers", type=int, default=1, help="loading processes while a network trains")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON file")
     options = parser.parse_args(arguments)
     keep_freed_memory()
@@ -218,10 +173,18 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
             rows += time_one_core(folder, shards, size, repetitions)
         for row in rows:
             print(f"{row['name']}: {row['images_per_second']:.0f} images/s, {row['speed_ratio']:.2f} x torchvision")
-        training = time_training(shards, sizes[0], options.workers)
+        name, train = f"{sizes[0]} px, shards", open_ours("image_shards", shards, sizes[0]).train
+        loaders = [time_loaders(name, train, BATCH, 512, repetitions // 2)]
+        for small, images in SMALL_IMAGES.items():
+            loaders.append(time_loaders(small, images(), SMALL_BATCH, 1 << 15, repetitions // 2))
+        for row in loaders:
+            print(
+                f"{row['name']}: " + ", ".join(f"{way}: {rate:.0f}" for way, rate in row["images_per_second"].items())
+            )
+        training = time_training(name, train, BATCH, options.workers)
         print(", ".join(str(part) if key == "name" else f"{key} {part:.0f} images/s" for key, part in training.items()))
     settings = {"width": WIDTH, "height": HEIGHT, "quality": options.quality, "bytes": file_bytes}
-    write_results("data", settings, rows + [training], folder=options.results)
+    write_results("data", settings, rows + loaders + [training], folder=options.results)
 
 
 if __name__ == "__main__":

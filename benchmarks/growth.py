@@ -38,7 +38,7 @@ LAYERS = (BATCH_NORM, GNPN)
 
 
 def layer_case(batch: int, pixels: int, channels: int, groups: int) -> Tuple[Dict[str, nn.Module], Tensor]:
-    """The two layers and their input; pixels are those of a square image."""
+    """Return the two layers and their input; pixels are those of a square image."""
     side = math.isqrt(pixels)
     layers: Dict[str, nn.Module] = {
         BATCH_NORM: VARIANTS[BATCH_NORM](channels, "relu"),
@@ -59,7 +59,7 @@ def forward_backward(layer: nn.Module, x: Tensor) -> Callable[[], None]:
 
 
 def saved_by_layer(layer: nn.Module, x: Tensor) -> int:
-    """Bytes kept by the layer, its input included."""
+    """Return bytes kept by the layer, its input included."""
     saved = SavedBytes(layer)
     with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda kept: kept):
         layer(x.clone().requires_grad_())
@@ -106,7 +106,7 @@ def growth_exponent(values: Sequence[float], costs: Sequence[float]) -> float:
 
 
 def curve(quantity: str, points: List[Dict[str, Any]]) -> Dict[str, Any]:
-    """One row: the points of a quantity and the exponents of each variant."""
+    """Return one row: the points of a quantity and the exponents of each variant."""
     values = [point["value"] for point in points]
     exponents = {
         cost: {name: growth_exponent(values, [point[cost][name] for point in points]) for name in points[0][cost]}

@@ -32,7 +32,7 @@ QUICK_CASES = CASES[:2]
 
 
 def evaluations(workload: Workload) -> Dict[str, Callable[[], Tensor]]:
-    """Each variant as a function of no argument, without gradients."""
+    """Return each variant as a function of no argument, without gradients."""
     models: Dict[str, nn.Module] = {}
     for name, folded_name in ((BATCH_NORM, FOLDED_BATCH_NORM), (GNPN, FOLDED_GNPN)):
         model = with_random_channels(build_network(workload, VARIANTS[name])).eval()
@@ -58,7 +58,7 @@ def with_random_channels(model: nn.Module) -> nn.Module:
 
 
 def time_case(case: Tuple[str, int, int, int], repetitions: int) -> Dict[str, Any]:
-    """One row."""
+    """Return one row of the table."""
     network, images, image_size, num_classes = case
     workload = Workload(network, images, image_size, NCHW_FLOAT32, num_classes)
     timings = measure(evaluations(workload), FOLDED_BATCH_NORM, repetitions=repetitions)
@@ -76,7 +76,7 @@ def time_case(case: Tuple[str, int, int, int], repetitions: int) -> Dict[str, An
 
 def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two cases alone")
+    parser.add_argument("--quick", action="store_true", help="only two cases")
     parser.add_argument("--only", default="", help="networks whose name contains this")
     parser.add_argument("--repetitions", type=int, default=15)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON file")

@@ -72,7 +72,7 @@ SETTINGS = (
 
 
 def forward_backward(layer: nn.Module, x: Tensor, gradient: Tensor) -> Callable[[], None]:
-    """One training use of a layer: gradients to its input and its parameters."""
+    """Return a function that uses a layer as training does: gradients to its input and its parameters."""
     leaf = x.detach().requires_grad_()
     parameters = list(layer.parameters())
 
@@ -86,7 +86,7 @@ def forward_backward(layer: nn.Module, x: Tensor, gradient: Tensor) -> Callable[
 
 
 def own_layers(case: Case) -> Dict[str, nn.Module]:
-    """The baseline and this project's layer."""
+    """Return the baseline and this project's layer."""
     act = ACTIVATION_MODULES[case.activation]
     return {
         "batch norm": nn.Sequential(nn.BatchNorm2d(case.channels), act()),
@@ -141,7 +141,7 @@ def geometric_mean(values: Sequence[float]) -> float:
 
 
 def time_setting(setting: Setting, repetitions: int) -> Dict[str, object]:
-    """All shapes of one setting: ratios, and the bandwidth share of our layer where the tensor is large."""
+    """Return all shapes of one setting: ratios, and the bandwidth share of our layer where the tensor is large."""
     rows: List[Dict[str, object]] = []
     for images, channels, size in setting.shapes:
         case = Case(images, channels, size, setting.dtype, setting.memory_format, setting.activation)

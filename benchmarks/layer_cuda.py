@@ -33,7 +33,7 @@ SETTINGS = tuple(
 
 
 def with_bandwidth(row: Dict[str, Any], setting: Setting, device: torch.device) -> Dict[str, Any]:
-    """The row with our share of a copy's bandwidth at each shape."""
+    """Return the row with our share of a copy's bandwidth at each shape."""
     for entry in row["shapes"]:
         num_bytes = torch.Size(entry["shape"]).numel() * torch.empty((), dtype=setting.dtype).element_size()
         moved = TENSOR_PASSES * num_bytes / (1e-3 * entry["timings"][OURS]["milliseconds"])
@@ -48,7 +48,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON file")
     options = parser.parse_args(arguments)
     if not torch.cuda.is_available():
-        print("no CUDA device is here. GPU: not measured", file=sys.stderr)
+        print("no CUDA device is available. GPU: not measured", file=sys.stderr)
         return 1
     device = torch.device("cuda", torch.cuda.current_device())
     torch.manual_seed(0)

@@ -72,7 +72,7 @@ def _key(tensor: Tensor) -> int:
 
 
 def measure_saved_bytes(workload: Workload, variant: str) -> SavedBytes:
-    """What one forward pass of training keeps."""
+    """Return what one forward pass of training keeps."""
     model = build_network(workload, VARIANTS[variant])
     saved = SavedBytes(model)
     x, labels = images_of(workload), torch.zeros(workload.images, dtype=torch.long)
@@ -83,7 +83,7 @@ def measure_saved_bytes(workload: Workload, variant: str) -> SavedBytes:
 
 
 def measure_workload(workload: Workload) -> Dict[str, Any]:
-    """One row: bytes and ratios by variant."""
+    """Return one row: bytes and ratios by variant."""
     saved = {name: measure_saved_bytes(workload, name) for name in VARIANTS if name != NO_NORM}
     baseline = saved[BATCH_NORM]
     variants = {

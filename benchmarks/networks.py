@@ -20,13 +20,13 @@ OPTIMIZER = OptimizerConfig(name="sgd", learning_rate=0.1, momentum=0.9, weight_
 
 
 class ActivationAlone:
-    """Makes networks without norms and their affines: the floor below every norm. (norm "none" keeps the affine.)"""
+    """Makes networks without norms and their affines: the floor below every norm (norm "none" keeps the affine)."""
 
     recompute = False
 
     def __call__(self, channels: int, activation: str) -> nn.Module:
         if activation != "relu":
-            raise ValueError(f"activation {activation!r}: the measured networks have ReLU alone")
+            raise ValueError(f"activation {activation!r}: the measured networks use only ReLU")
         return nn.ReLU()
 
     def conv2d(self, in_channels: int, out_channels: int, kernel_size: int, **options: Any) -> nn.Conv2d:
@@ -80,7 +80,7 @@ def autocast(workload: Workload) -> ContextManager[object]:
 
 
 def build_network(workload: Workload, norm_act: NormAct) -> nn.Module:
-    """The network of a workload, in training mode, with the same weights for every norm."""
+    """Return the network of a workload, in training mode, with the same weights for every norm."""
     torch.manual_seed(0)
     model: nn.Module = build_model(
         workload.network,
@@ -98,7 +98,7 @@ def images_of(workload: Workload) -> Tensor:
 
 
 def training_step(workload: Workload, norm_act: NormAct) -> Callable[[], None]:
-    """One weight update as train.py makes it: `train_step` of the CPU's backend, one micro-batch, SGD with momentum."""
+    """Return a function that makes one weight update as train.py does: one CPU micro-batch, SGD with momentum."""
     model = build_network(workload, norm_act)
     if norm_act.recompute:
         recompute_activations(model)

@@ -42,7 +42,7 @@ class Autocast(nn.Module):
 
 
 def peer_layers(channels: int, activation: str) -> Dict[str, nn.Module]:
-    """All layers that are compared, the baseline first."""
+    """Return all layers that are compared, the baseline first."""
     from timm.layers import (  # after datasets.images.torchvision_import
         EvoNorm2dS0,
         FilterResponseNormAct2d,
@@ -73,7 +73,7 @@ def peer_layers(channels: int, activation: str) -> Dict[str, nn.Module]:
 
 
 def time_peers(case: Case, repetitions: int, device: torch.device = CPU) -> Dict[str, Any]:
-    """One row: all peers at one shape, interleaved."""
+    """Return one row: all peers at one shape, interleaved."""
     torch._dynamo.reset()  # every shape is compiled as a static one
     with device:
         x, gradient = case.tensor(), case.tensor()
@@ -90,7 +90,7 @@ def time_peers(case: Case, repetitions: int, device: torch.device = CPU) -> Dict
 def time_setting(
     setting: Setting, shapes: Sequence[Sequence[int]], repetitions: int, device: torch.device = CPU
 ) -> Dict[str, Any]:
-    """All shapes of one setting, and the geometric means of the ratios."""
+    """Return all shapes of one setting, and the geometric means of the ratios."""
     cases = [
         Case(images, channels, size, setting.dtype, setting.memory_format, setting.activation)
         for images, channels, size in shapes
@@ -103,7 +103,7 @@ def time_setting(
 
 def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two shapes of the first setting alone")
+    parser.add_argument("--quick", action="store_true", help="only two shapes of the first setting")
     parser.add_argument("--only", default="relu", help="settings of benchmarks.layer whose name contains this")
     parser.add_argument("--repetitions", type=int, default=15)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON file")

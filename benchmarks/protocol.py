@@ -103,7 +103,7 @@ def _timing(times: List[float], baseline: List[float]) -> Timing:
 
 
 def copy_bytes_per_second(num_bytes: int, repetitions: int = 15, device: torch.device = CPU) -> float:
-    """Bytes read and written by torch's copy of a tensor of this size, per second; the median."""
+    """Return bytes read and written by torch's copy of a tensor of this size, per second; the median."""
     source, target = torch.ones(num_bytes // 4, device=device), torch.zeros(num_bytes // 4, device=device)
     times = [seconds(lambda: target.copy_(source), device=device) for _ in range(repetitions)]
     return 2 * num_bytes / statistics.median(times)

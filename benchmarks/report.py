@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from benchmarks.inference import FOLDED_GNPN
+from benchmarks.loading import ONE_THREAD
 from benchmarks.plots import PLOTS, draw_plots
 from benchmarks.results import RESULTS, ROOT
 
@@ -28,7 +29,7 @@ class MissingResultError(Exception):
 
 
 def load_results(folder: Path) -> Results:
-    """Every result file, by name; that of a GPU may be absent.
+    """Return every result file, by name; that of a GPU may be absent.
 
     Raises:
         MissingResultError: another one is.
@@ -44,7 +45,7 @@ def load_results(folder: Path) -> Results:
 
 
 def tables(results: Results, command: str) -> str:
-    """The Markdown between the markers, made by `command`.
+    """Return the Markdown between the markers, made by `command`.
 
     Raises:
         MissingResultError: a file lacks a field.
@@ -60,7 +61,7 @@ def tables(results: Results, command: str) -> str:
 
 
 def between_markers(text: str, content: str) -> str:
-    """The text with what is between the markers replaced.
+    """Return the text with what is between the markers replaced.
 
     Raises:
         ValueError: the markers are not there once each, in order.
@@ -154,7 +155,19 @@ def _data_table(results: Results) -> List[str]:
         for row in rows
         if "together" in row
     ]
-    return [*_table(heads, body), *training, ""]
+    return [*_table(heads, body), *_loader_table(rows), *training, ""]
+
+
+def _loader_table(rows: List[Dict[str, Any]]) -> List[str]:
+    body, loaders = [], []
+    for row in rows:
+        if "thread_ratio" in row:
+            rates, ratios = row["images_per_second"], row["thread_ratio"]
+            loaders = list(ratios)
+            loaded = [f"{rates[loader]:.0f} ({_ratio(ratios[loader])})" for loader in loaders]
+            body.append([row["name"], str(row["batch"]), f"{rates[ONE_THREAD]:.0f}", *loaded])
+    columns = [f"loading processes: {loader}" for loader in loaders]
+    return _table(["batches from a loader, images/s (ratio to one thread)", "batch", ONE_THREAD, *columns], body)
 
 
 def _gpu_table(results: Results) -> List[str]:

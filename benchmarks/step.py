@@ -37,7 +37,7 @@ QUICK_VARIANTS = (BATCH_NORM, NO_NORM, GNPN, GNPN_RECOMPUTE)
 
 
 def time_workload(workload: Workload, names: Sequence[str], repetitions: int) -> Dict[str, Any]:
-    """One row: the ratio to batch norm and the norm's overhead, by variant."""
+    """Return one row: the ratio to batch norm and the norm's overhead, by variant."""
     steps = {name: training_step(workload, VARIANTS[name]) for name in names}
     timings = measure(steps, BATCH_NORM, repetitions=repetitions)
     overheads = norm_overheads(timings)
@@ -63,7 +63,7 @@ def norm_overheads(timings: Dict[str, Timing]) -> Dict[str, float]:
 
 def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="NCHW float32 and four variants alone")
+    parser.add_argument("--quick", action="store_true", help="only NCHW float32 and four variants")
     parser.add_argument("--only", default="", help="workloads whose name contains this")
     parser.add_argument("--repetitions", type=int, default=15)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON file")

@@ -18,7 +18,7 @@ LARGEST = (
     "activation_bytes", "weight_copy_bytes", "activation_ratio", "total_ratio", "saved_bytes", "exponents",
 )  # fmt: skip
 SMALLEST = (
-    "copy_bandwidth_share", "first_quartile", "images_per_second", "speed_ratio",
+    "copy_bandwidth_share", "first_quartile", "images_per_second", "speed_ratio", "thread_ratio",
     "loader_alone", "network_alone", "together",
 )  # fmt: skip
 
@@ -57,7 +57,7 @@ def _field(outer: str, name: str) -> str:
 
 
 def combine(folders: Sequence[Path], out: Path) -> List[Path]:
-    """Writes one file for each name that every folder has, with the number of runs in it.
+    """Write one file for each name that every folder has, with the number of runs in it.
 
     Raises:
         DifferentRunsError: the folders have different files, or see `worst`.

@@ -7,11 +7,13 @@ import errno
 import os
 import resource
 import shutil
+import stat
 from pathlib import Path
 from typing import Callable, List, Union
 
 # A temporary file is named .<name>.<16 digits>.partial and lies beside the file that it will become.
 PARTIAL_SUFFIX = ".partial"
+_NOT_REGULAR = "it is not a regular file (a pipe, a socket or a device)"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -37,12 +39,16 @@ def replace_file(
         passing: called with "before_write", "mid_write", "before_replace" and "after_replace" when these points are
             reached; crash tests stop the process there.
 
-    Raises: DiskFullError where there is no room; OSError for other failures. Both leave the old file alone, and no
-        temporary one.
+    Raises:
+        DiskFullError: there is no room.
+        OSError: other failures, also a pipe or a device at `path`. All leave the old file as it was, and no temporary
+            one.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.urandom(8).hex()}{PARTIAL_SUFFIX}")
     view = memoryview(data)
+    if _is_special(path):
+        raise OSError(errno.EINVAL, f"{_NOT_REGULAR}, and would be replaced by one; name another", str(path))
     try:
         passing("before_write")
         with os.fdopen(open_without_following(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
@@ -65,27 +71,46 @@ def replace_file(
     sync_folder(path.parent)
 
 
+def _is_special(path: Path) -> bool:
+    """Whether a path is a pipe, a device or the like, or leads to one: /dev/null is not a file to be replaced."""
+    try:
+        mode = os.stat(str(path)).st_mode
+    except OSError:
+        return False  # not there, which is as it should be, or an error that opening tells better
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
 def partial_files(folder: Path) -> List[Path]:
-    """What killed writers left in a folder. Another process may be writing one of them right now."""
+    """Return what killed writers left in a folder. Another process may be writing one of them right now."""
     return sorted(folder.glob(f".*{PARTIAL_SUFFIX}"))
 
 
 def open_without_following(path: Path, flags: int) -> int:
-    """The descriptor of a file that is opened by its own name alone: where others may write to a folder, a link there
-    may lead to a file of this user.
+    """Return the descriptor of a file, opened without following a link.
+
+    Where others may write to a folder, a link there may lead to a file of this user.
 
     Args:
+        path: the file.
         flags: of os.open; a new file is for whom the umask says.
 
-    Raises: OSError, also for a symbolic link.
+    Raises:
+        OSError: it cannot be opened, or is a symbolic link, a pipe or a device.
     """
     try:
-        return os.open(str(path), flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        # Without O_NONBLOCK, opening a pipe that nobody reads would wait for ever.
+        descriptor = os.open(str(path), flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        message = "it is a symbolic link, which is not followed; remove it, or choose another folder"
-        raise OSError(errno.ELOOP, message, str(path)) from error
+        if error.errno == errno.ELOOP:
+            message = "it is a symbolic link, which is not followed; remove it, or choose another folder"
+            raise OSError(errno.ELOOP, message, str(path)) from error
+        if error.errno == errno.ENXIO:
+            raise OSError(errno.ENXIO, _NOT_REGULAR, str(path)) from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, _NOT_REGULAR, str(path))
+    return descriptor
 
 
 def sync_folder(folder: Path) -> None:
@@ -98,7 +123,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def describe_full_disk(error: OSError, path: Path, needed: int) -> OSError:
-    """A DiskFullError that says what was needed and what is there, if that is what `error` is about; else `error`."""
+    """Return a DiskFullError with the bytes needed and available if `error` means a full disk, else `error`."""
     if error.errno not in _FULL:
         return error
     available = shutil.disk_usage(path.parent).free

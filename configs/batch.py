@@ -69,12 +69,16 @@ def plan_batch(
     can_share_statistics: bool,
     device_iterations: int = 1,
 ) -> BatchPlan:
-    """The plan with the largest micro-batch that honours `batch` on these replicas.
+    """Return the plan with the largest micro-batch that honours `batch` on these replicas.
 
     Args:
+        batch: the section of the configuration.
         uses_batch_norm: whether the network's statistics depend on norm_batch_size.
+        replicas: over all processes and devices.
+        local_replicas: those of this process.
         max_micro_batch_size: images that fit the device's memory; a given micro_batch_size overrules it.
         can_share_statistics: whether replicas of this device can share normalization statistics.
+        device_iterations: weight updates per call of the device.
 
     Raises:
         ConfigError: the sizes do not divide, or norm_batch_size cannot be honoured. The message has the numbers and
@@ -133,7 +137,7 @@ def _check_norm_batch_size(batch: BatchConfig, uses_batch_norm: bool) -> None:
         )
     if uses_batch_norm and batch.norm_batch_size == 1:
         raise ConfigError(
-            "batch.norm_batch_size 1 with norm.name batch leaves one image to take statistics of; "
+            "batch.norm_batch_size 1 with norm.name batch leaves a single image for the statistics; "
             "set norm_batch_size to 2 or more, or norm.name to instance"
         )
 

@@ -27,7 +27,7 @@ _RANGES = (
 
 
 def configuration_page() -> str:
-    """Every section and field of the schema."""
+    """Return every section and field of the schema."""
     lines = [
         "# Configuration",
         "",
@@ -44,13 +44,13 @@ def configuration_page() -> str:
 
 
 def experiments_page() -> str:
-    """Every shipped experiment, by folder."""
+    """Return every shipped experiment, by folder."""
     lines = [
         "# Experiments",
         "",
         "Every experiment of configs/, by folder. `python train.py --config NAME` trains one; `--print-config` shows",
         "it whole. The expected top-1 accuracy is a fraction. Where its source is the paper, it has not been measured",
-        "with this program; an empty cell means that nobody has.",
+        "with this program; an empty cell means that it has never been measured.",
     ]
     by_folder: Dict[str, List[str]] = {}
     for name in config_names():
@@ -82,7 +82,7 @@ def _type_text(model: Type[BaseModel], name: str) -> str:
 
 
 def _without_null(shape: Dict[str, Any]) -> Dict[str, Any]:
-    """The one alternative of an optional field that is not null."""
+    """Return the one alternative of an optional field that is not null."""
     alternatives = [other for other in shape.get("anyOf", [shape]) if other.get("type") != "null"]
     return alternatives[0]
 

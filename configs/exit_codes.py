@@ -34,18 +34,25 @@ EXPLAINED = (ExplainedError, OSError)
 
 
 def exit_code_of(error: BaseException) -> int:
-    """The exit code of a command that this error ends."""
+    """Return the exit code of a command that this error ends."""
     if isinstance(error, ExplainedError):
         return error.exit_code
     return DISK if isinstance(error, OSError) else FAILED
 
 
 def exit_code_of_signal(number: int) -> int:
-    """The exit code of a command that saved what it has and stopped because of this signal."""
+    """Return the exit code of a command that saved what it has and stopped because of this signal."""
     return INTERRUPTED if number == signal.SIGINT else PREEMPTED
 
 
+def printable(text: str) -> str:
+    """Return a text with its control characters written out: names in files may hold a terminal's commands."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else ascii(character)[1:-1] for character in text
+    )
+
+
 def explain(error: BaseException) -> int:
-    """Prints the error as one line, its passwords hidden, and returns its exit code."""
-    print(f"error: {hide_passwords(str(error))}", file=sys.stderr)
+    """Print the error as one line, its passwords hidden, and returns its exit code."""
+    print(f"error: {printable(hide_passwords(str(error)))}", file=sys.stderr)
     return exit_code_of(error)

@@ -25,7 +25,7 @@ class Expected(NamedTuple):
 
 
 def expected_of_run(name: str, config: Config) -> Optional[Expected]:
-    """What a run called `name` is expected to reach: the shipped experiment's, where `config` still means that one."""
+    """Return what a run called `name` should reach: the shipped experiment's accuracy, if `config` still means it."""
     try:
         shipped = load_config(name)
     except ConfigError:
@@ -35,7 +35,7 @@ def expected_of_run(name: str, config: Config) -> Optional[Expected]:
 
 
 def expected_accuracy(name: str) -> Optional[Expected]:
-    """What experiment `name`, shipped under that name, is expected to reach; None where nobody measured it."""
+    """Return what experiment `name`, shipped under that name, is expected to reach; None where nobody measured it."""
     name = find_config(name).stem
     row, is_extra = (name[: -len(_EXTRA)], True) if name.endswith(_EXTRA) else (name, False)
     for source, rows in read_yaml(FILE)[0].items():

@@ -17,9 +17,12 @@ def explain(
     lines: Lines,
     sources: Optional[Mapping[KeyPath, str]] = None,
 ) -> List[str]:
-    """One line for each problem of a file that was read as `root`.
+    """Return one line for each problem of a file that was read as `root`.
 
     Args:
+        error: pydantic's, with one or more problems.
+        root: the model that the file was read as.
+        path: of the file.
         lines: the line of each key of the file at `path`.
         sources: where a value came from that is not the file's own.
     """
@@ -37,6 +40,15 @@ def explain(
         name = f"{'.'.join(key_path)}: " if key_path else ""
         messages.append(f"{where}: {name}{_problem(problem, key_path, root)}")
     return messages
+
+
+def explain_options(error: ValidationError) -> str:
+    """One line for the problems of values that were given as options of these names."""
+    problems = error.errors(include_url=False)
+    return "; ".join(
+        f"--{'.'.join(str(part) for part in problem['loc']).replace('_', '-')} {problem['input']}: {problem['msg']}"
+        for problem in problems
+    )
 
 
 def _locate(key_path: KeyPath, path: Path, lines: Lines, sources: Mapping[KeyPath, str]) -> str:

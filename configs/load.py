@@ -16,14 +16,15 @@ from configs.yaml_file import KeyPath, parse_value, read_yaml
 FOLDER = Path(__file__).resolve().parent
 _NEAREST_SHOWN = 4
 _LONGEST_SHOWN = 120  # characters of an override in a message
-_GRIDS = "grids"  # the folder of tables of runs, which are no experiments
+_GRIDS = "grids"  # the folder of tables of runs, which are not experiments
 _OF_32_GROUPS = ("rn50", "rn101", "rnx50", "rnx101")  # the paper's plain group norm in ResNets
 
 
 def load_config(name_or_path: str, overrides: Sequence[str] = (), texts: Sequence[Tuple[str, str, str]] = ()) -> Config:
-    """The experiment called `name_or_path`: configs/*/<name>.yaml, or the path of a YAML file.
+    """Return the experiment called `name_or_path`: configs/*/<name>.yaml, or the path of a YAML file.
 
     Args:
+        name_or_path: of the experiment.
         overrides: `section.key=value` each, applied in order; the values are read as YAML.
         texts: (option, section.key, text) each, applied last; the text is taken as it is, and errors name the option.
 
@@ -48,17 +49,17 @@ def load_config(name_or_path: str, overrides: Sequence[str] = (), texts: Sequenc
 
 
 def config_names() -> List[str]:
-    """The names of the shipped experiments."""
+    """Return the names of the shipped experiments."""
     return sorted(_shipped_files())
 
 
 def config_name(name_or_path: str) -> str:
-    """What a run of `--config name_or_path` is called: the name as it was given, or that of the file."""
+    """Return what a run of `--config name_or_path` is called: the name as it was given, or that of the file."""
     return Path(name_or_path).stem
 
 
 def own_seed(name_or_path: str) -> Optional[int]:
-    """The run.seed that the file itself gives; None where it gives none."""
+    """Return the run.seed that the file itself gives; None where it gives none."""
     path = find_config(name_or_path)
     values = _on_its_base(read_yaml(path)[0], path, {})
     run = values.get("run")
@@ -66,7 +67,7 @@ def own_seed(name_or_path: str) -> Optional[int]:
 
 
 def find_config(name_or_path: str, source: str = "--config") -> Path:
-    """The YAML file of a shipped name or of a path. Errors begin with `source`, where it was named."""
+    """Return the YAML file of a shipped name or of a path. Errors begin with `source`, where it was named."""
     if name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path:
         path = Path(name_or_path)
         if not path.is_file():
@@ -79,7 +80,7 @@ def find_config(name_or_path: str, source: str = "--config") -> Path:
         hint = f"; the nearest are {', '.join(near)}" if near else ""
         raise ConfigError(
             f"{source} {name_or_path}: no such experiment{hint}. `ls {FOLDER}/*/` lists all "
-            f"{len(files)}; the path of a YAML file will do as well"
+            f"{len(files)}; the path of a YAML file works too"
         )
     return found
 
@@ -97,7 +98,7 @@ def _of_network(name: str, files: Dict[str, Path]) -> List[str]:
 
 
 def _present_name(name: str) -> str:
-    """The name of an experiment that was once called `name`: former names did not tell the groups of group norm."""
+    """Return today's name of an experiment once called `name`: former names left out the groups of group norm."""
     match = re.fullmatch(r"(.+?)_gn(ws)?(pn)?(_.+)?", name)
     if match is None:
         return name
@@ -107,7 +108,7 @@ def _present_name(name: str) -> str:
 
 
 def dump_config(config: Config) -> str:
-    """The complete configuration as YAML, defaults included: reading it back gives the same Config."""
+    """Return the complete configuration as YAML, defaults included: reading it back gives the same Config."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 

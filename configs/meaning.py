@@ -11,7 +11,7 @@ _EXECUTED = {
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> List[str]:
-    """`section.key was ..., is ...` of each value that makes `now` another experiment than `before`.
+    """`section.key was ..., is now ...` of each value that makes `now` another experiment than `before`.
 
     Not compared are the sections `device`, `ipu` and `run` but for the seed, micro_batch_size, workers, the folder of
     the data and of its copies, max_corrupt, max_megapixels, kernel and recompute.
@@ -22,7 +22,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> List[str]:
     """
     meant_before = _meaning(before)
     return [
-        f"{section}.{key} was {meant_before.get(section, {}).get(key)!r}, is {value!r}"
+        f"{section}.{key} was {meant_before.get(section, {}).get(key)!r}, is now {value!r}"
         for section, values in _meaning(now).items()
         for key, value in values.items()
         if meant_before.get(section, {}).get(key) != value

@@ -1,4 +1,4 @@
-"""Passwords in URLs, which are for the place that they name and for nobody who reads a log or a configuration."""
+"""Passwords in URLs, which only the server may see, and no reader of a log or a configuration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NO_USER = ("github",)  # github://owner:repository@branch/
 
 
 def hide_passwords(text: str) -> str:
-    """A text whose URLs have *** for passwords, tokens and the values of their queries (signatures among them)."""
+    """Return a text whose URLs have *** for passwords, tokens and the values of queries (such as signatures)."""
     return _QUERY.sub(_hidden_values, _USER.sub(_hidden_user, text))
 
 

@@ -12,7 +12,12 @@ from configs.atomic_file import replace_file
 
 
 def save_picture(figure: Figure, path: Union[str, Path], dpi: int) -> None:
-    """Write a figure, in the format that the path's suffix names. Raises OSError, and ValueError for another suffix."""
+    """Write a figure, in the format that the path's suffix names.
+
+    Raises:
+        OSError: it cannot be written.
+        ValueError: an unknown suffix.
+    """
     content = BytesIO()
     figure.savefig(content, dpi=dpi, format=Path(path).suffix.lstrip(".") or "png")
     replace_file(path, content.getvalue())

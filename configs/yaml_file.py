@@ -1,7 +1,7 @@
 """Reads a YAML file into plain values and remembers the line of every key.
 
 A strict subset of YAML is accepted, in files and after --set, because the full language surprises: here `1e-4` is a
-number, `no` is the string "no", `010` is no number, a duplicate key is an error, and anchors, aliases and tags are
+number, `no` is the string "no", `010` is not a number, a duplicate key is an error, and anchors, aliases and tags are
 refused.
 """
 
@@ -11,6 +11,7 @@ from typing import Any, Dict, Optional, Tuple
 
 import yaml
 
+from configs.bounded_file import read_bounded
 from configs.errors import ConfigError
 
 MAX_BYTES = 1_000_000  # a config has about 2,000; more is some other file
@@ -30,7 +31,7 @@ _Loader.yaml_implicit_resolvers = {
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false|True|False)$"), list("tfTF"))
-# A leading zero is octal in YAML 1.1 and decimal in 1.2: here 010 is no number, and neither are 1_000 and 12:30:00.
+# A leading zero is octal in YAML 1.1 and decimal in 1.2: here 010 is not a number, and neither are 1_000 and 12:30:00.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:int",
     re.compile(rf"^[-+]?(?:0|[1-9]\d{{0,{MAX_DIGITS - 1}}}|0x[0-9a-fA-F]{{1,16}})$"),
@@ -44,7 +45,7 @@ _Loader.add_implicit_resolver(
 
 
 def parse_value(text: str) -> Any:
-    """The value that `text` would have in a YAML file: `8` a number, `true` a boolean, `[1, 2]` a list.
+    """Return the value that `text` would have in a YAML file: `8` a number, `true` a boolean, `[1, 2]` a list.
 
     Raises:
         ConfigError: not a YAML value, or one that a file may not have either.
@@ -57,16 +58,13 @@ def parse_value(text: str) -> Any:
 
 
 def read_yaml(path: Path) -> Tuple[Dict[str, Any], Lines]:
-    """The mapping in the file at `path`, and the line number of each key path.
+    """Return the mapping in the file at `path`, and the line number of each key path.
 
     Raises:
         ConfigError: unreadable, not UTF-8, too large, not YAML, not a mapping, duplicate keys, anchors or aliases.
     """
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ConfigError(f"{path}: {size:,} bytes; a config has at most {MAX_BYTES:,}. Is it the right file?")
-        text = path.read_bytes().decode("utf-8")
+        text = read_bounded(path, MAX_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
     except OSError as error:
@@ -81,7 +79,7 @@ def read_yaml(path: Path) -> Tuple[Dict[str, Any], Lines]:
 
 
 def _compose(text: str, name: str, path: Optional[str] = None) -> Tuple[_Loader, Optional[yaml.Node]]:
-    """The nodes of a text that holds nothing refused here. Errors begin with the name, and the line of a file."""
+    """Return the nodes of a text without anything refused here. Errors begin with name and line."""
     try:
         loader = _Loader(text)
         _refuse_bombs(name, text)

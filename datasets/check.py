@@ -27,8 +27,10 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Set,
 import numpy as np
 from PIL import Image
 
-from configs import ConfigError, load_config
-from configs.exit_codes import DATA, DONE, explain
+from configs import load_config
+from configs.arguments import whole
+from configs.counted import counted
+from configs.exit_codes import DATA, DONE, EXPLAINED, explain
 from configs.schema import DataConfig
 from configs.standard_streams import open_standard_streams
 from datasets import build_datasets
@@ -36,7 +38,7 @@ from datasets.data_sets import DataSets
 from datasets.errors import DataError
 from datasets.folder import data_folder
 from datasets.image_folder import HALVES, has_image_name, read_image_file
-from datasets.images.decode import pixel_limit
+from datasets.images.decode import FORMATS, pixel_limit
 from datasets.images.encoded_image import EncodedImage, unusable
 from datasets.shards.image_shards import ShardImages
 from datasets.shards.index import NOT_COMPUTED
@@ -88,7 +90,7 @@ def inspect(index: int) -> Finding:
         if not isinstance(image, EncodedImage):
             return Finding(None, label, image.shape[1:], f"{image.shape[0]} channels", digest_of(image.tobytes()))
         image.pixels()
-        with Image.open(BytesIO(image.content)) as opened:
+        with Image.open(BytesIO(image.content), formats=FORMATS) as opened:
             mode = f"{opened.format} {opened.mode}"
         return Finding(None, label, (image.height, image.width), mode, digest_of(image.content))
     except DataError as error:
@@ -122,7 +124,7 @@ def check_half(report: Report, half: str, source: Any, class_names: Sequence[str
     by_label = Counter(finding.label for finding in readable)
     counts = {name: by_label[label] for label, name in enumerate(class_names)}
     report.lines.append(
-        f"{half}: {len(findings):,} images, {len(readable):,} of them readable, in {len(by_label):,} of "
+        f"{half}: {counted(len(findings), 'image')}, {len(readable):,} of them readable, in {len(by_label):,} of "
         f"{len(class_names):,} classes, {min(counts.values()):,} to {max(counts.values()):,} a class"
     )
     if len(class_names) <= SHOWN:
@@ -144,7 +146,7 @@ def check_shards(report: Report, half: str, source: ShardImages) -> None:
     problems = (shard_problem(source, number) for number in range(len(source.shards)))
     scanned = source.sums.count(NOT_COMPUTED)
     report.complain(f"{half}: shards that have changed", [problem for problem in problems if problem is not None])
-    report.lines.append(f"{half}: {len(source.shards):,} shards, {scanned:,} of them without a sum")
+    report.lines.append(f"{half}: {counted(len(source.shards), 'shard')}, {scanned:,} of them without a sum")
 
 
 def shard_problem(source: ShardImages, number: int) -> Optional[str]:
@@ -163,7 +165,7 @@ def shard_problem(source: ShardImages, number: int) -> Optional[str]:
     images = ("offsets", "lengths", "labels")
     if all(np.array_equal(getattr(found, what), getattr(source, what)[kept]) for what in images):
         return None
-    return f"{path}: other images or labels than its index says; remove the index"
+    return f"{path}: its images or labels differ from its index; remove the index"
 
 
 class AnyImages:
@@ -196,7 +198,7 @@ def folder_problems(folder: Path) -> Iterator[str]:
             place = folder / half / name
             files = [path for path in sorted(place.iterdir()) if not path.name.startswith(".")]
             others = [path for path in files if not (has_image_name(os.fsencode(path.name)) and path.is_file())]
-            yield from (f"{path}: not an image file by its name, or no file" for path in others)
+            yield from (f"{path}: not a file, or not an image by its name" for path in others)
             if len(others) == len(files):
                 yield f"{place}: a class without images"
     for name in sorted(classes["train"] ^ classes["val"]):
@@ -207,7 +209,7 @@ def check(config: DataConfig, workers: int) -> Report:
     """Check the data set that `config` names."""
     report = Report()
     if config.name == "image_folder":
-        report.complain("not as the layout needs it", list(folder_problems(data_folder(config.dir))))
+        report.complain("not in the expected layout", list(folder_problems(data_folder(config.dir))))
     try:
         data_sets: DataSets = build_datasets(config, seed=0)
         halves = {"train": data_sets.train.source, "val": data_sets.evaluation.source}
@@ -234,16 +236,16 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; null leaves it out"
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that read images")
+    parser.add_argument("--workers", type=whole(0), default=os.cpu_count() or 1, help="processes that read images")
     options = parser.parse_args(arguments)
     if options.workers < 0:
         parser.error(f"--workers {options.workers} must be 0 or more")
     try:
         report = check(load_config(options.config, options.set).data, options.workers)
-    except ConfigError as error:
+    except EXPLAINED as error:
         return explain(error)
     text = "\n".join(report.lines + [f"errors of {report.errors} kinds" if report.errors else "ok"])
-    print(text.encode("utf-8", "backslashreplace").decode("utf-8"))  # names may be of bytes that are no UTF-8
+    print(text.encode("utf-8", "backslashreplace").decode("utf-8"))  # names may be of bytes that are not UTF-8
     return DATA if report.errors else DONE
 
 

@@ -26,7 +26,11 @@ STDS = {"cifar10": (0.2470, 0.2435, 0.2616), "cifar100": (0.2673, 0.2564, 0.2762
 
 
 def build(config: DataConfig, seed: int) -> DataSets:
-    """Return CIFAR-10 or CIFAR-100, downloading it where its files are missing. Raises DataError where that fails."""
+    """Return CIFAR-10 or CIFAR-100, downloading it where its files are missing.
+
+    Raises:
+        DataError: that fails.
+    """
     train, evaluation = (read_or_download(config.name, config.dir, half) for half in (True, False))
     return data_sets_in_memory(
         config,

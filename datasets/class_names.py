@@ -16,14 +16,15 @@ def parse_class_names(path: str, content: bytes) -> Tuple[str, ...]:
     """Return the names that a file gives, one a line; empty lines at its end count for nothing.
 
     Args:
-        path: what people call the file.
+        path: the file's name in messages.
+        content: of the file.
 
     Raises:
         DataError: an empty line before the end, which would shift all labels behind it; names that cannot be told
-            apart; a file that is no text.
+            apart; a file that is not text.
     """
     if b"\0" in content:
-        raise DataError(f"{path}: no text of one class name a line in UTF-8: it begins with {content[:8]!r}")
+        raise DataError(f"{path}: not UTF-8 text with one class name per line: it begins with {content[:8]!r}")
     lines = content.replace(b"\r\n", b"\n").rstrip(b"\n").split(b"\n")
     names = tuple(os.fsdecode(line) for line in lines) if any(lines) else ()
     if names and lines[0].startswith(codecs.BOM_UTF8):  # as Windows writes it

@@ -75,7 +75,11 @@ class EvaluationImages:
 
 
 def shared_flags(count: int) -> torch.Tensor:
-    """Return zeros that loading processes see and set. Raises DataError where shared memory has no room for them."""
+    """Return zeros that loading processes see and set.
+
+    Raises:
+        DataError: shared memory has no room for them.
+    """
     try:
         return torch.zeros(count, dtype=torch.uint8).share_memory_()
     except RuntimeError as error:
@@ -99,7 +103,7 @@ class Parts:
 
 
 class TrainingImages:
-    """The images to train on, augmented anew in each epoch.
+    """The images to train on, augmented differently in each epoch.
 
     `images[epoch, index]` gives (uint8 tensor (C, H, W), label). It is a function of (seed, epoch, index): the loading
     process, the order, and torch's, numpy's and Python's random states neither influence it nor are touched by it.

@@ -15,7 +15,7 @@ from typing import Optional, Sequence
 
 import numpy as np
 
-from configs.exit_codes import explain
+from configs.exit_codes import EXPLAINED, explain
 from configs.schema import DataConfig
 from configs.standard_streams import open_standard_streams
 from datasets.data_sets import DataSets
@@ -53,7 +53,11 @@ def read_half(folder: Path, half: str) -> ImagesInMemory:
 
 
 def build(config: DataConfig, seed: int) -> DataSets:
-    """Return Fashion-MNIST, fetching its files where they are missing. Raises DataError where that fails."""
+    """Return Fashion-MNIST, fetching its files where they are missing.
+
+    Raises:
+        DataError: that fails.
+    """
     folder = obtain_files(config.dir)
     return data_sets_in_memory(
         config,
@@ -74,7 +78,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         folder = obtain_files(parser.parse_args(arguments).data_dir)
         for half in NUM_IMAGES:
             read_half(folder, half)
-    except DataError as error:
+    except EXPLAINED as error:
         return explain(error)
     print(folder)
     return 0

@@ -28,8 +28,8 @@ from typing import Dict, Optional, Sequence
 
 import numpy as np
 
-from configs.bounded_file import GIB, MIB, read_bounded
-from configs.exit_codes import explain
+from configs.bounded_file import GIB, MIB, parse_json, read_bounded
+from configs.exit_codes import EXPLAINED, explain
 from configs.schema import DataConfig
 from configs.standard_streams import open_standard_streams
 from datasets import fashion_mnist
@@ -76,7 +76,7 @@ def obtain_scenes(configured: Optional[str]) -> Dict[str, ImagesInMemory]:
                 return read_scenes(folder)
             except (DataError, OSError) as error:
                 if folder.exists():
-                    logging.getLogger(__name__).warning("%s; the files are made again", error)
+                    logging.getLogger(__name__).warning("%s; making the files again", error)
             write_scenes(configured, folder)
         return read_scenes(folder)
     except (DataError, OSError) as error:
@@ -122,7 +122,7 @@ def read_scenes(folder: Path) -> Dict[str, ImagesInMemory]:
     """
     path = folder / RECORD
     try:
-        record = json.loads(read_bounded(path, MIB))
+        record = parse_json(read_bounded(path, MIB))
         version, sums = record["version"], dict(record["sha256"])
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is damaged: {error!r}") from error
@@ -140,7 +140,11 @@ def read_scenes(folder: Path) -> Dict[str, ImagesInMemory]:
 
 
 def build(config: DataConfig, seed: int) -> DataSets:
-    """Return the scenes, making their files where they are missing. Raises DataError where that fails."""
+    """Return the scenes, making their files where they are missing.
+
+    Raises:
+        DataError: that fails.
+    """
     halves = obtain_scenes(config.dir)
     return data_sets_in_memory(
         config, seed, halves["train"], halves["val"], mean=MEAN, std=STD, class_names=CLASS_NAMES
@@ -154,7 +158,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     data_dir = parser.parse_args(arguments).data_dir
     try:
         obtain_scenes(data_dir)
-    except DataError as error:
+    except EXPLAINED as error:
         return explain(error)
     print(data_folder(data_dir) / FOLDER)
     return 0

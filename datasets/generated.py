@@ -1,4 +1,4 @@
-"""Made images: any size and number of classes, from nothing but an index. For trying the program, tests and speed.
+"""Synthetic images of any size and number of classes, from an index alone: for trials, tests and measuring speed.
 
 Image i has class c = i modulo num_classes and shows
 

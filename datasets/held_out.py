@@ -42,7 +42,7 @@ class SelectedImages:
 
 
 def choose_held_out(labels: np.ndarray, count: int) -> np.ndarray:
-    """Which images are held out: a function of the labels and `count` alone.
+    """Return which images are held out: a function of the labels and `count` alone.
 
     Class c of n_c images among n gives count n_c / n of them, rounded down; the classes with the largest remainders
     (the first ones, where equal) give one more. Within a class the images come in random order.
@@ -73,7 +73,7 @@ def choose_held_out(labels: np.ndarray, count: int) -> np.ndarray:
 
 
 def hold_out(data: DataSets, count: int) -> DataSets:
-    """The same data with `count` of its training images as `validation`, shown as the evaluation images are.
+    """Return the same data with `count` of its training images as `validation`, shown as the evaluation images are.
 
     Raises:
         ConfigError: a class would have no image left to train on.

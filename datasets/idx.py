@@ -68,7 +68,7 @@ def parse_idx(content: bytes, path: Path, shape: Tuple[int, ...]) -> np.ndarray:
     header = content[: len(expected)]
     if header != expected:
         raise DataError(
-            f"{path} is damaged or another file: it starts with {header.hex() or 'nothing'}, expected "
+            f"{path} is damaged or a different file: it starts with {header.hex() or 'nothing'}, expected "
             f"{expected.hex()} (magic number and shape {shape}); remove it and supply it again"
         )
     size = int(np.prod(shape))

@@ -11,6 +11,7 @@ from typing import Dict, Iterator, List, Optional, Tuple
 import numpy as np
 from typing_extensions import Protocol
 
+from configs.bounded_file import open_regular
 from configs.schema import DataConfig
 from datasets.class_names import check_class_names
 from datasets.data_sets import DataSets, EvaluationImages, ImageSource, Parts, TrainingImages, hash_parts
@@ -76,11 +77,19 @@ class FolderImages:
         return len(self.names)
 
     def load(self, index: int) -> Tuple[EncodedImage, int]:
-        """Return the image and its label. Raises DataError, naming path and class, where it cannot be read."""
+        """Return the image and its label.
+
+        Raises:
+            DataError: it cannot be read; the message names path and class.
+        """
         return EncodedImage(self.content(index), self.name(index), self.max_pixels), int(self.labels[index])
 
     def content(self, index: int) -> bytes:
-        """Return the bytes of the file. Raises DataError as `load` does."""
+        """Return the bytes of the file.
+
+        Raises:
+            DataError: as `load` does.
+        """
         try:
             return read_image_file(self.path(index))
         except OSError as error:
@@ -90,21 +99,25 @@ class FolderImages:
         return self.folder / self.class_names[self.labels[index]] / os.fsdecode(self.names[index].item())
 
     def name(self, index: int) -> str:
-        """What errors call the image."""
+        """Return what errors call the image."""
         return f"{self.path(index)} (class {self.class_names[self.labels[index]]})"
 
 
 def read_image_file(path: Path) -> bytes:
-    """Return the content of a file. Raises OSError, also for one that is too large for an image."""
-    with open(path, "rb") as file:
+    """Return the content of a file.
+
+    Raises:
+        OSError: it cannot be read, or is too large for an image.
+    """
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_BYTES:
             raise OSError(errno.EFBIG, f"it has {size} bytes, over the limit of {MAX_BYTES} for an image")
-        return file.read()
+        return file.read(size)
 
 
 def image_files(class_folder: Path) -> Iterator[Tuple[bytes, int]]:
-    """Give name and size in bytes of each image file; names that start with a dot are passed over.
+    """Give name and size in bytes of each image file; names that start with a dot are skipped.
 
     Raises:
         DataError: something else is in the folder.
@@ -126,7 +139,7 @@ def has_image_name(name: bytes) -> bool:
 
 
 def find_classes(folder: Path) -> Tuple[str, ...]:
-    """Return the names of the class folders in `folder`, sorted; names that start with a dot are passed over.
+    """Return the names of the class folders in `folder`, sorted; names that start with a dot are skipped.
 
     Raises:
         DataError: something that is not a folder, fewer than two classes, or names that cannot be told apart.
@@ -193,7 +206,11 @@ class EncodedSource(ImageSource, Protocol):
 
 
 def contents_fingerprint(source: EncodedSource) -> str:
-    """Return digits that change with any byte of any image. It reads all files. Raises DataError where it cannot."""
+    """Return digits that change with any byte of any image. It reads all files.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         digests = pool.map(lambda index: hash_parts([source.content(index)]), range(len(source)))
         return hash_parts(digest.encode() for digest in digests)

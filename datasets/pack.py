@@ -23,7 +23,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Iterator, List, Optional, Sequence, Tuple
 
+from configs.arguments import MOST_PIXELS, positive, whole
 from configs.atomic_file import replace_file
+from configs.counted import counted
 from configs.exit_codes import DISK, explain
 from configs.standard_streams import open_standard_streams
 from datasets.errors import DataError
@@ -168,7 +170,7 @@ def pack(source: Path, target: Path, shard_bytes: int, seed: int, smaller: Optio
     replace_file(target / UNFINISHED, b"")
     for half, images in halves.items():
         for shard in pack_half(images, target, half, Packing(shard_bytes, seed, smaller)):
-            print(f"{shard.path}: {len(shard.rows):,} images, {shard.size / MIB:,.1f} MiB", flush=True)
+            print(f"{shard.path}: {counted(len(shard.rows), 'image')}, {shard.size / MIB:,.1f} MiB", flush=True)
     replace_file(target / CLASSES_FILE, os.fsencode("".join(f"{name}\n" for name in halves["train"].class_names)))
     (target / UNFINISHED).unlink()
 
@@ -178,18 +180,16 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m datasets.pack", description="Pack a folder of images into shards.")
     parser.add_argument("source", type=Path, help="folder with train/CLASS/* and val/CLASS/*")
     parser.add_argument("target", type=Path, help="new folder for the shards")
-    parser.add_argument("--shard-mib", type=int, default=256, help="size at which a shard is closed")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of images")
-    parser.add_argument("--short-side", type=int, help="resize images with a longer short side to it, in pixels")
-    parser.add_argument("--quality", type=int, help=f"of the JPEG files then written (default: {QUALITY})")
+    parser.add_argument("--shard-mib", type=positive, default=256, help="size at which a shard is closed")
+    parser.add_argument("--seed", type=whole(0), default=0, help="of the order of images")
+    parser.add_argument(
+        "--short-side", type=whole(most=MOST_PIXELS), help="shrink images with a longer short side to this many pixels"
+    )
+    parser.add_argument("--quality", type=whole(most=100), help=f"of the JPEG files then written (default: {QUALITY})")
     options = parser.parse_args(arguments)
-    if options.shard_mib < 1 or options.seed < 0:
-        parser.error("--shard-mib must be 1 or more, --seed 0 or more")
     if options.short_side is None and options.quality is not None:
-        parser.error("--quality is of images that are stored smaller: add --short-side")
+        parser.error("--quality applies to images that are stored smaller: add --short-side")
     quality = QUALITY if options.quality is None else options.quality
-    if (options.short_side is not None and options.short_side < 1) or not 1 <= quality <= 100:
-        parser.error("--short-side must be 1 or more, --quality from 1 to 100")
     smaller = None if options.short_side is None else Smaller(options.short_side, quality)
     try:
         pack(options.source, options.target, options.shard_mib * MIB, options.seed, smaller)

@@ -100,13 +100,17 @@ def obtain_photos() -> Dict[str, bytes]:
 
 
 def checked(package: str, read: Callable[[str], bytes]) -> Dict[str, bytes]:
-    """Return the photographs of a package. Raises DataError for one of other content than is written here."""
+    """Return the photographs of a package.
+
+    Raises:
+        DataError: one of other content than is written here.
+    """
     files = {}
     for photo in PHOTOS:
         if photo.package == package:
             content = read(photo.file)
             if hashlib.sha256(content).hexdigest() != photo.sha256:
-                raise DataError(f"{photo.file} is another file than expected: its SHA-256 sum is not {photo.sha256}")
+                raise DataError(f"{photo.file} is not the expected file: its SHA-256 sum is not {photo.sha256}")
             files[photo.name] = content
     return files
 

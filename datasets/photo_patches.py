@@ -26,7 +26,7 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 import numpy as np
 from PIL import Image
 
-from configs.exit_codes import explain
+from configs.exit_codes import EXPLAINED, explain
 from configs.schema import DataConfig
 from configs.standard_streams import open_standard_streams
 from datasets.data_sets import DataSets, EvaluationImages, TrainingImages, hash_parts
@@ -122,7 +122,11 @@ def obtain_patches(configured: Optional[str]) -> Path:
 
 
 def read_patches(folder: Path) -> Dict[str, FolderImages]:
-    """Return both halves. Raises DataError where patches are missing or too many."""
+    """Return both halves.
+
+    Raises:
+        DataError: patches are missing or too many.
+    """
     halves = open_folder(folder)
     for half, images in halves.items():
         expected = PATCHES_PER_CLASS[half] * len(images.class_names)
@@ -134,7 +138,11 @@ def read_patches(folder: Path) -> Dict[str, FolderImages]:
 
 
 def build(config: DataConfig, seed: int) -> DataSets:
-    """Return the patches, making them where they are missing. Raises DataError where that fails."""
+    """Return the patches, making them where they are missing.
+
+    Raises:
+        DataError: that fails.
+    """
     say_decoder()
     halves = read_patches(obtain_patches(config.dir))
     augmentation = Augmentation(PATCH, config.crop_padding, config.min_crop_area, config.horizontal_flip)
@@ -158,7 +166,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     try:
         folder = obtain_patches(parser.parse_args(arguments).data_dir)
         read_patches(folder)
-    except DataError as error:
+    except EXPLAINED as error:
         return explain(error)
     print(folder)
     return 0

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from configs import load_config
+from configs.arguments import positive
 from configs.exit_codes import EXPLAINED, explain
 from configs.picture_file import save_picture
 from configs.schema import DataConfig
@@ -67,7 +68,12 @@ def tile(rows: Sequence[Sequence[Tensor]], size: int) -> Tensor:
 
 
 def draw(config: DataConfig, columns: int, out: str) -> None:
-    """Write the picture. Raises ConfigError and DataError as build_datasets, and OSError for `out`."""
+    """Write the picture.
+
+    Raises:
+        ConfigError, DataError: as build_datasets.
+        OSError: `out` cannot be written.
+    """
     data_sets = build_datasets(config, seed=0)
     names = data_sets.class_names[:CLASSES]
     rows = first_of_each_class(data_sets.train.source, len(names), columns)
@@ -94,11 +100,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; null leaves it out"
     )
-    parser.add_argument("--out", required=True, metavar="FILE.png", help="the picture; written over")
-    parser.add_argument("--columns", type=int, default=16, help="images of each class")
+    parser.add_argument("--out", required=True, metavar="FILE.png", help="the picture's file; overwritten")
+    parser.add_argument("--columns", type=positive, default=16, help="images of each class")
     options = parser.parse_args(arguments)
-    if options.columns < 1:
-        parser.error(f"--columns {options.columns} must be 1 or more")
     try:
         draw(load_config(options.config, options.set).data, options.columns, options.out)
     except EXPLAINED as error:

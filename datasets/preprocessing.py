@@ -10,10 +10,11 @@ from typing import Any, Dict, Tuple
 import torch
 from PIL import Image
 
+from configs.bounded_file import read_bounded
 from configs.schema import DataConfig
 from datasets import ANY_SIZE, MODULES, NATIVE_SIZES
 from datasets.errors import DataError
-from datasets.images.decode import pixel_limit
+from datasets.images.decode import MAX_BYTES, pixel_limit
 from datasets.images.encoded_image import EncodedImage
 from datasets.images.transforms import EVALUATION_SHARE, CentreCrop
 
@@ -45,12 +46,15 @@ class Preprocessing:
         return len(self.mean)
 
     def pixels(self, path: Path) -> torch.Tensor:
-        """The image of a file. Raises DataError where it cannot be read.
+        """Return the image of a file.
 
         Shape: -> (C, image_size, image_size), uint8.
+
+        Raises:
+            DataError: it cannot be read.
         """
         try:
-            content = path.read_bytes()
+            content = read_bounded(path, MAX_BYTES)
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
         image = CentreCrop(self.image_size, self.short_side)(EncodedImage(content, str(path), self.max_pixels))
@@ -85,7 +89,7 @@ def _rounded(values: Tuple[float, ...]) -> str:
 
 
 def preprocessing_of(config: DataConfig) -> Preprocessing:
-    """That of the evaluation images of a data set, without its images; those of one size fill the crop."""
+    """Return that of the evaluation images of a data set, without its images; those of one size fill the crop."""
     module = importlib.import_module(_STATISTICS_IN[config.name])
     size = config.image_size or NATIVE_SIZES.get(config.name) or int(module.IMAGE_SIZE)
     is_cifar = config.name.startswith("cifar")

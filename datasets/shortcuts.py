@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from configs import ConfigError, load_config
-from configs.exit_codes import explain
+from configs import load_config
+from configs.exit_codes import EXPLAINED, explain
 from configs.schema import DataConfig
 from configs.standard_streams import open_standard_streams
 from datasets import build_datasets
@@ -154,7 +154,7 @@ def measure(config: DataConfig) -> Tuple[float, Dict[str, Dict[str, float]]]:
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """Print a table; return 0, 2 for a configuration that cannot be or 3 for bad data."""
     parser = argparse.ArgumentParser(
-        prog="python -m datasets.shortcuts", description="Measure what colours alone tell of the class."
+        prog="python -m datasets.shortcuts", description="Measure what colours alone reveal about the class."
     )
     parser.add_argument(
         "--config", required=True, metavar="NAME|PATH", help="an experiment of configs/, or a YAML file"
@@ -166,7 +166,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     try:
         config = load_config(options.config, options.set).data
         chance, accuracies = measure(config)
-    except (ConfigError, DataError) as error:
+    except EXPLAINED as error:
         return explain(error)
     print(f"| {config.name}; chance {chance:.3f} | " + " | ".join(MODELS) + " |\n" + "|---" * (len(MODELS) + 1) + "|")
     for name, row in accuracies.items():

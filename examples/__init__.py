@@ -1,1 +1,1 @@
-"""The layer in plain torch, and in others' libraries."""
+"""The layer in plain torch, and in other libraries."""

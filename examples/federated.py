@@ -22,7 +22,7 @@ NORMS = {"GN": NormActFactory(proxy=False), "GN+PN": NormActFactory(), "BN": Nor
 
 
 def split(labels: Tensor, clients: int, alpha: float) -> List[Tensor]:
-    """Indices of each client's images: each class is shared out by a Dirichlet distribution."""
+    """Return indices of each client's images: each class is shared out by a Dirichlet distribution."""
     parts: List[List[Tensor]] = [[] for _ in range(clients)]
     for label in labels.unique():
         members = (labels == label).nonzero().flatten()

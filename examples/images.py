@@ -21,7 +21,7 @@ class Images(NamedTuple):
 
 
 def load_images(fashion_mnist: Optional[str], num_train: int, num_test: int) -> Images:
-    """The first images of Fashion-MNIST, or stripes where no folder is given."""
+    """Return the first images of Fashion-MNIST, or stripes where no folder is given."""
     if fashion_mnist is None:
         generator = torch.Generator().manual_seed(1)
         return Images(*stripes(num_train, generator), *stripes(num_test, generator), num_classes=3)

@@ -36,7 +36,7 @@ class SmallNet(nn.Module):
 
 
 def stripes(num_images: int, generator: torch.Generator) -> Tuple[Tensor, Tensor]:
-    """Images (N, 3, 16, 16) of horizontal, vertical or diagonal waves in noise, and their classes (N,)."""
+    """Return images (N, 3, 16, 16) of horizontal, vertical or diagonal waves in noise, and their classes (N,)."""
     labels = torch.randint(0, 3, (num_images,), generator=generator)
     y, x = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
     directions = torch.stack([y, x, (x + y) / 2**0.5])[labels]
@@ -46,7 +46,7 @@ def stripes(num_images: int, generator: torch.Generator) -> Tuple[Tensor, Tensor
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> List[dict]:
-    """All parameters decay but the scales and shifts of norms; proxy_beta and proxy_gamma do."""
+    """Return groups in which all parameters decay but the scales and shifts of norms; the proxy's do."""
     without = affine_parameter_names(model)
     named = list(model.named_parameters())
     return [

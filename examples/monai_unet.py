@@ -27,7 +27,7 @@ def balls(count: int, size: int) -> Tuple[Tensor, Tensor]:
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> float:
-    parser = argparse.ArgumentParser(description="Segments made volumes with MONAI's UNet and GN+PN.")
+    parser = argparse.ArgumentParser(description="Segments synthetic volumes with MONAI's UNet and GN+PN.")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--size", type=int, default=24, help="of a volume's edge")
     options = parser.parse_args(arguments)

@@ -3,7 +3,7 @@
     pip install torchvision
     python -m examples.torchvision_detector
 
-Detectors usually freeze batch norm, since two images are no batch to take statistics of; here nothing is frozen.
+Detectors usually freeze batch norm, since two images are not a batch to take statistics over; here nothing is frozen.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from normact import NormActFactory, convert_norm
 
 
 def squares(count: int, size: int) -> Tuple[List[Tensor], List[Dict[str, Tensor]]]:
-    """Images of noise with one bright square each, and its box and class."""
+    """Return images of noise with one bright square each, and its box and class."""
     images, targets = [], []
     for _ in range(count):
         edge = int(torch.randint(size // 5, size // 2, ()))
@@ -45,7 +45,7 @@ def detector(norm_act: NormActFactory, size: int) -> FCOS:
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> List[float]:
-    parser = argparse.ArgumentParser(description="Trains a small detector with GN+PN on made images.")
+    parser = argparse.ArgumentParser(description="Trains a small detector with GN+PN on synthetic images.")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--size", type=int, default=96, help="of an image's edge")
     options = parser.parse_args(arguments)

@@ -18,9 +18,10 @@ class Aside:
         self._error: Optional[BaseException] = None
 
     def start(self, work: Callable[[], object]) -> None:
-        """Starts `work`, which must not read what the training changes.
+        """Start `work`, which must not read what the training changes.
 
-        Raises: the error of the work before.
+        Raises:
+            Exception: the error of the work before.
         """
         self.wait()
         # No daemon: the process does not end in the middle of it.
@@ -28,14 +29,15 @@ class Aside:
         self._thread.start()
 
     def check(self) -> None:
-        """Raises the error of work that has ended with one; waits for nothing."""
+        """Raise the error of work that has ended with one; wait for nothing."""
         if self._thread is not None and not self._thread.is_alive():
             self.wait()
 
     def wait(self) -> None:
-        """Returns when the work is done.
+        """Return when the work is done.
 
-        Raises: its error.
+        Raises:
+            Exception: its error.
         """
         if self._thread is not None:
             self._thread.join()

@@ -24,7 +24,7 @@ LOGGER = logging.getLogger(__name__)
 def start_from_batch_norm(
     network: ImageClassifier, factory: NormActFactory, saved: SavedWeights, config: Config, data: DataSets
 ) -> None:
-    """Gives a network the weights of one with batch norm, so that its function stays as nearly as constants allow.
+    """Give a network the weights of one with batch norm, so that its function stays as nearly as constants allow.
 
     Args:
         network: as configured, with another norm.

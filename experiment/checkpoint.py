@@ -1,4 +1,6 @@
-"""Checkpoints: written whole or not at all, verified when read, and free of code. Each is two files:
+"""Checkpoints: written whole or not at all, verified when read, and free of code.
+
+Each is two files:
 
     checkpoints/step_00001234.pt      tensors and builtins (see checkpoint_schema), read with weights_only
     checkpoints/step_00001234.json    its manifest: size and SHA-256, and the step of the best checkpoint by then (null
@@ -55,8 +57,9 @@ def save_checkpoint(
         keep: number of newest checkpoints that stay, this one included; with those that their manifests call the best.
         best: step of the best checkpoint so far; None where nothing decides which that is.
 
-    Raises: CheckpointError for what checkpoint_schema refuses, or a value of another type; DiskFullError, OSError.
-        Older checkpoints are intact then.
+    Raises:
+        CheckpointError: what checkpoint_schema refuses, or a value of another type.
+        DiskFullError, OSError: it cannot be written; older checkpoints are intact.
     """
     plain = {"format": FORMAT, **_plain_dict(state, "state")}
     check_state(plain, "the state to save")
@@ -88,22 +91,23 @@ def has_checkpoint(folder: Union[str, Path]) -> bool:
 def newest_checkpoint(folder: Union[str, Path], tell: Callable[[str], None] = LOGGER.warning) -> Optional[Path]:
     """Return the newest intact checkpoint of `folder`, or None if none was ever finished.
 
-    A checkpoint that is not intact is passed over, and `tell` is called with a message that names what is wrong.
+    A checkpoint that is not intact is skipped, and `tell` is called with a message that names what is wrong.
 
-    Raises: CheckpointError where finished checkpoints exist and none is intact: starting anew would hide that.
+    Raises:
+        CheckpointError: finished checkpoints exist, and none is intact: starting again would hide that.
     """
     folder = Path(folder)
     problems: List[str] = []
     unfinished = {_step_of(path) for path in _checkpoint_files(folder)} - set(_known_steps(folder))
     for step in sorted(unfinished, reverse=True):
-        tell(f"passing over {folder / checkpoint_name(step)}: it was never finished (no manifest)")
+        tell(f"skipping {folder / checkpoint_name(step)}: it was never finished (no manifest)")
     for step in reversed(_known_steps(folder)):
         path = folder / checkpoint_name(step)
         try:
             read_verified(path)
         except CheckpointError as error:
             problems.append(str(error))
-            tell(f"passing over a checkpoint: {error}")
+            tell(f"skipping a checkpoint: {error}")
         else:
             return path
     if problems:
@@ -114,10 +118,10 @@ def newest_checkpoint(folder: Union[str, Path], tell: Callable[[str], None] = LO
 
 
 def best_checkpoint(folder: Union[str, Path]) -> Optional[Path]:
-    """Return the best checkpoint by the validation split, as the newest intact one of `folder` knows it; None where
-    there is none.
+    """Return the best checkpoint by the validation split, as the newest intact one of `folder` knows it, or None.
 
-    Raises: CheckpointError where it is not intact.
+    Raises:
+        CheckpointError: it is not intact.
     """
     newest = newest_checkpoint(folder)
     best = None if newest is None else best_by(Path(folder), _step_of(newest))
@@ -133,8 +137,9 @@ def load_checkpoint(path: Union[str, Path]) -> Dict[str, Any]:
 
     Its manifest is verified if there is one; a checkpoint that was copied without it is read as it is.
 
-    Raises: CheckpointError for a file that is missing, torn, altered, of a newer format, not a checkpoint, or that asks
-        for code to be run.
+    Raises:
+        CheckpointError: a file that is missing, torn, altered, of a newer format, not a checkpoint, or that asks for
+            code to be run.
     """
     path = Path(path)
     state = read_archive(path)
@@ -142,15 +147,16 @@ def load_checkpoint(path: Union[str, Path]) -> Dict[str, Any]:
     named = _NAME.fullmatch(path.name)
     if named is not None and int(named.group(1)) != state["step"]:
         raise CheckpointError(
-            f"{path} is of step {state['step']}, and its name says another; give it its own name back"
+            f"{path} is of step {state['step']}, but its name says another; give it its own name again"
         )
     return state
 
 
 def read_archive(path: Union[str, Path]) -> Any:
-    """What torch.save put into a file, on the CPU, without running any code from it.
+    """Return what torch.save put into a file, on the CPU, without running any code from it.
 
-    Raises: CheckpointError for a file that is missing, torn, altered, no zip archive, or that asks for code to be run.
+    Raises:
+        CheckpointError: a file that is missing, torn, altered, no zip archive, or that asks for code to be run.
     """
     path = Path(path)
     data = read_verified(path) if has_manifest(path) else read(path)
@@ -160,14 +166,18 @@ def read_archive(path: Union[str, Path]) -> Any:
         raise CheckpointError(f"{path} {error}") from error
     except Exception as error:  # unknown bytes are read here: what is raised depends on them and on torch's version
         raise CheckpointError(
-            f"{path} ({len(data)} bytes) is truncated or no checkpoint: {first_line(error)}"
+            f"{path} ({len(data)} bytes) is truncated or not a checkpoint: {first_line(error)}"
         ) from error
 
 
 def check_checkpoint(state: Any, path: Path) -> None:
-    """Raises CheckpointError for an object that is no checkpoint of this program in the format of today."""
+    """Refuse an object that is not a checkpoint of this program in today's format.
+
+    Raises:
+        CheckpointError: as said.
+    """
     if not isinstance(state, dict) or "format" not in state:
-        raise CheckpointError(f"{path} is no checkpoint of this program: it has no entry 'format'")
+        raise CheckpointError(f"{path} is not a checkpoint of this program: it has no entry 'format'")
     if type(state["format"]) is not int or state["format"] != FORMAT:
         raise CheckpointError(
             f"{path} has checkpoint format {shown(state['format'])}, and this program reads format {FORMAT}; "
@@ -194,9 +204,11 @@ def check_norm(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     or when another number is added to a variance, and no shape shows the difference.
 
     Args:
-        saved, current: name, num_groups, grouping, eps and proxy_eps of the norm, in the checkpoint and in this run.
+        saved: name, num_groups, grouping, eps and proxy_eps of the checkpoint's norm.
+        current: those of this run's norm.
 
-    Raises: CheckpointError that names both values of each difference.
+    Raises:
+        CheckpointError: they differ; the message has both values of each difference.
     """
     names = sorted(set(saved) | set(current))
     different = [
@@ -224,7 +236,7 @@ def _crash_point(point: str) -> None:
     """Kill this process at the point named by PROXYNORM_CRASH_AT: crash tests die exactly inside a write."""
     wanted = os.environ.get("PROXYNORM_CRASH_AT")
     if wanted is not None and wanted not in CRASH_POINTS:
-        raise CheckpointError(f"PROXYNORM_CRASH_AT={wanted} is no crash point; use one of {', '.join(CRASH_POINTS)}")
+        raise CheckpointError(f"PROXYNORM_CRASH_AT={wanted} is not a crash point; use one of {', '.join(CRASH_POINTS)}")
     if wanted == point:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -234,7 +246,7 @@ def _plain_dict(value: Mapping[str, Any], where: str) -> Dict[Any, Any]:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """The same value made of tensors and builtins; types are compared exactly, since numpy's float64 is a float too."""
+    """Return the value made of tensors and builtins; types are compared exactly (numpy's float64 is a float too)."""
     if isinstance(value, torch.Tensor):
         tensor = value.detach().cpu()
         # torch.save writes the whole storage behind a view.
@@ -255,7 +267,7 @@ def _checkpoint_files(folder: Path) -> List[Path]:
 
 
 def _known_steps(folder: Path) -> List[int]:
-    """Steps that have a manifest, ascending; by the number in the name, as clocks jump."""
+    """Return steps that have a manifest, ascending; by the number in the name, as clocks jump."""
     return sorted(_step_of(path) for path in _checkpoint_files(folder) if path.suffix == ".json")
 
 

@@ -151,11 +151,14 @@ _WANTED = {
 
 
 def check_state(state: Mapping[str, Any], where: str) -> None:
-    """Raises CheckpointError for a dictionary that is not what a checkpoint holds, or contradicts itself.
+    """Refuse a dictionary that is not what a checkpoint holds, or that contradicts itself.
 
     Args:
         state: with the key "format".
         where: begins the message, e.g. the path of a file.
+
+    Raises:
+        CheckpointError: as said.
     """
     if set(state) != KEYS:
         missing, unknown = sorted(KEYS - set(state)), sorted(map(str, set(state) - KEYS))
@@ -168,7 +171,7 @@ def check_state(state: Mapping[str, Any], where: str) -> None:
     if problems:
         more = f"; and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
         raise CheckpointError(
-            f"{where} is no checkpoint of this program, or a damaged one: {'; '.join(problems[:_PROBLEMS_SHOWN])}{more}"
+            f"{where} is not a checkpoint of this program, or is damaged: {'; '.join(problems[:_PROBLEMS_SHOWN])}{more}"
         )
 
 
@@ -186,7 +189,8 @@ def _contradictions(state: Mapping[str, Any]) -> Iterator[str]:
         yield f"seed is {state['seed']}, and config.run.seed {shown(_get(state['config'], 'run', 'seed'))}"
     decay = _get(state["config"], "averaging", "decay")
     if (average is None) != (decay is None):
-        yield f"average is {shown(average)}, and config.averaging.decay {shown(decay)}; both are there, or none"
+        yield f"average is {shown(average)}, and config.averaging.decay {shown(decay)}; both must be present, or "
+        "neither"
     if average is not None and (average["updates"] or average["weights"]):
         yield from _different_weights(state["model"], average["weights"])
     classifier = state["model"].get("classifier.weight")
@@ -210,7 +214,7 @@ def _number(value: Union[Tensor, float]) -> float:
 
 
 def _explained(error: ValidationError) -> List[str]:
-    """One text for each entry: which, what was found and what is wanted."""
+    """Return one text for each entry: which, what was found and what is wanted."""
     told: Dict[str, str] = {}
     for problem in error.errors(include_url=False):
         # Of a union, each member's own complaint follows under a name that is none of the file's.
@@ -239,7 +243,7 @@ def _wanted(problem: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value of a file in a few words."""
+    """Return a value of a file in a few words."""
     if isinstance(value, Tensor):
         return f"a tensor of {str(value.dtype).replace('torch.', '')} {tuple(value.shape)}"
     if isinstance(value, (dict, list, tuple)):

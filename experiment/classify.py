@@ -14,7 +14,7 @@ Guess = Tuple[str, float]  # class, probability
 
 @torch.no_grad()
 def classify(trained: Trained, paths: Sequence[Path], count: int = 5) -> List[List[Guess]]:
-    """The `count` most probable classes of each image, the first first.
+    """Return the `count` most probable classes of each image, the first first.
 
     Raises:
         DataError: an image that cannot be read.
@@ -29,5 +29,5 @@ def classify(trained: Trained, paths: Sequence[Path], count: int = 5) -> List[Li
 
 
 def guesses_text(path: Path, guesses: Sequence[Guess]) -> str:
-    """One line for the image, and one for each class."""
+    """Return one line for the image, and one for each class."""
     return "\n".join([str(path), *(f"  {probability:7.2%}  {name}" for name, probability in guesses)])

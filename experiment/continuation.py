@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Tuple
 
 from backends import Session
+from configs.counted import counted
 from datasets import DataError
 from experiment.checkpoint import best_checkpoint, check_norm, load_checkpoint, newest_checkpoint, save_checkpoint
 from experiment.progress import Progress
@@ -18,7 +19,7 @@ from training.weights import CheckpointError
 
 
 def save(run: Run, output: RunOutput, progress: Progress) -> None:
-    """A checkpoint of everything that an exact continuation needs. Every process takes part.
+    """Save a checkpoint of everything that an exact continuation needs. Every process takes part.
 
     It is copied here, and written while the training goes on: see RunOutput.write_aside.
     """
@@ -48,9 +49,11 @@ def save(run: Run, output: RunOutput, progress: Progress) -> None:
 
 
 def restore(run: Run, output: RunOutput, may_extend: bool = False) -> Progress:
-    """The progress of the newest intact checkpoint, its weights placed on the device; a new one if there is none.
+    """Place the newest intact checkpoint's weights on the device and return its progress, or a new one without any.
 
     Args:
+        run: whose session takes the weights.
+        output: of the run.
         may_extend: whether schedule.epochs may be more than it was.
     """
     path = newest_checkpoint(output.folder.checkpoints, tell=output.say)
@@ -91,13 +94,18 @@ def restore(run: Run, output: RunOutput, may_extend: bool = False) -> Progress:
 
 
 def check_position(progress: Progress, run: Run, path: Path) -> None:
-    """Raises CheckpointError for a step that this run does not come to, or an evaluation that it has not made."""
+    """Refuse a step that this run does not reach, or an evaluation that it has not made.
+
+    Raises:
+        CheckpointError: as said.
+    """
     step, epoch = progress.step, run.steps_per_epoch
     finished = {step // epoch * epoch, (step - 1) // epoch * epoch}  # its own evaluation may not be done yet
     if not 0 < step <= run.steps or progress.evaluated_step not in finished:
         raise CheckpointError(
             f"{path} is of step {step}, with epochs finished to step {progress.evaluated_step}, which does not fit "
-            f"{run.config.schedule.epochs} epochs of {epoch} steps; it is damaged, or of another run"
+            f"{counted(run.config.schedule.epochs, 'epoch')} of {counted(epoch, 'step')}; it is damaged, or from "
+            "another run"
         )
 
 
@@ -107,7 +115,11 @@ def least_and_largest(session: Session, number: int) -> Tuple[int, int]:
 
 
 def check_same_step(session: Session, step: int, folder: Path) -> None:
-    """Raises CheckpointError where processes would continue from different checkpoints."""
+    """Refuse to continue from different checkpoints in different processes.
+
+    Raises:
+        CheckpointError: as said.
+    """
     oldest, newest = least_and_largest(session, step)
     if newest != oldest:
         raise CheckpointError(
@@ -117,7 +129,11 @@ def check_same_step(session: Session, step: int, folder: Path) -> None:
 
 
 def check_same_images(session: Session, fingerprint: str) -> None:
-    """Raises DataError where processes read different images: their shares would overlap and leave others out."""
+    """Refuse different images in different processes: their shares would overlap and leave others out.
+
+    Raises:
+        DataError: as said.
+    """
     first_digits = int(fingerprint[:15], 16)  # 60 bits: as much as one number between processes holds
     least, largest = least_and_largest(session, first_digits)
     if least != largest:

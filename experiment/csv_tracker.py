@@ -14,11 +14,12 @@ from experiment.metrics_log import COLUMNS
 
 
 class CsvTracker:
-    """A file with a line for each record of metrics.jsonl, and its fields as columns; what a record lacks, or is not
-    finite, is empty. The power decomposition has no place in it.
+    """A file with a line for each record of metrics.jsonl, and its fields as columns.
+
+    What a record lacks, or is not finite, is empty. The power decomposition has no place in it.
 
     Args:
-        path: written anew.
+        path: the file; overwritten.
         past: records to write first.
     """
 
@@ -28,9 +29,10 @@ class CsvTracker:
         replace_file(path, "".join(lines).encode("utf-8"))
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """One line, on the disk at once.
+        """Write one line, on the disk at once.
 
-        Raises: OSError.
+        Raises:
+            OSError: as said.
         """
         if record["split"] == "power":
             return

@@ -16,7 +16,7 @@ from configs.standard_streams import open_standard_streams
 
 
 def end_with(main: Callable[[], int]) -> NoReturn:
-    """Runs a command and ends the process with its exit code, 1 after an error that is none of the user's.
+    """Run a command and ends the process with its exit code, 1 after an error that is none of the user's.
 
     A process that has been in a group of processes does all that Python does at its end but the last: the interpreter
     is not taken apart. A group that could not be left whole, as in an error's traceback, has threads that may need it.
@@ -34,7 +34,7 @@ def end_with(main: Callable[[], int]) -> NoReturn:
 
 
 def _show(error: BaseException) -> int:
-    """Prints what Python prints about an error that nobody handled, and returns its exit code."""
+    """Print what Python prints about an unhandled error, and return its exit code."""
     if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
         return error.code or 0
     if isinstance(error, SystemExit):

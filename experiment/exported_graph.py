@@ -14,7 +14,7 @@ from typing import Any, Dict, List
 
 import torch
 
-from configs.bounded_file import MIB
+from configs.bounded_file import MIB, parse_json
 
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)  # it becomes a name in Python source
 _WORDS = re.compile(r"[\w.+]*", re.ASCII)
@@ -52,7 +52,7 @@ MAX_BYTES = 64 * MIB  # a Swin transformer has 1.3; Python's form of it takes te
 
 
 def checked_graph(content: bytes) -> bytes:
-    """The JSON text of a graph without what a forward pass does not need.
+    """Return the JSON text of a graph without what a forward pass does not need.
 
     Raises:
         GraphError: a text in it is none that a network of operators on tensors needs.
@@ -62,10 +62,10 @@ def checked_graph(content: bytes) -> bytes:
 
 
 def checked_words(content: bytes) -> Any:
-    """The values of a JSON text that holds names and numbers. Raises as checked_graph."""
+    """Return the values of a JSON text that holds names and numbers. Raises as checked_graph."""
     if len(content) > MAX_BYTES:
         raise GraphError(f"it describes itself in {len(content):,} bytes, over the limit of {MAX_BYTES:,}")
-    return _checked(json.loads(content), "")
+    return _checked(parse_json(content), "")
 
 
 def _checked(value: Any, key: str) -> Any:
@@ -88,7 +88,7 @@ def _check_text(text: str, key: str) -> None:
     elif key == "expr_str":
         _check_expression(text)
     elif key in ("in_spec", "out_spec"):
-        _check_tree(json.loads(text))
+        _check_tree(parse_json(text))
     elif key in ("as_string", "as_strings"):
         _require(_EQUATION, text, key)
     elif key in ("class_fqn", "custom_obj_name"):
@@ -101,7 +101,7 @@ def _check_text(text: str, key: str) -> None:
 
 def _require(pattern: "re.Pattern[str]", text: str, key: str) -> None:
     if not pattern.fullmatch(text):
-        raise GraphError(f"its graph has the {key} {text[:80]!r}, which is no plain name")
+        raise GraphError(f"its graph has the {key} {text[:80]!r}, which is not a plain name")
 
 
 def _check_operator(text: str) -> None:
@@ -113,17 +113,17 @@ def _check_operator(text: str) -> None:
     name, overload = match.groups()
     packet = getattr(torch.ops.aten, name, None)
     if not isinstance(getattr(packet, overload, None), torch._ops.OpOverload):
-        raise GraphError(f"its graph calls {text[:80]!r}, which is no operator of torch {torch.__version__}")
+        raise GraphError(f"its graph calls {text[:80]!r}, which is not an operator of torch {torch.__version__}")
     if _REFUSED_OPERATORS.fullmatch(name) and name not in _UNSAFE_BUT_CHECKED:
         raise GraphError(f"its graph calls {text[:80]!r}, which reaches beyond tensors: refused")
 
 
 def _check_expression(text: str) -> None:
-    """A size such as Mul(Integer(4), Symbol('s77', positive=True, integer=True)), which sympy evaluates as Python."""
+    """Check a size such as Mul(Integer(4), Symbol('s77', positive=True)), which sympy evaluates as Python."""
     try:
         nodes: List[ast.AST] = list(ast.walk(ast.parse(text, mode="eval")))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise GraphError(f"its graph has a size {text[:80]!r} that is no expression") from error
+        raise GraphError(f"its graph has a size {text[:80]!r} that is not an expression") from error
     named = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
     for node in nodes:
         is_known = isinstance(node, _EXPRESSION_NODES)
@@ -141,11 +141,11 @@ def _check_expression(text: str) -> None:
 
 
 def _check_tree(tree: Any) -> None:
-    """How inputs or outputs are nested, [1, {"type": ..., "context": ..., "children_spec": [...]}]."""
+    """Check how inputs or outputs are nested, [1, {"type": ..., "context": ..., "children_spec": [...]}]."""
     waiting = [tree[1]]
     while waiting:
         spec = waiting.pop()
-        context = json.loads(spec["context"]) if isinstance(spec["context"], str) else spec["context"]
+        context = parse_json(spec["context"]) if isinstance(spec["context"], str) else spec["context"]
         names = context if isinstance(context, list) else []
         is_plain = context is None or (isinstance(context, list) and all(isinstance(name, str) for name in names))
         if spec["type"] not in (None, *_TREES) or not is_plain:

@@ -1,4 +1,4 @@
-"""Programs of torch.export, from files that are not trusted: checked, and written anew in memory for torch to read.
+"""Programs of torch.export, from untrusted files: checked, and rewritten in memory for torch to read.
 
 torch.export.load unpickles anything, loads shared libraries, and evaluates texts as Python. So it is never given the
 file: it is given an archive made here, of the weights, the constants and the checked graph.
@@ -33,7 +33,7 @@ _ABOUT = re.compile(r"archive_format|archive_version|byteorder|\.format_version|
 
 
 def load_program(path: Path) -> Tuple[nn.Module, Optional[int]]:
-    """The network in a file of torch.export.save, on the CPU, and the batch size it was made for, if that is fixed.
+    """Return the network in a file of torch.export.save, on the CPU, and its batch size, if that is fixed.
 
     No code of the file is run, and nothing of it unpickled but tensors.
 
@@ -45,10 +45,11 @@ def load_program(path: Path) -> Tuple[nn.Module, Optional[int]]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read as an exported program: {error.strerror}") from error
     try:
+        archive = rewritten(read_records(data))  # before the import, which takes seconds
         from torch.export.pt2_archive._package import load_pt2  # there since torch 2.8
 
         # torch.export.load calls this, and unpickles what this refuses.
-        program = load_pt2(rewritten(read_records(data))).exported_programs["model"]
+        program = load_pt2(archive).exported_programs["model"]
         inputs = [node for node in program.graph.nodes if node.op == "placeholder"]
         batch_size = inputs[-1].meta["val"].shape[0]
         return program.module(), batch_size if isinstance(batch_size, int) else None
@@ -57,7 +58,7 @@ def load_program(path: Path) -> Tuple[nn.Module, Optional[int]]:
 
 
 def rewritten(records: Dict[str, bytes]) -> io.BytesIO:
-    """An archive for torch.export.load with what a forward pass needs of `records`.
+    """Return an archive for torch.export.load with what a forward pass needs of `records`.
 
     Raises:
         ValueError: records that are missing, or of a kind that is not known here; RefusedError, GraphError.
@@ -86,14 +87,14 @@ def rewritten(records: Dict[str, bytes]) -> io.BytesIO:
 
 
 def _payload(records: Dict[str, bytes], name: str, pattern: "re.Pattern[str]") -> Dict[str, bytes]:
-    """The record `name`, which tells what each tensor of its folder is, and those tensors."""
+    """Return the record `name`, which tells what each tensor of its folder is, and those tensors."""
     folder = name.rpartition("/")[0]
     config = checked_words(records[name])
     kept = {name: json.dumps(config).encode()}
     for entry in config["config"].values():
         file_name = entry["path_name"]
         if not pattern.fullmatch(file_name):
-            raise ValueError(f"its record {folder}/{file_name} is no tensor: refused, nothing was run")
+            raise ValueError(f"its record {folder}/{file_name} is not a tensor: refused, nothing was run")
         content = records[f"{folder}/{file_name}"]
         if entry["use_pickle"]:  # torch unpickles it without a guard: it is given what this process pickles
             buffer = io.BytesIO()

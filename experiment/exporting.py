@@ -26,7 +26,7 @@ TOLERANCE = 1e-3
 
 
 def export_bytes(network: nn.Module, images: Tensor, format: str, about: Dict[str, Any]) -> bytes:
-    """The file of a network that takes batches of any size.
+    """Return the file of a network that takes batches of any size.
 
     Args:
         network: in evaluation.
@@ -72,7 +72,7 @@ def export_bytes(network: nn.Module, images: Tensor, format: str, about: Dict[st
 
 
 def run_file(path: Path, images: Tensor) -> Tensor:
-    """What an exported file computes, read as any other program's file is."""
+    """Return what an exported file computes, read as any other program's file is."""
     if path.suffix == ".onnx":
         session = load_session(path)
         return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: images.numpy()})[0])

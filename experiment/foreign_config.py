@@ -26,15 +26,16 @@ LOGGER = logging.getLogger(__name__)
 def config_of_file(
     values: Any, source: Path, overrides: Sequence[str] = (), texts: Sequence[Tuple[str, str, str]] = ()
 ) -> Config:
-    """The configuration in a checkpoint or a run folder, with the places that the user's own command gives.
+    """Return the configuration in a checkpoint or a run folder, with the places that the user's own command gives.
 
     Args:
         values: the configuration as plain values.
         source: the file that holds it, for messages.
-        overrides, texts: what the command gives; see load_config.
+        overrides: those of the command; see load_config.
+        texts: those of the command; see load_config.
 
     Raises:
-        CheckpointError: it is no configuration.
+        CheckpointError: it is not a configuration.
         ConfigError: its data lay in a place that the command does not name.
     """
     if not isinstance(values, Mapping) or not all(isinstance(section, Mapping) for section in values.values()):

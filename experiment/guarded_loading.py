@@ -25,9 +25,9 @@ ADVICE = {
     "Killed": "the system may have been out of memory: lower data.workers or batch.global_batch_size",
     "Bus error": "shared memory may be full: enlarge /dev/shm or lower data.workers",
     "Segmentation fault": "a library failed: --set data.workers=0 shows where",
-    "Terminated": "somebody, or the batch system, ended it",
+    "Terminated": "a user or the batch system killed it",
 }
-BROKEN = (EOFError, ConnectionError, FileNotFoundError)  # the last: of the socket through which a batch comes
+BROKEN = (EOFError, ConnectionError)
 KILLED = re.compile(r"DataLoader worker \(pid (\d+)\) is killed by signal: ([^.]+)")
 EXITED = re.compile(r"DataLoader worker \(pid (\d+)\) exited unexpectedly with exit code (\d+)")
 ENDED = re.compile(r"DataLoader worker \(pid\(s\) ([\d, ]+)\) exited unexpectedly")
@@ -76,7 +76,7 @@ class GuardedLoading:
         try:
             if self._iterator is None:
                 self._iterator = self._start()
-                # PyTorch gives no other way to them; what loads in this process, or is no DataLoader, has none.
+                # PyTorch gives no other way to them; what loads in this process, or is not a DataLoader, has none.
                 self._processes = getattr(self._iterator, "_workers", ())
                 self._hold()
             with explained_loading(self._processes):
@@ -93,7 +93,7 @@ class GuardedLoading:
             raise DataError(f"while images were loaded: {type(error).__name__}: {error}") from error
 
     def _start(self) -> Iterator[Any]:
-        """Starts the loading processes, and with them PyTorch's handler."""
+        """Start the loading processes, and with them PyTorch's handler."""
         try:
             iterator = iter(self._batches)
         except OSError as error:
@@ -113,7 +113,7 @@ class GuardedLoading:
 
 
 def guarded(batches: Iterable[Any]) -> Iterator[Any]:
-    """Yield the batches. Raises: as GuardedLoading.next."""
+    """Yield the batches; errors are those of GuardedLoading.next."""
     with GuardedLoading(batches) as loading:
         yield from iter(loading.next, None)
 
@@ -159,7 +159,7 @@ def explain_end(processes: Sequence[BaseProcess]) -> Optional[str]:
         if code < 0:
             return killed_by(number, signal.strsignal(-code))
         if code > 0:
-            return f"loading process {number} ended by itself with exit code {code}; --set data.workers=0 shows where"
+            return f"loading process {number} exited with code {code}; --set data.workers=0 shows where"
     return None
 
 
@@ -188,10 +188,10 @@ def explain(error: BaseException) -> Optional[str]:
         killed = killed.__cause__ or killed.__context__
     found = EXITED.search(str(error))
     if found:
-        return f"loading process {found[1]} ended by itself with exit code {found[2]}; --set data.workers=0 shows where"
+        return f"loading process {found[1]} exited with code {found[2]}; --set data.workers=0 shows where"
     found = ENDED.search(str(error))
     if found:
-        return f"loading process {found[1]} ended without a word; --set data.workers=0 shows where"
+        return f"loading process {found[1]} ended without a message; --set data.workers=0 shows where"
     found = TIMED_OUT.search(str(error))
     if found:
         return (

@@ -44,7 +44,7 @@ class Lockstep:
         return self.signal_number != 0 or self.failure is not None
 
     def batches(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """This process's batches, until there are none left or `is_stopped`. Every process must iterate."""
+        """Yield this process's batches, until there are none left or `is_stopped`. Every process must iterate."""
         with GuardedLoading(batches) as loading:
             while not self.is_stopped:
                 batch: Any = None
@@ -67,7 +67,7 @@ class Lockstep:
                     yield batch
 
     def _failure_of_all(self, failure: Optional[Exception]) -> Exception:
-        """This process's failure, or else what that of the first process that has one says."""
+        """Return this process's failure, or else what that of the first process that has one says."""
         message = torch.zeros(_MESSAGE_BYTES, dtype=torch.uint8)
         if failure is not None:
             text = str(failure) if isinstance(failure, DataError) else f"{type(failure).__name__}: {failure}"

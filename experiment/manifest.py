@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from configs.atomic_file import replace_file
-from configs.bounded_file import GIB, KIB, read_bounded
+from configs.bounded_file import GIB, KIB, parse_json, read_bounded
 from training.weights import CheckpointError
 
 FORMAT = 3
@@ -20,7 +20,7 @@ _NAME = re.compile(r"step_\d{8,}\.pt")
 
 
 def checkpoint_name(step: int) -> str:
-    """The file of the checkpoint of `step`."""
+    """Return the file of the checkpoint of `step`."""
     return f"step_{step:08d}.pt"
 
 
@@ -28,6 +28,7 @@ def write_manifest(path: Path, data: Any, step: int, best: Optional[int]) -> Non
     """Write the manifest of the checkpoint at `path`, atomically.
 
     Args:
+        path: of the checkpoint.
         data: the checkpoint's bytes.
         step: weight updates done.
         best: step of the best checkpoint so far; None where nothing decides which that is.
@@ -38,36 +39,38 @@ def write_manifest(path: Path, data: Any, step: int, best: Optional[int]) -> Non
 
 
 def best_by(folder: Path, step: int) -> Optional[int]:
-    """The step of the best checkpoint when that of `step` was written; None where its manifest does not say."""
+    """Return the step of the best checkpoint when that of `step` was written; None where its manifest does not say."""
     path = (folder / checkpoint_name(step)).with_suffix(".json")
     try:
-        best = json.loads(read(path, MAX_MANIFEST_BYTES).decode("utf-8")).get("best")
+        best = parse_json(read(path, MAX_MANIFEST_BYTES)).get("best")
     except (ValueError, AttributeError, CheckpointError):  # damaged: newest_checkpoint says so to who wants to use it
         return None
     return best if type(best) is int else None
 
 
 def has_manifest(path: Path) -> bool:
-    """Whether a sum of the file lies beside it. A .json beside a file of another name may be anything: it is a manifest
-    if it says a size and a sum."""
+    """Whether a sum of the file lies beside it.
+
+    A .json beside a file of another name may be anything: it is a manifest if it has a size and a sum.
+    """
     beside = path.with_suffix(".json")
     if _NAME.fullmatch(path.name) or not beside.is_file():
         return beside.exists()
     try:
-        found = json.loads(read(beside, MAX_MANIFEST_BYTES).decode("utf-8"))
+        found = parse_json(read(beside, MAX_MANIFEST_BYTES))
     except (ValueError, CheckpointError):
         return False
     return isinstance(found, dict) and {"size", "sha256"} <= set(found)
 
 
 def read_verified(path: Path) -> bytes:
-    """The bytes of a checkpoint, equal to what its manifest says."""
+    """Return the bytes of a checkpoint, equal to what its manifest says."""
     manifest_path = path.with_suffix(".json")
     try:
-        manifest = json.loads(read(manifest_path, MAX_MANIFEST_BYTES).decode("utf-8"))
+        manifest = parse_json(read(manifest_path, MAX_MANIFEST_BYTES))
         size, sha256 = int(manifest["size"]), str(manifest["sha256"])
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{manifest_path} is no manifest: {error}") from error
+        raise CheckpointError(f"{manifest_path} is not a manifest: {error}") from error
     data = read(path)
     if len(data) != size:
         raise CheckpointError(f"{path} has {len(data)} bytes, its manifest says {size}: truncated or altered")
@@ -78,7 +81,11 @@ def read_verified(path: Path) -> bytes:
 
 
 def read(path: Path, most: int = MAX_CHECKPOINT_BYTES) -> bytes:
-    """The bytes of a file of a checkpoint. Raises CheckpointError where it cannot be read or has more than `most`."""
+    """Return the bytes of a file of a checkpoint.
+
+    Raises:
+        CheckpointError: it cannot be read or has more than `most`.
+    """
     try:
         return read_bounded(path, most)
     except OSError as error:

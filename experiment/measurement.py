@@ -25,9 +25,11 @@ REESTIMATION_BATCH = 500  # images normalized together: many enough that their s
 
 
 def evaluate(run: Run, lockstep: Lockstep, images: Any, weights: Optional[Mapping[str, Tensor]] = None) -> StepSums:
-    """Sums over exactly all of `images`, of all processes. Where the loop is stopped, over some of them.
+    """Return sums over exactly all of `images`, of all processes. Where the loop is stopped, over some of them.
 
     Args:
+        run: whose network is evaluated.
+        lockstep: ends all processes' loops together.
         images: by index, such as run.data.evaluation.
         weights: a state of the network to evaluate instead of the trained one.
     """
@@ -39,7 +41,7 @@ def evaluate(run: Run, lockstep: Lockstep, images: Any, weights: Optional[Mappin
 
 
 def measure_end(run: Run, lockstep: Lockstep, average: Optional[WeightAverage]) -> Dict[str, Any]:
-    """What summary.json says of the weights of the end besides the last evaluation; without what is not asked for.
+    """Return what summary.json says of the final weights besides the last evaluation, as far as it is asked for.
 
     train               top1, top5 and loss in evaluation form (no augmentation, mixing, smoothing or dropout) of
                         `images` training images, evenly spaced
@@ -66,19 +68,23 @@ def measure_end(run: Run, lockstep: Lockstep, average: Optional[WeightAverage]) 
 
 
 def is_reestimated(config: Config) -> bool:
-    """Whether a run takes batch norm's statistics anew. Those of frozen batch norms are no averages of this run: they
-    are constants that the rest was trained with."""
+    """Whether a run re-estimates batch norm's statistics.
+
+    Those of frozen batch norms are not averages of this run, but constants that the rest was trained with.
+    """
     return config.run.reestimation_images > 0 and config.model.train_only is None
 
 
 def reestimate(network: nn.Module, config: Config, data: DataSets, batches: Any = iter) -> int:
-    """Takes the statistics of all batch norms anew (normact.reestimate_statistics), in place; returns their number.
+    """Re-estimate the statistics of all batch norms (normact.reestimate_statistics) in place; return their number.
 
     They are of run.reestimation_images training images, evenly spaced and unaugmented, in equal batches of at most
     REESTIMATION_BATCH, in float32. Every process computes all of it.
 
     Args:
         network: on any device.
+        config: says over how many images.
+        data: the images.
         batches: what the loading is wrapped in; where it gives no batch, nothing is done.
     """
     device = next(network.parameters()).device
@@ -95,6 +101,6 @@ def reestimate(network: nn.Module, config: Config, data: DataSets, batches: Any 
 
 
 def _equal_batches(count: int) -> List[List[int]]:
-    """The numbers below `count` in as few parts as REESTIMATION_BATCH allows, whose sizes differ by one at most."""
+    """Return the numbers below `count` in as few parts as REESTIMATION_BATCH allows, their sizes within one."""
     parts = math.ceil(count / REESTIMATION_BATCH)
     return [list(range(part * count // parts, (part + 1) * count // parts)) for part in range(parts)]

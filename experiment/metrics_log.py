@@ -1,4 +1,4 @@
-"""The files that tell what a run measured: metrics.jsonl, summary.json and status.json."""
+"""The files that record what a run measured: metrics.jsonl, summary.json and status.json."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Union
 
 from configs.atomic_file import describe_full_disk, open_without_following, replace_file
-from configs.bounded_file import MAX_LOG_BYTES, read_bounded
+from configs.bounded_file import MAX_LOG_BYTES, MAX_RECORD_BYTES, parse_json, read_bounded
 from training.metrics import Means
 from training.weights import CheckpointError
 
@@ -52,7 +52,9 @@ class MetricsLog:
             learning_rate: in force at the last update; train records have it, others do not.
             gradient_norm: mean over the record's weight updates, before clipping; None where nothing is clipped.
 
-        Raises: ValueError for another split, and for a learning rate missing in train or given elsewhere; OSError.
+        Raises:
+            ValueError: another split; a learning rate missing in train, or given elsewhere.
+            OSError: as said.
         """
         if split not in ("train", "validation", "eval"):
             raise ValueError(f"split {split!r} must be train, validation or eval")
@@ -70,7 +72,8 @@ class MetricsLog:
     def append_record(self, record: Mapping[str, Any]) -> None:
         """Append one record with a split and a step, whatever else it holds.
 
-        Raises: OSError.
+        Raises:
+            OSError: as said.
         """
         # Opened for each record: no handle to lose, and truncate_after may replace the file in between.
         line = _strict_json(dict(record)) + "\n"
@@ -85,10 +88,10 @@ class MetricsLog:
             raise describe_full_disk(error, self.path, len(line)) from error
 
     def records(self) -> List[Dict[str, Any]]:
-        """All records; the file is as `truncate_after` leaves it."""
+        """Return all records; the file is as `truncate_after` leaves it."""
         if not self.path.exists():
             return []
-        return [json.loads(line) for line in read_bounded(self.path, MAX_LOG_BYTES).splitlines()]
+        return [parse_json(line) for line in read_bounded(self.path, MAX_LOG_BYTES).splitlines()]
 
     def truncate_after(self, step: int, evaluated_step: int) -> int:
         """Drop the records later than a resumed step and a torn last line; return the number of records dropped.
@@ -104,7 +107,8 @@ class MetricsLog:
         Lines of zero bytes, which a loss of power leaves where rows were not yet on the disk, are dropped too: they are
         later than every checkpoint.
 
-        Raises: CheckpointError for a line, other than the last, that is no record.
+        Raises:
+            CheckpointError: a line, other than the last, that is not a record.
         """
         if not self.path.exists():
             return 0
@@ -112,13 +116,13 @@ class MetricsLog:
         kept: List[bytes] = []
         for number, line in enumerate(lines, start=1):
             try:
-                record = json.loads(line)
+                record = parse_json(line)
                 is_kept = record["step"] <= (step if record["split"] == "train" else evaluated_step)
             except (ValueError, TypeError, KeyError) as error:
                 if number == len(lines) or not line.strip(b"\0"):
                     continue
                 raise CheckpointError(
-                    f"{self.path}, line {number} is no metrics record: {line[:80]!r}; repair or remove the line"
+                    f"{self.path}, line {number} is not a metrics record: {line[:80]!r}; repair or remove the line"
                 ) from error
             if is_kept:
                 kept.append(line)
@@ -132,12 +136,11 @@ def write_summary(path: Union[str, Path], summary: Mapping[str, Any]) -> None:
 
 
 def read_state(path: Union[str, Path]) -> Optional[str]:
-    """The word that `write_status` wrote; None where there is no such file."""
+    """Return the word that `write_status` wrote; None where there is no such file."""
     try:
-        status = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return str(parse_json(read_bounded(path, MAX_RECORD_BYTES))["state"])
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    return str(status["state"])
 
 
 def write_status(path: Union[str, Path], state: str, reason: str, exit_code: Optional[int], step: int) -> None:

@@ -40,7 +40,7 @@ class Images(Protocol):
 
 
 def build_network(config: Config, data: Images) -> Tuple[NormActFactory, ImageClassifier]:
-    """The network of sections `model` and `norm` for the images of `data`, its weights drawn from the run's seed.
+    """Return the network of sections `model` and `norm` for the images of `data`, weights drawn from the seed.
 
     Raises:
         ConfigError: names and sizes that do not fit together.
@@ -77,7 +77,7 @@ def build_network(config: Config, data: Images) -> Tuple[NormActFactory, ImageCl
 
 
 def cost_of(network: ImageClassifier, factory: NormActFactory, config: Config, data: DataSets) -> Cost:
-    """What the network computes and keeps for one image.
+    """Return what the network computes and keeps for one image.
 
     Raises:
         ConfigError: images that are too small for the network.
@@ -91,7 +91,7 @@ def cost_of(network: ImageClassifier, factory: NormActFactory, config: Config, d
 
 
 def build_classifier(config: Config, data: DataSets, network: ImageClassifier) -> Classifier:
-    """The network with all that section `regularization`, norm.recompute and model.train_only put around it."""
+    """Return the network with all that section `regularization`, norm.recompute and model.train_only put around it."""
     if config.norm.recompute:
         recompute_activations(network)
     draws = StepDraws(Mixing.of(config.regularization, data.image_size), network.drops())
@@ -100,10 +100,10 @@ def build_classifier(config: Config, data: DataSets, network: ImageClassifier) -
 
 
 def freeze(config: ModelConfig, network: ImageClassifier) -> List[nn.Module]:
-    """Freezes all but model.train_only, and returns the frozen modules.
+    """Freeze all but model.train_only, and returns the frozen modules.
 
     Raises:
-        ConfigError: a name that is no module.
+        ConfigError: a name that is not a module.
     """
     if config.train_only is None:
         return []
@@ -113,5 +113,7 @@ def freeze(config: ModelConfig, network: ImageClassifier) -> List[nn.Module]:
         raise ConfigError(str(error)) from error
     idle = [drop for drop in network.drops() if any(drop is module for module in frozen)]
     if idle:
-        LOGGER.info("%d of %d layers that drop are frozen, and drop nothing", len(idle), len(network.drops()))
+        LOGGER.info(
+            "%d of %d dropout and drop-path layers are frozen, and drop nothing", len(idle), len(network.drops())
+        )
     return frozen

@@ -14,9 +14,10 @@ _USUAL_NORM_BATCH = 32
 
 
 def corrections(config: Config, given: Dict[str, Any]) -> str:
-    """A sentence with the options that make the settings fit, or nothing where no leaving out does.
+    """Return a sentence with the options that make the settings fit, or nothing where no leaving out does.
 
     Args:
+        config: the whole configuration.
         given: settings of the norm that do not go together, by their names in section `norm`.
     """
     given, batch = dict(given), config.batch

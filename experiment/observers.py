@@ -19,19 +19,22 @@ class Observer(Protocol):
     """One view of a run. Every process calls all of its methods, and those of all observers in the same order."""
 
     def resume(self, step: int, evaluated_step: int) -> List[Record]:
-        """Continues at `step`, whose epoch is finished where it is `evaluated_step` too: later records go, and the
-        others are returned in the form that trackers have."""
+        """Continue at `step`, whose epoch is finished if it is `evaluated_step` too.
+
+        Later records are removed, and the others returned in the form that trackers have.
+        """
 
     def after_epoch(self, epoch: int) -> None:
         """`epoch` epochs are done, 0 before the first step; between two calls of the device."""
 
     def at_end(self, title: str) -> None:
-        """The run is done, and its summary is written. In the primary process alone.
+        """Finish, once the run is done and its summary written; called in the primary process only.
 
         Args:
             title: of its pictures.
 
-        Raises: OSError where a picture cannot be written.
+        Raises:
+            OSError: a picture cannot be written.
         """
 
 
@@ -56,7 +59,7 @@ class Observers:
             observer.after_epoch(epoch)
 
     def at_end(self) -> None:
-        """The run is done without its pictures: where they cannot be written, a warning says so."""
+        """Finish the observers; a picture that cannot be written costs a warning, not the run."""
         if not self._is_primary:
             return
         folder = self._output.folder

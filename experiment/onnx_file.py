@@ -13,7 +13,7 @@ from training.weights import CheckpointError
 
 
 def load_session(path: Path) -> Any:
-    """The onnxruntime.InferenceSession of a file, on the CPU.
+    """Return the onnxruntime.InferenceSession of a file, on the CPU.
 
     Weights may lie in other files, which must be regular ones in the folder of the model itself: else a model could
     have any file of this machine read, or any address of memory (which onnxruntime takes as the name of a file).
@@ -43,7 +43,7 @@ def load_session(path: Path) -> Any:
 
 
 def _tensors(message: Any) -> Iterator[Any]:
-    """Every TensorProto in a message, wherever: initializers, attributes, sparse ones, functions, graphs in graphs."""
+    """Yield every TensorProto in a message: in initializers, attributes, sparse tensors, functions and subgraphs."""
     for field, value in message.ListFields():
         if field.message_type is None:
             continue

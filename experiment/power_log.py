@@ -16,8 +16,9 @@ from experiment.run_output import RunOutput
 
 
 class PowerLog:
-    """Measures the power decomposition after the epochs that run.power_every_epochs says: power.jsonl, trackers, and
-    power.png. An `Observer` (experiment.observers).
+    """Measures the power decomposition after the epochs that run.power_every_epochs says. An `Observer`.
+
+    It writes power.jsonl and power.png, and passes the numbers to the trackers.
 
     Args:
         run: what is measured.
@@ -31,7 +32,7 @@ class PowerLog:
     def resume(self, step: int, evaluated_step: int) -> List[Mapping[str, Any]]:
         if not self._run.device.is_primary:
             return []
-        # A run without a checkpoint starts anew, with the record of its initial weights.
+        # A run without a checkpoint starts again, with the record of its initial weights.
         self._log.truncate_after(step, evaluated_step if step else -1)
         return [power_numbers(record) for record in self._log.records()]
 
@@ -54,7 +55,7 @@ class PowerLog:
 
 
 def power_numbers(record: Mapping[str, Any]) -> Dict[str, Any]:
-    """A record of power.jsonl as trackers are given it: P1 to P4 of each layer by name."""
+    """Return a record of power.jsonl as trackers are given it: P1 to P4 of each layer by name."""
     powers = {
         f"{layer['name']}/P{number}": value
         for layer in record["layers"]
@@ -64,7 +65,7 @@ def power_numbers(record: Mapping[str, Any]) -> Dict[str, Any]:
 
 
 def measure_power_of_run(run: Run) -> PowerMeter:
-    """The power decomposition, in evaluation form, over the first evaluation images, of all processes together."""
+    """Return the power decomposition in evaluation form over the first evaluation images, of all processes."""
     images: Subset = Subset(run.data.evaluation, range(run.power_images))  # type: ignore[arg-type]  # no Dataset by name
     with PowerMeter(run.network) as meter:
         for batch in guarded(run.session.evaluation_batches(images, run.config.data.workers)):
@@ -74,7 +75,11 @@ def measure_power_of_run(run: Run) -> PowerMeter:
 
 
 def check_power_is_measurable(run: PlannedRun) -> None:
-    """Raises ConfigError where a run could not log its power decomposition."""
+    """Refuse a run that could not log its power decomposition.
+
+    Raises:
+        ConfigError: as said.
+    """
     if not run.device.runs_hooks:
         raise ConfigError(
             f"run.power_every_epochs {run.config.run.power_every_epochs} needs a network that runs as Python code, and "

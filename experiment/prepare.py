@@ -27,9 +27,12 @@ LOGGER = logging.getLogger(__name__)
 def prepare(
     name: str, config: Config, device: Device, *, dry_run: bool = False, weights_follow: bool = False
 ) -> PlannedRun:
-    """Data, network and batch plan, settled on the device. `start()` of the result places the network there.
+    """Return data, network and batch plan, settled on the device. `start()` of the result places the network there.
 
     Args:
+        name: of the run.
+        config: the experiment.
+        device: this process's.
         dry_run: images (see `stand_in`) and model.pretrained need not be there.
         weights_follow: those of a checkpoint will be loaded, so model.pretrained is not read.
 
@@ -71,7 +74,7 @@ def prepare(
 
 
 def load_data(config: Config, dry_run: bool) -> Tuple[Config, DataSets]:
-    """The images, and the configuration that they are of: in a dry run without files another (see `stand_in`).
+    """Return the images, and the configuration that they are of: in a dry run without files another (see `stand_in`).
 
     A data.dir that is given must be right.
     """
@@ -86,7 +89,7 @@ def load_data(config: Config, dry_run: bool) -> Tuple[Config, DataSets]:
 
 
 def stand_in(config: DataConfig) -> DataConfig:
-    """Made images with the numbers of CIFAR or, for a folder or shards, of ImageNet: to plan where none are."""
+    """synthetic images with the numbers of CIFAR or, for a folder or shards, of ImageNet, to plan without data."""
     classes, training_images, evaluation_images = STAND_INS[config.name]
     return DataConfig(
         name="generated",
@@ -103,7 +106,11 @@ def _origin(config: DataConfig) -> str:
 
 
 def check_images(config: Config, data: DataSets, plan: BatchPlan) -> None:
-    """Raises ConfigError where a global batch is more than all training images."""
+    """Refuse a global batch of more than all training images.
+
+    Raises:
+        ConfigError: as said.
+    """
     if plan.global_batch_size > len(data.train):
         raise ConfigError(
             f"batch.global_batch_size {plan.global_batch_size} is more than the {len(data.train)} training images of "
@@ -112,7 +119,11 @@ def check_images(config: Config, data: DataSets, plan: BatchPlan) -> None:
 
 
 def check_learning(config: Config, plan: BatchPlan) -> None:
-    """Raises ConfigError where sections on learning do not fit the batch plan."""
+    """Refuse sections on learning that do not fit the batch plan.
+
+    Raises:
+        ConfigError: as said.
+    """
     if config.regularization.is_mixing and plan.global_batch_size <= PARTNERS:
         raise ConfigError(
             f"regularization.mixup_alpha, cutmix_nominal or cutmix_alpha mix an image with {PARTNERS} others of its "

@@ -26,7 +26,7 @@ class Best(NamedTuple):
     evaluation: Optional[Means]
 
     def is_better(self, other: Optional[Best]) -> bool:
-        """A higher top-1, or the same with a lower loss; of equal ones the first stays."""
+        """Return a higher top-1, or the same with a lower loss; of equal ones the first stays."""
         mine, others = self.validation, None if other is None else other.validation
         return others is None or (mine.top1, -mine.loss) > (others.top1, -others.loss)
 
@@ -42,7 +42,7 @@ class Best(NamedTuple):
 
     @classmethod
     def from_dict(cls, found: Dict[str, Any]) -> Best:
-        """The inverse of `as_dict`."""
+        """Return the inverse of `as_dict`."""
         evaluation = found["evaluation"]
         return cls(
             found["step"],
@@ -93,21 +93,23 @@ class Progress:
     is_saved: bool = True
 
     def count(self, sums: StepSums, steps: int) -> None:
-        """`steps` more weight updates with these sums."""
+        """Add `steps` weight updates with these sums."""
         self.step += steps
         self.interval = self.interval + sums
         self.epoch = self.epoch + sums
         self.is_saved = False
 
     def end_epoch(self) -> None:
-        """The epoch that ends with this step is finished, with its evaluation if one was due."""
+        """Finish the epoch that ends with this step, its evaluation included if one was due."""
         self.evaluated_step = self.step
         self.epoch = StepSums()
         self.is_saved = False
 
     def add_evaluations(self, epoch: int, validation: Optional[Means], evaluation: Optional[Means]) -> None:
-        """What was found of the weights after an epoch, None for what was not due. Its checkpoint becomes the best one,
-        where it is better on the validation split."""
+        """Add what was found of the weights after an epoch, None for what was not due.
+
+        Its checkpoint becomes the best one if it is better on the validation split.
+        """
         if evaluation is not None:
             self.evaluation = evaluation
             self.best_top1 = max(self.best_top1, evaluation.top1)
@@ -118,17 +120,17 @@ class Progress:
                 self.best = found
 
     def add_compilation(self, seconds: float, steps: int) -> None:
-        """`steps` weight updates, counted already, took these seconds since something was compiled first."""
+        """Take `steps` counted weight updates out of the speed: something was compiled in these seconds."""
         self.seconds += seconds
         self.untimed_steps += steps
         self.interval_untimed_steps += steps
 
     def end_interval(self) -> None:
-        """A training record was written."""
+        """Begin the next interval, after a training record was written."""
         self.interval, self.interval_seconds, self.interval_untimed_steps = StepSums(), 0.0, 0
 
     def interval_speed(self, images: int, images_per_step: int) -> Optional[float]:
-        """Images per second since the last training record; None where all of that time was compilation.
+        """Return images per second since the last training record; None where all of that time was compilation.
 
         Args:
             images: since then, of all processes.
@@ -138,7 +140,7 @@ class Progress:
         return timed / self.interval_seconds if timed > 0 else None
 
     def speed(self, images_per_step: int) -> Optional[float]:
-        """Images per second of all training so far; None where all of it was compilation."""
+        """Return images per second of all training so far; None where all of it was compilation."""
         timed = self.step - self.untimed_steps
         return timed * images_per_step / self.training_seconds if timed > 0 else None
 
@@ -165,7 +167,7 @@ class Progress:
 
     @classmethod
     def from_state(cls, state: Dict[str, Any]) -> "Progress":
-        """The inverse of `state`."""
+        """Return the inverse of `state`."""
         sums = {name: StepSums.from_stacked(state[name]) for name in ("interval", "epoch")}
         validation, best = state.get("validation"), state.get("best")  # checkpoints of earlier versions have neither
         means = {

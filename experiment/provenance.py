@@ -11,14 +11,14 @@ import numpy as np
 import torch
 
 from backends.machine import machine_class
-from experiment.words import counted
+from configs.counted import counted
 from normact import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def provenance(command: str) -> Dict[str, Any]:
-    """What summary.json and config.yaml say about it. Without "commit" where the program lies in no repository.
+    """Return what summary.json and config.yaml say about it. Without "commit" where the program lies in no repository.
 
     Args:
         command: as a shell would take it.
@@ -51,7 +51,7 @@ def as_comment(origin: Dict[str, Any]) -> str:
 
 
 def commit() -> Optional[str]:
-    """The program's commit, "with changes" where tracked files differ from it; None where it is in no repository."""
+    """Return the program's commit, "with changes" where tracked files differ; None outside of a repository."""
     try:
         if Path(_git("rev-parse", "--show-toplevel")).resolve() != ROOT:
             return None  # unpacked inside a repository of something else

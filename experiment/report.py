@@ -15,6 +15,9 @@ def report(run: Run, output: RunOutput, progress: Progress, details: Dict[str, A
     """summary.json, status.json, and the result as a table.
 
     Args:
+        run: that is finished.
+        output: of the run.
+        progress: at its end.
         details: more for the summary, what `measure_end` found among it.
     """
     means = progress.evaluation
@@ -63,7 +66,7 @@ def report(run: Run, output: RunOutput, progress: Progress, details: Dict[str, A
 
 
 def best_by_validation(progress: Progress) -> Dict[str, Any]:
-    """The last epoch's figures of the validation split, and the best checkpoint by it; nothing without one."""
+    """Return the last epoch's figures of the validation split, and the best checkpoint by it; nothing without one."""
     if progress.validation is None or progress.best is None:
         return {}
     best = {"checkpoint": f"checkpoints/{checkpoint_name(progress.best.step)}", **progress.best.as_dict()}

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from configs import BatchPlan, Config
+from configs.counted import counted
 from configs.meaning import differences
 from configs.schema.learning import ScheduleConfig
 from training.schedule import build_schedule
@@ -22,10 +23,14 @@ _NOT_RECORDED = "not recorded"
 def execution_facts(
     plan: BatchPlan, device_name: str, precision: str, config: Config, has_fused_kernels: bool
 ) -> Dict[str, Any]:
-    """How this process computes: with equal facts the same configuration gives bit-identical results.
+    """Return how this process computes: with equal facts the same configuration gives bit-identical results.
 
     Args:
+        plan: the batch arithmetic.
+        device_name: as the device calls itself.
         precision: what the device makes of device.precision auto.
+        config: of the run.
+        has_fused_kernels: whether the layers run them.
     """
     return {
         "python": platform.python_version(),
@@ -49,21 +54,27 @@ def why_inexact(saved: Mapping[str, Any], current: Mapping[str, Any]) -> List[st
     # earlier checkpoints hold fewer facts; one that is empty now decides nothing
     recorded = {fact: saved.get(fact, _NOT_RECORDED if value != "" else "") for fact, value in current.items()}
     facts = [fact for fact in current if fact not in _HARMLESS]
-    return [f"{fact} was {recorded[fact]}, is {current[fact]}" for fact in facts if recorded[fact] != current[fact]]
+    return [f"{fact} was {recorded[fact]}, is now {current[fact]}" for fact in facts if recorded[fact] != current[fact]]
 
 
 def check_same_run(
     saved: Mapping[str, Any], current: Mapping[str, Any], path: str, may_extend: bool = False
 ) -> Optional[int]:
-    """Raises CheckpointError where the configuration differs in what the experiment means.
+    """Refuse a configuration that differs in what the experiment means.
 
     What says only how it is executed may differ: see configs.meaning.
 
     Args:
+        saved: the configuration in the checkpoint.
+        current: the configuration of this run, as a dictionary.
+        path: of the checkpoint, for messages.
         may_extend: whether schedule.epochs may be more than it was.
 
     Returns:
         what schedule.epochs was, where it is more now; else None.
+
+    Raises:
+        CheckpointError: as said.
     """
     was, epochs = saved.get("schedule", {}).get("epochs"), current["schedule"]["epochs"]
     is_longer = type(was) is int and 0 < was < epochs
@@ -71,12 +82,12 @@ def check_same_run(
     different = differences(compared, current)
     if is_longer and not may_extend and not different:
         raise CheckpointError(
-            f"{path} was written by another experiment: schedule.epochs was {was}, is {epochs}. To train longer add "
-            "--extend-epochs, which says what becomes of the learning rate; else resume with the same value"
+            f"{path} was written by another experiment: schedule.epochs was {was}, is now {epochs}. To train longer "
+            "add --extend-epochs, which says how the learning rate continues; else resume with the same value"
         )
     if may_extend and type(was) is int and epochs < was:
         raise CheckpointError(
-            f"{path}: schedule.epochs was {was}, is {epochs}. --extend-epochs makes a run longer, never shorter: "
+            f"{path}: schedule.epochs was {was}, is now {epochs}. --extend-epochs makes a run longer, never shorter: "
             f"give {was} or more"
         )
     if different:
@@ -88,20 +99,24 @@ def check_same_run(
 
 
 def extension_text(schedule: ScheduleConfig, was: int, peak: float, step: int, steps_per_epoch: int) -> str:
-    """What a run that goes on for more epochs says: whether it is the longer run from its beginning.
+    """Return what a run that goes on for more epochs says: whether it is the longer run from its beginning.
 
     Args:
         schedule: of now.
         was: schedule.epochs before.
         peak: learning rate.
         step: weight updates done.
+        steps_per_epoch: weight updates.
     """
     before = build_schedule(schedule.model_copy(update={"epochs": was}), peak, steps_per_epoch)
     now = build_schedule(schedule, peak, steps_per_epoch)
-    text = f"schedule.epochs was {was}, is {schedule.epochs}"
+    text = f"schedule.epochs was {was}, is now {schedule.epochs}"
     if all(before(done) == now(done) for done in range(step)):
-        return f"{text}: the learning rates so far are those of {schedule.epochs} epochs, and so is the result"
+        return (
+            f"{text}: the learning rates so far are those of {counted(schedule.epochs, 'epoch')}, and so is the result"
+        )
     return (
-        f"{text}: from step {step:,} on learning rates are those of {schedule.epochs} epochs, {now(step):.3g} after "
-        f"{before(step - 1):.3g}. The result is not that of {schedule.epochs} epochs from the beginning"
+        f"{text}: from step {step:,} on learning rates are those of {counted(schedule.epochs, 'epoch')}, "
+        f"{now(step):.3g} after "
+        f"{before(step - 1):.3g}. The result is not that of {counted(schedule.epochs, 'epoch')} from the beginning"
     )

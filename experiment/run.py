@@ -44,7 +44,7 @@ class PlannedRun:
     cost: Cost
 
     def start(self) -> Run:
-        """Places the network on the device. Every process must call it."""
+        """Place the network on the device. Every process must call it."""
         undecayed = affine_parameter_names(self.network)
         session = self.placement.start(self.classifier, undecayed, self.config.run.seed)
         return Run(**vars(self), session=session)

@@ -15,6 +15,7 @@ from configs.atomic_file import open_without_following
 from configs.exit_codes import REFUSED, ExplainedError
 
 LOCK_NAME = "run.lock"
+_HOLDER_CHARACTERS = 200  # pid, machine and start
 
 
 class RunFolderError(ExplainedError, OSError):
@@ -49,7 +50,7 @@ class RunFolder:
         self._lock: Optional[IO[str]] = None
 
     def acquire(self, resume: bool) -> None:
-        """Makes the folder and takes its lock.
+        """Make the folder and takes its lock.
 
         Raises:
             RunFolderError: it cannot be written, another run holds it, or it holds a run and `resume` is false.
@@ -59,11 +60,11 @@ class RunFolder:
         if not resume and (self.metrics.exists() or any(self.checkpoints.glob("step_*"))):
             self.release()
             raise RunFolderError(
-                f"{self.path} holds a run already; continue it with --resume, or choose another --output-dir"
+                f"{self.path} already holds a run; continue it with --resume, or choose another --output-dir"
             )
 
     def check_there(self) -> None:
-        """What is written from now on goes beside what was written before.
+        """Check that the folder is still the one that was written to before.
 
         Raises:
             RunFolderGoneError: the folder was deleted, renamed or unmounted, or another stands in its place.
@@ -78,11 +79,11 @@ class RunFolder:
         if there is None or (there.st_dev, there.st_ino) != (own.st_dev, own.st_ino):
             raise RunFolderGoneError(
                 f"the run folder {self.path} is gone: it was deleted, renamed or unmounted while the run wrote to it; "
-                "put it back and continue with --resume, or start anew"
+                "put it back and continue with --resume, or start again"
             )
 
     def inherit(self) -> bool:
-        """Takes the lock of a process of this run that ended, or is about to. False where there is none to take."""
+        """Take the lock of a process of this run that ended, or is about to. False where there is none to take."""
         for _ in range(100):
             if not (self.path / LOCK_NAME).exists():
                 return False
@@ -94,7 +95,7 @@ class RunFolder:
         return False
 
     def release(self) -> None:
-        """Lets another run use the folder."""
+        """Let another run use the folder."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -116,16 +117,15 @@ def _lock(path: Path) -> IO[str]:
         descriptor = open_without_following(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_APPEND)
     except OSError as error:
         raise RunFolderError(f"{path / LOCK_NAME} cannot be opened: {error.strerror}") from error
-    lock = os.fdopen(descriptor, "a+", encoding="utf-8")  # open for as long as the lock is held
+    lock = os.fdopen(descriptor, "a+", encoding="utf-8", errors="replace")  # open for as long as the lock is held
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         lock.seek(0)
-        holder: Optional[str] = lock.read().strip()
+        holder = lock.read(_HOLDER_CHARACTERS).strip()
         lock.close()
-        raise RunFolderError(
-            f"{path} is in use by {holder or 'another run'}; wait for it, or choose another --output-dir"
-        ) from error
+        known = holder if holder and holder.isprintable() else "another run"
+        raise RunFolderError(f"{path} is in use by {known}; wait for it, or choose another --output-dir") from error
     lock.truncate(0)
     started = datetime.datetime.now().isoformat(timespec="seconds")
     lock.write(f"pid {os.getpid()} on {socket.gethostname()}, started {started}\n")

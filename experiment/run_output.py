@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from configs.atomic_file import partial_files, replace_file
 from configs.bounded_file import MAX_LOG_BYTES, read_bounded
+from configs.counted import counted
 from experiment.aside import Aside
 from experiment.checkpoint import remove_partial_files
 from experiment.metrics_log import MetricsLog, read_state, write_status, write_summary
@@ -71,12 +72,15 @@ class RunOutput:
         steps: int,
         images_per_step: int,
     ) -> None:
-        """Begins at `step` of `steps`. Records after it are of a future that this run left by resuming: they go.
+        """Begin at `step` of `steps`. Records after it are of a future that this run left by resuming: they go.
 
         Args:
             config_text: the complete configuration, for config.yaml.
             build_tracker: makes, out of the records that stay, what receives every later one too.
+            step: weight updates done.
             evaluated_step: the last step whose evaluation is done.
+            steps: of the whole run.
+            images_per_step: of all processes.
         """
         self._step, self._images_per_step = step, images_per_step
         if self._is_primary:
@@ -95,16 +99,18 @@ class RunOutput:
             )
 
     def write_aside(self, write: Callable[[], object]) -> None:
-        """Writes a checkpoint while the training goes on, after the one before.
+        """Write a checkpoint while the training goes on, after the one before.
 
-        Raises: the error of the one before.
+        Raises:
+            Exception: the error of the one before.
         """
         self._aside.start(write)
 
     def settle(self) -> None:
-        """Returns when all is on the disk.
+        """Return when all is on the disk.
 
-        Raises: the error of what was not written.
+        Raises:
+            Exception: the error of what was not written.
         """
         self._aside.wait()
 
@@ -115,9 +121,10 @@ class RunOutput:
             logger.warning("the last checkpoint was not written: %s", error)
 
     def advance(self, step: int) -> None:
-        """`step` weight updates are done.
+        """Count up to `step` finished weight updates.
 
-        Raises: the error of a checkpoint that could not be written.
+        Raises:
+            Exception: the error of a checkpoint that could not be written.
         """
         self._aside.check()
         if self._bar is not None:
@@ -134,9 +141,10 @@ class RunOutput:
         learning_rate: Optional[float] = None,
         gradient_norm: Optional[float] = None,
     ) -> None:
-        """One record in metrics.jsonl and to the tracker; status.json tells the step.
+        """Write one record to metrics.jsonl and the tracker, and the step to status.json.
 
-        Raises: RunFolderGoneError, OSError.
+        Raises:
+            RunFolderGoneError, OSError: as said.
         """
         if self._is_primary:
             self.folder.check_there()
@@ -156,6 +164,9 @@ class RunOutput:
         """Where the training is: beside the progress bar on a terminal, else as one line.
 
         Args:
+            position: step and epoch, in words.
+            results: loss and top-1, in words.
+            speed: and time left, in words.
             is_line: false: no line is wanted now, since another one follows that says as much.
         """
         if self._bar is None:
@@ -167,12 +178,12 @@ class RunOutput:
             self.say(f"{position}  {results} | {speed}")
 
     def track(self, record: Record) -> None:
-        """One record of an observer, to the trackers."""
+        """Send one record of an observer to the trackers."""
         if self._is_primary:
             self._tracker.log(record)
 
     def say(self, line: str) -> None:
-        """One line to the console, above the progress bar."""
+        """Print one line above the progress bar."""
         if self._is_primary and sys.stdout is not None:
             try:
                 tqdm.write(line, file=sys.stdout)
@@ -181,17 +192,17 @@ class RunOutput:
                 sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  as long as the process
 
     def set_aside_summary(self, name: str) -> None:
-        """The result of the shorter run that goes on now keeps its place under another name."""
+        """Keep the result of the shorter run, which is now extended, under another name."""
         if self._is_primary and self.folder.summary.exists():
             replace_file(self.folder.path / name, read_bounded(self.folder.summary, MAX_LOG_BYTES))
             self.folder.summary.unlink()
 
     def finish(self, summary: Dict[str, Any]) -> None:
-        """The result of the finished run."""
+        """Write the result of the finished run."""
         self.settle()
         if self._is_primary:
             write_summary(self.folder.summary, summary)
-            self.ended("done", f"all {self._step} steps", 0)
+            self.ended("done", f"all {counted(self._step, 'step')}", 0)
         if self._bar is not None:
             self._bar.close()
 

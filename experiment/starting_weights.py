@@ -25,10 +25,14 @@ def place_weights(
     *,
     reset_classifier: bool = False,
 ) -> None:
-    """Copies saved weights into a network: of a checkpoint, or of any state dict that models.pretrained knows.
+    """Copy saved weights into a network: of a checkpoint, or of any state dict that models.pretrained knows.
 
     Args:
+        network: changed in place.
+        factory: made the network's norms.
+        saved: the weights.
         class_names: of the images, by label; those of the weights must be the same, but for a new classifier.
+        reset_classifier: keep the network's own classifier.
 
     Raises:
         CheckpointError: they do not fit.
@@ -45,13 +49,17 @@ def place_weights(
         raise CheckpointError(f"{saved.path}: {error}") from error
     if source != OURS and factory.eps is not None and factory.eps != foreign_eps(network, source):
         LOGGER.warning(
-            "norm.eps is %g, and weights do not tell theirs: this network of %s has %g; use --set norm.eps=%g",
+            "norm.eps is %g, but weights do not record theirs: in %s this network has %g; use --set norm.eps=%g",
             *(factory.eps, source, foreign_eps(network, source), foreign_eps(network, source)),
         )
 
 
 def check_activation(config: Mapping[str, Any], network: ImageClassifier, path: Path) -> None:
-    """Raises CheckpointError for weights that were trained with another activation, which no shape reveals."""
+    """Refuse weights that were trained with another activation, which no shape reveals.
+
+    Raises:
+        CheckpointError: as said.
+    """
     trained = config["model"].get("activation") or network.default_activation
     if trained != network.activation:
         raise CheckpointError(
@@ -61,8 +69,13 @@ def check_activation(config: Mapping[str, Any], network: ImageClassifier, path: 
 
 
 def check_classes(saved: SavedWeights, class_names: Tuple[str, ...]) -> None:
-    """Raises CheckpointError where as many classes are others, or in another order. Another number of classes shows in
-    the classifier's shape."""
+    """Refuse weights for as many classes that are others, or in another order.
+
+    Another number of classes shows in the classifier's shape.
+
+    Raises:
+        CheckpointError: as said.
+    """
     if saved.class_names is None or len(saved.class_names) != len(class_names):
         return
     different = [label for label, names in enumerate(zip(saved.class_names, class_names)) if names[0] != names[1]]
@@ -76,6 +89,6 @@ def check_classes(saved: SavedWeights, class_names: Tuple[str, ...]) -> None:
 
 
 def norm_record(factory: NormActFactory) -> Dict[str, Any]:
-    """The settings of a norm that no shape of a weight reveals."""
+    """Return the settings of a norm that no shape of a weight reveals."""
     hidden = ("num_groups", "grouping", "eps", "proxy_eps")
     return {"name": factory.norm, **{name: getattr(factory, name) for name in hidden}}

@@ -1,4 +1,7 @@
-"""Writes the records of a run for TensorBoard:  tensorboard --logdir runs"""
+"""Writes the records of a run for TensorBoard.
+
+tensorboard --logdir runs
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,13 @@ class TensorBoardTracker:
     """Writes each number of a record as SPLIT/NAME over steps. Numbers that are not finite leave a gap.
 
     Args:
-        folder: for the event files, made anew.
+        folder: for the event files; emptied first.
         past: records to write first.
     """
 
     def __init__(self, folder: Path, past: Iterable[Mapping[str, Any]]) -> None:
+        if folder.is_symlink():  # others may have planted it: what is removed here would be somebody's
+            raise OSError(f"{folder} is a symbolic link, which is not followed; remove it")
         for stale in folder.glob("events.out.tfevents.*"):
             stale.unlink()  # the records have all that it says
         self._writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(folder))
@@ -26,19 +31,23 @@ class TensorBoardTracker:
         self._writer.flush()
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """One record, under its split's name."""
+        """Log one record under its split's name."""
         for key, value in record.items():
             if key not in ("split", "step") and value is not None:
                 self._writer.add_scalar(f"{record['split']}/{key}", value, record["step"])
         self._writer.flush()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._writer.close()
 
 
 def require_tensorboard() -> None:
-    """Raises ConfigError where TensorBoard's writer cannot be imported."""
+    """Check that TensorBoard's writer can be imported.
+
+    Raises:
+        ConfigError: it cannot.
+    """
     try:
         importlib.import_module("torch.utils.tensorboard")
     except ImportError as error:

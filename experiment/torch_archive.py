@@ -18,6 +18,8 @@ from typing import Any, Dict, Iterator, List, Set, Tuple
 
 import torch
 
+from experiment.pickled_growth import refuse_growth
+
 # What a dictionary of tensors needs. torch.load(weights_only=True) has a list of its own; this one does not depend on
 # the version of torch, and names what is refused.
 _TENSOR_NAMES = re.compile(
@@ -25,7 +27,7 @@ _TENSOR_NAMES = re.compile(
     r"|torch\._utils\._rebuild_\w+|collections\.(?:OrderedDict|Counter)"
 )
 
-# What training scripts save beside tensors, and nobody needs to read them: settings, dates, paths, random states. In
+# What training scripts save beside tensors, and is not needed to read them: settings, dates, paths, random states. In
 # place of each stands an object that holds nothing and does nothing; the class of that name is never imported.
 _INERT_NAMES = re.compile(
     r"argparse\.Namespace|typing\.Any|collections\.defaultdict|_codecs\.encode"
@@ -36,12 +38,13 @@ _INERT_NAMES = re.compile(
     r"|(?:pytorch_lightning|lightning)\.(?:\w+\.)*callbacks\.(?:\w+\.)*[A-Z]\w+"
 )
 _INERT_DICTIONARIES = re.compile(r"(?:pytorch_lightning|lightning|lightning_fabric)\.(?:\w+\.)*AttributeDict")
-_MOST_DEPTH = 100
+_CHARACTERS_SHOWN = 300
+MAX_RECORDS = 20_000  # one for each tensor; the largest network here has 1,000
 _INERT_SINCE = (2, 6)  # torch's unpickler takes another class for a name
 
 
 class Inert:
-    """Stands for an object of a file that is not needed."""
+    """Takes the place of an object in a file that is not needed."""
 
     __slots__ = ()
 
@@ -57,67 +60,64 @@ class RefusedError(ValueError):
 
 
 def load_tensors(data: bytes) -> Any:
-    """What torch.save put into an archive, on the CPU: tensors and builtins. Nothing in it is run.
+    """Return what torch.save put into an archive, on the CPU: tensors and builtins. Nothing in it is run.
 
     Objects of a few harmless kinds, such as the argparse.Namespace that training scripts save beside the weights, are
-    not made: an Inert stands for each.
+    not created: an Inert takes the place of each.
 
     Raises:
         RefusedError: it asks for code to be run.
         ValueError, zipfile.BadZipFile and others for bytes that are torn or no such archive.
     """
     # First: a bare pickle is refused for what it would import, and then for being one.
-    inert = refuse_globals(data)
-    refuse_damage(open_archive(data))
+    try:
+        inert = refuse_globals(data)
+    except RefusedError:
+        raise
+    except Exception:  # torn instructions, or none: what is no archive at all is told to be none
+        open_archive(data)
+        raise
+    archive = open_archive(data)
+    if not any(name.count("/") == 1 and name.endswith("/data.pkl") for name in archive.namelist()):
+        raise ValueError("it has no record data.pkl in a folder, as torch.save writes it")
+    refuse_damage(archive)
+    for pickled in _pickles(data):
+        refuse_growth(pickled, most=len(data))
     with _standing_for(inert):
         try:
             loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:  # with advice that leads to running what the file says
             raise ValueError(str(error).rpartition("WeightsUnpickler error: ")[2].strip()) from error
-    refuse_growth(loaded, most=len(data))
+    for tensor in _tensors(loaded):
+        if tensor.numel() * tensor.element_size() > len(data):
+            raise ValueError(
+                f"it has a tensor of {tuple(tensor.shape)}, which is more than the {len(data):,} bytes of the file: "
+                "its numbers stand for others too; save tensor.clone()"
+            )
     return loaded
 
 
-def refuse_growth(value: Any, most: int) -> None:
-    """Refuses dictionaries, lists and tuples that would be endless, or far too many, to whoever walks through them.
-
-    A list that holds one list twice, which holds another twice, has 2^40 entries in 200 bytes of a file.
-
-    Args:
-        value: what was read.
-        most: entries, counted wherever they are met. Each entry takes a byte of a file at least, so a file has no more
-            than bytes, unless it repeats itself.
-
-    Raises: ValueError for more of them, for what holds itself, or is deeper than 100 in one another.
-    """
-    counted: Dict[int, Tuple[int, int]] = {}
-
-    def count(item: Any, depth: int) -> Tuple[int, int]:
-        """Entries in `item`, and how deep they are, which is `depth` in what holds it."""
-        if not isinstance(item, (dict, list, tuple)):
-            return 1, 0
-        if id(item) not in counted and depth <= _MOST_DEPTH:
-            held = [count(entry, depth + 1) for entry in ([*item, *item.values()] if isinstance(item, dict) else item)]
-            counted[id(item)] = 1 + sum(entries for entries, _ in held), 1 + max((deep for _, deep in held), default=0)
-        if depth > _MOST_DEPTH or counted[id(item)][1] > _MOST_DEPTH:
-            raise ValueError(f"its entries hold themselves, or are more than {_MOST_DEPTH} deep in one another")
-        return counted[id(item)]
-
-    entries, _ = count(value, 0)
-    if entries > most:
-        raise ValueError(f"its entries repeat themselves to more than {most:,}, the bytes of the file")
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for entry in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(entry)
 
 
 def refuse_damage(archive: zipfile.ZipFile) -> None:
-    """Raises ValueError for a record whose bytes do not have the sum (CRC-32) that the archive has for it. torch does
-    not compare them."""
+    """Refuse a record whose bytes do not match the sum (CRC-32) in the archive, which torch does not compare.
+
+    Raises:
+        ValueError: as said.
+    """
     try:
         damaged = archive.testzip()
     except (zipfile.BadZipFile, EOFError) as error:  # its own header differs from the archive's index
         raise ValueError(f"it is damaged: {first_line(error)}") from error
     if damaged is not None:
         raise ValueError(
-            f"its record {damaged!r} is damaged: its bytes do not have the sum (CRC-32) that was written with them"
+            f"its record {damaged!r} is damaged: its bytes do not match the sum (CRC-32) written with them"
         )
 
 
@@ -139,14 +139,16 @@ def _standing_for(names: Set[str]) -> Iterator[None]:
 
 
 def open_archive(data: bytes) -> zipfile.ZipFile:
-    """The archive in `data`, whose records are as many bytes as they say, and together no more than `data`.
+    """Return the archive in `data`, whose records are as many bytes as they say, and together no more than `data`.
 
     Raises:
         ValueError: no archive of torch, or one with compressed, doubled or overlapping records.
     """
     # torch looks at the first bytes, Python at the last: a file of two kinds is read as one by both, or not at all.
     if not data.startswith(b"PK\3\4") or not zipfile.is_zipfile(io.BytesIO(data)):
-        raise ValueError("it is not the zip archive that torch.save has written since torch 1.6")
+        raise ValueError(
+            f"it is not the zip archive that torch.save has written since torch 1.6: it begins with {data[:12]!r}"
+        )
     archive = zipfile.ZipFile(io.BytesIO(data))
     records = archive.infolist()
     for record in records:
@@ -155,6 +157,8 @@ def open_archive(data: bytes) -> zipfile.ZipFile:
                 f"record {record.filename!r} is compressed, {record.file_size:,} bytes in {record.compress_size:,}; "
                 "torch compresses none: load it where you trust it, and save it again with torch.save"
             )
+    if len(records) > MAX_RECORDS:
+        raise ValueError(f"it has {len(records):,} records, over the limit of {MAX_RECORDS:,}")
     total = sum(record.file_size for record in records)
     if total > len(data):
         raise ValueError(f"its records claim {total:,} bytes, and the file has {len(data):,}")
@@ -164,9 +168,11 @@ def open_archive(data: bytes) -> zipfile.ZipFile:
 
 
 def read_records(data: bytes) -> Dict[str, bytes]:
-    """The records of an archive by name, without the folder that torch puts all of them in.
+    """Return the records of an archive by name, without the folder that torch puts all of them in.
 
-    Raises: as open_archive; ValueError and zipfile.BadZipFile for records that are damaged or in other folders.
+    Raises:
+        ValueError: as open_archive; records that are damaged or in other folders.
+        zipfile.BadZipFile: records that are damaged.
     """
     archive = open_archive(data)
     root = archive.namelist()[0].partition("/")[0] + "/" if archive.namelist() else ""
@@ -177,7 +183,7 @@ def read_records(data: bytes) -> Dict[str, bytes]:
 
 
 def _name_of_today(name: str) -> str:
-    """What torch looks for: its pickles have the names of Python 2."""
+    """Return what torch looks for: its pickles have the names of Python 2."""
     module, _, kind = name.rpartition(".")
     module, kind = NAME_MAPPING.get((module, kind), (IMPORT_MAPPING.get(module, module), kind))
     return f"{module}.{kind}"
@@ -194,14 +200,16 @@ def _empty_dictionary(*arguments: Any) -> Dict[Any, Any]:
 
 
 def refuse_globals(data: bytes) -> Set[str]:
-    """The harmless names beside tensors' that bytes would import when they are unpickled: read from the instructions,
-    without running any of them.
+    """Return the harmless names, besides those of tensors, that bytes would import when they are unpickled.
+
+    They are read from the instructions, without running any of them.
 
     Args:
         data: a file of torch.save (a zip archive with pickles in it), or a bare pickle.
 
-    Raises: RefusedError for any other name; also what pickletools and zipfile raise for bytes that are torn or neither
-        of these.
+    Raises:
+        RefusedError: any other name; also what pickletools and zipfile raise for bytes that are torn or neither of
+            these.
     """
     inert: Set[str] = set()
     for name, is_certain in _imported_names(data):
@@ -216,7 +224,7 @@ def refuse_globals(data: bytes) -> Set[str]:
 
 
 def _imported_names(data: bytes) -> Iterator[Tuple[str, bool]]:
-    """What is imported, as "module.name", and whether that is certain."""
+    """Yield what is imported, as "module.name", and whether that is certain."""
     for pickled in _pickles(data):
         strings: List[str] = []
         for opcode, argument, _ in pickletools.genops(pickled):
@@ -240,6 +248,6 @@ def _pickles(data: bytes) -> List[bytes]:
 
 
 def first_line(error: BaseException) -> str:
-    """An error of unknown bytes, for people: its first line, or its kind where it has none."""
+    """Return what to print of an error caused by unknown bytes: its first line, cut, or its class if it has none."""
     lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
+    return lines[0][:_CHARACTERS_SHOWN] if lines else type(error).__name__

@@ -1,6 +1,6 @@
 """Where the records of a run go besides metrics.jsonl: wandb, TensorBoard and a CSV file, as section `run` says.
 
-TensorBoard's folder and the CSV file are written anew from the records at each start, and appended to from then on. So
+TensorBoard's folder and the CSV file are rewritten from the records at each start, and appended to from then on. So
 they hold what metrics.jsonl holds: a run that is resumed continues them, without a gap and without a record twice.
 """
 
@@ -25,10 +25,10 @@ class Tracker(Protocol):
     """Something that is given every record of metrics.jsonl and power.jsonl."""
 
     def log(self, record: Record) -> None:
-        """One record, with its split and step; the rest are numbers."""
+        """Log one record, with its split and step; the rest are numbers."""
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Write what is left."""
 
 
 class Trackers:
@@ -85,15 +85,21 @@ class DispensableTracker:
 
 
 def check_trackers(config: Config) -> None:
-    """Raises ConfigError where a package that a tracker needs is missing: said before the training, not after it."""
+    """Check that the packages that trackers need are there: before the training, not after it.
+
+    Raises:
+        ConfigError: one is missing.
+    """
     if config.run.tensorboard:
         require_tensorboard()
 
 
 def build_trackers(config: Config, folder: RunFolder, name: str, past: Iterable[Record]) -> Trackers:
-    """The trackers that section `run` asks for.
+    """Return the trackers that section `run` asks for.
 
     Args:
+        config: of the run.
+        folder: of the run.
         name: of the run.
         past: records that the run folder holds already.
     """

@@ -42,7 +42,7 @@ class Trained:
         return len(self.class_names)
 
     def inputs(self, pixels: Tensor) -> Tensor:
-        """What the network is given for images. Shape: (N, C, H, W), uint8 -> same, float32."""
+        """Return what the network is given for images. Shape: (N, C, H, W), uint8 -> same, float32."""
         return scaled_pixels(pixels, *pixel_scaling(self.preprocessing.mean, self.preprocessing.std))
 
     def __str__(self) -> str:
@@ -61,20 +61,22 @@ class _Images:
 def load_trained(
     path: Path, checkpoint: str = NEWEST, weights: Optional[str] = None, overrides: Sequence[str] = ()
 ) -> Trained:
-    """The network of a run folder or a checkpoint of this program.
+    """Return the network of a run folder or a checkpoint of this program.
 
     Args:
-        checkpoint, weights: which; see read_weights.
+        path: of the folder or file.
+        checkpoint: which; see read_weights.
+        weights: which; see read_weights.
         overrides: SECTION.KEY=VALUE, of its configuration.
 
     Raises:
-        CheckpointError: it is no checkpoint, or does not fit its own configuration.
+        CheckpointError: it is not a checkpoint, or does not fit its own configuration.
         ConfigError: overrides that are none.
     """
     saved = read_weights(path, checkpoint, weights)
     if saved.config is None or saved.class_names is None:
         raise CheckpointError(
-            f"{path} holds weights alone, and neither network, image size nor class names; name a run folder or a "
+            f"{path} holds only weights, without network, image size or class names; name a run folder or a "
             "checkpoint of this program"
         )
     values = dict(saved.config)

@@ -60,17 +60,17 @@ class WandbTracker:
             raise
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """One record, under its split's name."""
+        """Log one record under its split's name."""
         numbers = {f"{record['split']}/{key}": value for key, value in record.items() if key not in ("split", "step")}
         self._run.log(numbers, step=record["step"])
 
     def close(self) -> None:
-        """Flushes what is left."""
+        """Flush what is left."""
         self._run.finish()
 
 
 def run_id(folder: Path) -> str:
-    """What wandb calls the run of a folder, kept in ID_FILE: made at its first start, and the same after --resume."""
+    """Return wandb's id for a folder's run, kept in ID_FILE: made at its first start, the same after --resume."""
     path = folder / ID_FILE
     if path.exists():
         found = read_bounded(path, KIB).decode("ascii", errors="replace").strip()
@@ -84,7 +84,7 @@ def run_id(folder: Path) -> str:
 def keep_threads_quiet() -> None:
     """From now on an error that ends one of wandb's own threads goes to the log as a detail, not to the terminal.
 
-    Such a thread may lose its connection while wandb is ended after a failure, of which the run has told.
+    Such a thread may lose its connection while wandb is ended after a failure, which the run has reported.
     """
     previous = threading.excepthook
 

@@ -11,10 +11,11 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 import torch
 from torch import Tensor
 
-from configs.bounded_file import MIB, read_bounded
+from configs.bounded_file import MIB, parse_json, read_bounded
 from experiment.checkpoint import best_checkpoint, check_checkpoint, newest_checkpoint, read_archive
 from experiment.manifest import MAX_CHECKPOINT_BYTES, has_manifest
 from experiment.run_folder import RunFolder
+from experiment.torch_archive import first_line
 from training.weights import CheckpointError, plain_name
 
 LOGGER = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class SavedWeights:
 
 
 def read_weights(path: Union[str, Path], checkpoint: str = NEWEST, weights: Optional[str] = None) -> SavedWeights:
-    """The weights of a checkpoint of this program, or of a state dict.
+    """Return the weights of a checkpoint of this program, or of a state dict.
 
     Args:
         path: of a file, or of a run folder.
@@ -71,14 +72,15 @@ def read_weights(path: Union[str, Path], checkpoint: str = NEWEST, weights: Opti
     ENTRIES, or as Composer has them, in "state" and "model". Prefixes of wrappers are taken off the names: `module.`
     (distributed training, AveragedModel) and `_orig_mod.` (torch.compile). What else training scripts save is left.
 
-    Raises: CheckpointError for a file that is missing, torn, of another kind, or that asks for code to be run, and for
-        a checkpoint or weights that are not there.
+    Raises:
+        CheckpointError: a file that is missing, torn, of another kind, or that asks for code to be run, and for a
+            checkpoint or weights that are not there.
     """
     path = Path(path)
     if path.is_dir():
         path = _checkpoint_of(path, checkpoint)
     elif checkpoint == BEST:
-        raise CheckpointError(f"{path} is a file, and the best checkpoint is one of a run folder; name that folder")
+        raise CheckpointError(f"{path} is a file, and only run folders have a best checkpoint; name the run folder")
     if path.suffix == ".safetensors":
         found = [SavedWeights(path, _read_safetensors(path))]
     else:
@@ -92,7 +94,7 @@ def read_weights(path: Union[str, Path], checkpoint: str = NEWEST, weights: Opti
     chosen = asked[0]
     if len(asked) > 1:
         LOGGER.info(
-            "%s: the weights are the %s ones, of its %s", path, chosen.which, " and ".join(o.which for o in found)
+            "%s: using the %s weights; the file has %s", path, chosen.which, " and ".join(o.which for o in found)
         )
     return dataclasses.replace(chosen, tensors=_plain_names(chosen.tensors, path), checked_by=_checked_by(path))
 
@@ -101,7 +103,7 @@ def _checkpoint_of(folder: Path, which: str) -> Path:
     checkpoints = RunFolder(folder).checkpoints
     newest = newest_checkpoint(checkpoints)
     if newest is None:
-        raise CheckpointError(f"{folder} is no folder of a run with a checkpoint; name a file, or train it first")
+        raise CheckpointError(f"{folder} is not a run folder with a checkpoint; name a file, or train it first")
     if which == NEWEST:
         return newest
     best = best_checkpoint(checkpoints)
@@ -114,7 +116,7 @@ def _checkpoint_of(folder: Path, which: str) -> Path:
 
 
 def _checked_by(path: Path) -> Optional[str]:
-    """The format safetensors has no sum of its own."""
+    """Return the format safetensors has no sum of its own."""
     if path.suffix == ".safetensors":
         return None
     return "SHA-256" if has_manifest(path) else "CRC-32"
@@ -190,6 +192,11 @@ def _read_safetensors(path: Path) -> Dict[str, Tensor]:
         if header > MAX_HEADER_BYTES:
             raise ValueError(f"its header says that it has {header:,} bytes, over the limit of {MAX_HEADER_BYTES:,}")
         tensors: Dict[str, torch.Tensor] = load(data)
-    except Exception as error:  # its own error types, and OSError: unknown bytes are read here
-        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
+        parse_json(data[8 : 8 + header], must_differ=True)
+        if not tensors:
+            raise ValueError("it holds no tensors")
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {error.strerror}") from error
+    except Exception as error:  # its own error types: unknown bytes are read here
+        raise CheckpointError(f"{path} cannot be read as safetensors: {first_line(error)}") from error
     return tensors

@@ -4,19 +4,14 @@ from typing import Optional
 
 
 def speed_text(images_per_second: Optional[float]) -> str:
-    """The speed of training; None where nothing but the first, compiling step was there to time."""
+    """Return the speed of training; None where nothing but the first, compiling step was there to time."""
     return "not timed" if images_per_second is None else f"{images_per_second:,.0f} images/s"
 
 
 def time_left(seconds: float) -> str:
-    """What is left of a run, in words that end in "left", or "finished"."""
+    """Return what is left of a run, in words that end in "left", or "finished"."""
     if seconds <= 0:
         return "finished"
     if seconds < 60:
         return "under 1 min left"
     return f"{seconds / 60:.0f} min left" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h left"
-
-
-def counted(number: int, noun: str) -> str:
-    """ "1 thread", "2 threads": a regular noun after its number."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"

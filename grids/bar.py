@@ -8,6 +8,7 @@ from typing import Optional, Type
 
 from tqdm import tqdm
 
+from configs.counted import counted
 from experiment.words import time_left
 from grids.console import say
 
@@ -35,12 +36,12 @@ class Bar:
         self._bar.close()
 
     def show(self, done: float, gained: float) -> None:
-        """Runs done, with parts of those under way; `gained`: how many of them since the start."""
+        """Run done, with parts of those under way; `gained`: how many of them since the start."""
         minutes = (time.monotonic() - self._started) / 60
         self._left = f", {time_left(60 * minutes / gained * (self._total - done))}" if gained > 0 else ""
         self._bar.n = done
-        self._bar.set_description_str(f"{done:.1f} of {self._total} runs, {minutes:.0f} min{self._left}")
+        self._bar.set_description_str(f"{done:.1f} of {counted(self._total, 'run')}, {minutes:.0f} min{self._left}")
 
     def ended(self, count: int, line: str) -> None:
-        """The line of the run that ended as the `count`-th."""
+        """Print the line of the run that ended as the `count`-th."""
         say(f"[{count}/{self._total}] {line}{self._left}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ import time
 from pathlib import Path
 from typing import List, Optional
 
+from configs.bounded_file import open_regular, parse_json
 from experiment.run_folder import RunFolder
 from grids.plan import Trial
 from grids.state import State
@@ -62,7 +62,7 @@ class Child:
         return self._process.poll()
 
     def stop(self) -> None:
-        """Asks it to save and end."""
+        """Ask it to save and end."""
         if self._process.poll() is None:
             self._process.terminate()
 
@@ -75,22 +75,22 @@ class Child:
         lines = _last_lines(self.folder.metrics)
         for line in reversed(lines):
             try:
-                return min(1.0, json.loads(line)["epoch"] / self._epochs)
-            except (ValueError, KeyError):  # the first line may be cut, the last half written
+                return min(1.0, parse_json(line)["epoch"] / self._epochs)
+            except (ValueError, TypeError, KeyError):  # the first line may be cut, the last half written
                 continue
         return 0.0
 
     def last_words(self) -> str:
-        """The error that its console ends with, or its last line."""
+        """Return the error that its console ends with, or its last line."""
         lines = [line for line in _last_lines(self.folder.path / CONSOLE) if line.strip()]
         errors = [line for line in lines if line.startswith("error: ")]
-        return (errors or lines or ["it said nothing"])[-1].replace("error: ", "", 1)
+        return (errors or lines or ["it printed nothing"])[-1].replace("error: ", "", 1)
 
 
 def _last_lines(path: Path) -> List[str]:
     try:
-        with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-            return file.read().decode("utf-8", "replace").splitlines()
-    except FileNotFoundError:
+        with open_regular(path) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            return file.read(_TAIL_BYTES).decode("utf-8", "replace").splitlines()
+    except OSError:  # not there yet
         return []

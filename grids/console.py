@@ -1,4 +1,4 @@
-"""Lines for people, above a progress bar if there is one; a grid goes on where nobody reads them any more."""
+"""Lines on the console, above a progress bar if there is one; a grid continues when the console is gone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 
 def say(line: str) -> None:
-    """Prints `line`."""
+    """Print `line`."""
     try:
         tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()

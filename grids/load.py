@@ -16,7 +16,7 @@ FOLDER = CONFIGS / "grids"
 
 
 def load_grid(name_or_path: str) -> Grid:
-    """The grid called `name_or_path`: configs/grids/<name>.yaml, or the path of a YAML file.
+    """Return the grid called `name_or_path`: configs/grids/<name>.yaml, or the path of a YAML file.
 
     Raises:
         ConfigError: one line for each problem.
@@ -30,12 +30,12 @@ def load_grid(name_or_path: str) -> Grid:
 
 
 def grid_names() -> List[str]:
-    """The names of the shipped grids."""
+    """Return the names of the shipped grids."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def find_grid(name_or_path: str) -> Path:
-    """The YAML file of a shipped grid or of a path."""
+    """Return the YAML file of a shipped grid or of a path."""
     is_path = name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path
     path = Path(name_or_path) if is_path else FOLDER / f"{name_or_path}.yaml"
     if path.is_file():

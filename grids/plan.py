@@ -30,7 +30,7 @@ class Cell:
         return self.row if self.column is None else f"{self.row}.{self.column}"
 
     def config(self, seed: int, factor: Optional[float] = None) -> Config:
-        """The complete configuration of one run."""
+        """Return the complete configuration of one run."""
         return load_config(self.experiment, self.all_overrides(seed, factor))
 
     def all_overrides(self, seed: int, factor: Optional[float] = None) -> List[str]:
@@ -85,17 +85,17 @@ class Plan:
     rates_seed: int
 
     def trials(self) -> List[Trial]:
-        """The learning-rate checks, then seed by seed every cell: what is there when it is stopped is whole seeds."""
+        """Return the learning-rate checks, then every cell seed by seed, so that a stopped grid has whole seeds."""
         return [trial for cell in self.checked for trial in self.checks_of(cell)] + [
             Trial(cell, seed) for seed in self.seeds for cell in self.cells
         ]
 
     def checks_of(self, cell: Cell) -> List[Trial]:
-        """The runs of the learning-rate check of `cell`."""
+        """Return the runs of the learning-rate check of `cell`."""
         return [Trial(cell, self.rates_seed, factor) for factor in self.factors]
 
     def checks_for(self, cell: Cell) -> List[Trial]:
-        """The runs whose result decides the learning rate of `cell`; none where nothing is checked."""
+        """Return the runs whose result decides the learning rate of `cell`; none where nothing is checked."""
         return [
             trial
             for checked in self.checked
@@ -105,7 +105,7 @@ class Plan:
 
 
 def build_plan(grid: Grid, selection: Selection) -> Plan:
-    """The runs of `selection`, with the learning-rate checks that they need.
+    """Return the runs of `selection`, with the learning-rate checks that they need.
 
     Raises:
         ConfigError: a row, column or seed that cannot be, and a combination whose configuration is refused.

@@ -18,7 +18,7 @@ class RateCheckError(Exception):
 
 
 def choose_rate(plan: Plan, cell: Cell, results: Results) -> Tuple[Optional[float], Dict[str, Any]]:
-    """The factor for the runs of `cell`, and the record of the choice. (None, {}) where nothing is checked.
+    """Return the factor for the runs of `cell`, and the record of the choice. (None, {}) where nothing is checked.
 
     Raises:
         RateCheckError: a check that has no result, and checks that all diverged.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 
 from configs import Config, ConfigError
 from configs.atomic_file import replace_file
+from configs.bounded_file import MAX_LOG_BYTES, MAX_RECORD_BYTES, parse_json, read_bounded
 from configs.meaning import differences
 from experiment.run_folder import RunFolder
 from grids.plan import Trial
@@ -33,14 +35,14 @@ class Results:
         return self.folder / f"{trial.file_name}.json"
 
     def read(self, trial: Trial) -> Optional[Dict[str, Any]]:
-        """The result of `trial`; None where there is none.
+        """Return the result of `trial`; None where there is none.
 
         Raises:
-            ConfigError: a file that is no result.
+            ConfigError: a file that is not a result.
         """
         path = self.path(trial)
         try:
-            result = json.loads(path.read_text(encoding="utf-8"))
+            result = parse_json(read_bounded(path, MAX_LOG_BYTES))
             if not {"config", "summary", "train_loss"} <= set(result):
                 raise ValueError("config, summary or train_loss is missing")
         except FileNotFoundError:
@@ -52,9 +54,12 @@ class Results:
     def write(
         self, trial: Trial, config: Config, folder: RunFolder, learning_rate: Dict[str, Any], diverged: bool
     ) -> Dict[str, Any]:
-        """The result of a run that ended, from its folder.
+        """Return the result of a run that ended, from its folder.
 
         Args:
+            trial: the run.
+            config: what the run was trained with.
+            folder: the run's.
             learning_rate: what the check said.
             diverged: its loss was not finite: there is no summary.
         """
@@ -66,7 +71,7 @@ class Results:
             "seed": trial.seed,
             "experiment": trial.cell.experiment,
             "learning_rate": {"value": config.optimizer.learning_rate, **learning_rate},
-            "summary": None if diverged else json.loads(folder.summary.read_text(encoding="utf-8")),
+            "summary": None if diverged else _summary(folder),
             "train_loss": last_epoch_loss(records, config.schedule.epochs),
             "evaluations": [record for record in records if record["split"] == "eval"],
             "power": _records(folder.power),
@@ -79,23 +84,32 @@ class Results:
 
 
 def why_changed(saved: Dict[str, Any], config: Config) -> List[str]:
-    """What differs between the saved configuration of a run and today's; empty where that run still counts."""
+    """Return what differs between the saved configuration of a run and today's; empty where that run still counts."""
     try:
         # What the schema has got since then had its default.
         saved = Config.model_validate(saved).model_dump(mode="json")
     except ValidationError as error:
         names = {".".join(str(part) for part in problem["loc"][:2]) for problem in error.errors()}
-        return [f"{name} is not what it was when the result was made" for name in sorted(names)]
+        return [f"{name} has changed since the result was made" for name in sorted(names)]
     now = config.model_dump(mode="json")
     return differences(saved, now) + [
-        f"run.{key} was {saved['run'][key]!r}, is {now['run'][key]!r}"
+        f"run.{key} was {saved['run'][key]!r}, is now {now['run'][key]!r}"
         for key in _RECORDED
         if saved["run"][key] != now["run"][key]
     ]
 
 
+def _summary(folder: RunFolder) -> Dict[str, Any]:
+    """Return the run's summary, with its command as anyone may type it: without the grid's own folder."""
+    summary: Dict[str, Any] = parse_json(read_bounded(folder.summary, MAX_RECORD_BYTES))
+    words = shlex.split(summary["command"])
+    place = words.index("--output-dir")
+    words = [word for word in words[:place] + words[place + 2 :] if word != "--resume"]
+    return {**summary, "command": shlex.join(words)}
+
+
 def last_epoch_loss(records: List[Dict[str, Any]], epochs: int) -> Optional[float]:
-    """Mean loss of the last epoch's training steps, as trained; None where the run did not get there, or diverged."""
+    """Return the mean training loss of the last epoch; None where the run did not get there, or diverged."""
     steps, total, before = 0, 0.0, 0
     for record in records:
         if record["split"] != "train":
@@ -111,4 +125,4 @@ def last_epoch_loss(records: List[Dict[str, Any]], epochs: int) -> Optional[floa
 def _records(path: Path) -> List[Dict[str, Any]]:
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [parse_json(line) for line in read_bounded(path, MAX_LOG_BYTES).splitlines()]

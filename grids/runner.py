@@ -59,6 +59,8 @@ class Runner:
         """Until all of `trials` ended; stopped by a signal, the runs under way save and end first.
 
         Args:
+            trials: to do.
+            jobs: runs at a time.
             lock: a descriptor that the runs keep open.
         """
         waiting, outcome = list(trials), self._outcome
@@ -66,7 +68,10 @@ class Runner:
             while self._running or (waiting and not signals.received):
                 if signals.received and not outcome.stopped_by:
                     outcome.stopped_by = signals.received
-                    say("stopping: the runs under way save. The same command goes on; a second signal ends at once")
+                    say(
+                        "stopping: runs in progress are saving. The same command continues; a second signal ends at "
+                        "once"
+                    )
                     for child in self._running:
                         child.stop()
                 while not signals.received and len(self._running) < jobs and self._take_next(waiting, lock, bar):
@@ -82,7 +87,7 @@ class Runner:
         return outcome
 
     def _take_next(self, waiting: List[Trial], lock: int, bar: Bar) -> bool:
-        """Starts the first run that can start, or settles one that need not or cannot; false if there is none."""
+        """Start the first run that can start, or settles one that need not or cannot; false if there is none."""
         for trial in waiting:
             folder = folder_of(trial, self._runs)
             state = state_of(trial, self._plan, self._results, folder)
@@ -130,7 +135,7 @@ class Runner:
 
 
 def changed_text(state: State) -> str:
-    """What changed since the result, in one line."""
+    """Return what changed since the result, in one line."""
     shown = "; ".join(state.reasons[:_REASONS_SHOWN])
     more = len(state.reasons) - _REASONS_SHOWN
     return f"its configuration changed: {shown}" + (f" and {more} more" if more > 0 else "")

@@ -8,7 +8,7 @@ _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 
 def parse_seeds(text: str) -> Tuple[int, ...]:
-    """The numbers that `0-3,8` names, in its order.
+    """Return the numbers that `0-3,8` names, in its order.
 
     Raises:
         ValueError: other text, and a range that ends before it begins.
@@ -24,6 +24,10 @@ def parse_seeds(text: str) -> Tuple[int, ...]:
 
 
 def check_name(name: str) -> None:
-    """Raises ValueError for a row's or column's name that cannot be a file's."""
+    """Check that a row's or column's name can be a file's.
+
+    Raises:
+        ValueError: it cannot.
+    """
     if not _NAME.fullmatch(name):
         raise ValueError(f"name {name!r}: rows and columns name files; use letters, digits, _, + and -")

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-import yaml
 from typing_extensions import Literal
 
 from configs import Config
+from configs.yaml_file import read_yaml
 from experiment.run_folder import RunFolder
 from grids.plan import Plan, Trial
 from grids.rates import RateCheckError, choose_rate
@@ -37,7 +37,7 @@ class State:
 
 
 def state_of(trial: Trial, plan: Plan, results: Results, folder: RunFolder) -> State:
-    """The state of `trial`, by its result, or by the folder of its unfinished run."""
+    """Return the state of `trial`, by its result, or by the folder of its unfinished run."""
     factor, record = trial.factor, {"factor": trial.factor} if trial.is_check else {}
     if not trial.is_check:
         try:
@@ -55,7 +55,7 @@ def state_of(trial: Trial, plan: Plan, results: Results, folder: RunFolder) -> S
 def _config_of(folder: RunFolder) -> Optional[Dict[str, Any]]:
     """Of the run that `folder` holds, whether it was finished or not."""
     is_begun = folder.config.exists() and any(folder.checkpoints.glob("step_*"))
-    return yaml.safe_load(folder.config.read_text(encoding="utf-8")) if is_begun else None
+    return read_yaml(folder.config)[0] if is_begun else None
 
 
 def folder_of(trial: Trial, runs: Path) -> RunFolder:

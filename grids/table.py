@@ -10,7 +10,7 @@ from grids.results import Results
 
 
 def build_table(plan: Plan, results: Results, figures: Sequence[str]) -> str:
-    """One line for each cell, one column for each key of summary.json in `figures`."""
+    """Return one line for each cell, one column for each key of summary.json in `figures`."""
     has_columns = any(cell.column is not None for cell in plan.cells)
     head = ["row", *(["column"] if has_columns else []), *figures, "learning rate", "n"]
     lines = [head, ["---"] * len(head)]
@@ -34,7 +34,7 @@ def _cell_text(summaries: List[Dict[str, Any]], figure: str) -> str:
 
 
 def _value(summary: Dict[str, Any], figure: str) -> Any:
-    """What `figure`, such as train.loss, names; None where the summary has no such thing, or no number there."""
+    """Return what `figure`, such as train.loss, names; None where the summary has no such thing, or no number there."""
     found: Any = summary
     for key in figure.split("."):
         found = found.get(key) if isinstance(found, dict) else None

@@ -1,4 +1,7 @@
-"""How far the final weights of a grid's rows are apart:  python -m grids.weights runs/grids/micro_batch"""
+"""How far the final weights of a grid's rows are apart.
+
+python -m grids.weights runs/grids/micro_batch
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ def _shape(weights: Mapping[str, Tensor], name: str) -> Optional[Sequence[int]]:
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Prints, for each run folder, the largest difference to the first. 0 done, 4 no such weights."""
+    """Print each run folder's largest difference to the first. Return 0 when done, 4 without such weights."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", metavar="DIR", help="a grid's runs, with their checkpoints (keep_checkpoints: true)")
     options = parser.parse_args(arguments)
@@ -52,7 +55,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         print("| --- | --- |")
         for folder in folders[1:]:
             print(f"| {folder.name} | {largest_difference(read_weights(folder).tensors, first):.1e} |")
-    except (CheckpointError, ValueError) as error:
+    except (CheckpointError, ValueError, OSError) as error:
         explain(error)
         return CHECKPOINT
     return 0

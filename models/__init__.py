@@ -54,7 +54,7 @@ NETWORKS: Dict[str, Network] = {
 
 
 def unknown_network(name: str) -> str:
-    """The message for a name that is no network's: the nearest ones, then all of them in columns."""
+    """Return the message for a name that is not a network's: the nearest ones, then all of them in columns."""
     nearest = difflib.get_close_matches(name, NETWORKS, n=3, cutoff=0.0)
     names = list(NETWORKS)
     width = max(map(len, names))

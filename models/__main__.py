@@ -16,6 +16,7 @@ from typing import List, Optional
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from configs.arguments import MOST_CLASSES, MOST_PIXELS, positive, whole
 from configs.standard_streams import open_standard_streams
 from models import NETWORKS, build_model, unknown_network
 from models.layers import layers_table, measure_layers
@@ -29,7 +30,7 @@ def choose_num_classes(image_size: int) -> int:
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Prints the table of all networks, or the layers of one. Returns the exit code: 0 done, 2 no such network."""
+    """Print the table of all networks, or the layers of one. Returns the exit code: 0 done, 2 no such network."""
     options = parse_arguments(arguments)
     try:
         if options.network is None:
@@ -47,20 +48,20 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     add = parser.add_argument
     add("network", nargs="?", metavar="NAME", help="one network, layer by layer; default: all of them, totals")
     add("--norm", default="group", help="as norm.name of an experiment; default: %(default)s")
-    add("--num-groups", type=int, help="of group norm; default: 8, in EfficientNets 4")
+    add("--num-groups", type=positive, help="of group norm; default: 8, in EfficientNets 4")
     add("--no-proxy", action="store_true", help="without Proxy Normalization")
     add("--recompute", action="store_true", help="as norm.recompute of an experiment")
-    add("--image-size", type=int, metavar="PIXELS", help="default: the network's native size")
-    add("--num-classes", type=int, help="default: 1000 for large images, 10 for small ones")
+    add("--image-size", type=whole(most=MOST_PIXELS), metavar="PIXELS", help="default: the network's native size")
+    add("--num-classes", type=whole(most=MOST_CLASSES), help="default: 1000 for large images, 10 for small ones")
     words = sys.argv[1:] if arguments is None else arguments
     options = parser.parse_args(words)
     if options.network is None and words:
-        parser.error("these options are of one network; name it first")
+        parser.error("these options apply to one network; name it first")
     return options
 
 
 def print_layers(options: argparse.Namespace) -> None:
-    """The layers of one network.
+    """Print the layers of one network.
 
     Raises:
         ValueError: no such network, or a norm or size that it cannot have.

@@ -31,7 +31,7 @@ class Cost:
     saved_bytes_fixed: int
 
     def saved_bytes(self, micro_batch_size: int) -> int:
-        """Bytes kept for the backward pass of a micro-batch."""
+        """Return bytes kept for the backward pass of a micro-batch."""
         return self.saved_bytes_fixed + micro_batch_size * self.saved_bytes_per_image
 
 

@@ -63,7 +63,7 @@ class EfficientNetShape:
     conv_group_size: Optional[int]
 
     def conv_groups(self, channels: int) -> int:
-        """Groups of a k x k convolution of so many channels."""
+        """Return the groups of a k x k convolution of so many channels."""
         return channels if self.conv_group_size is None else max(channels // self.conv_group_size, 1)
 
 
@@ -197,7 +197,7 @@ class EfficientNet(ImageClassifier):
 
     @staticmethod
     def initialize(module: nn.Module) -> None:
-        """Truncated normal, scale 2, fan_out for full and fan_in for group convolutions; Glorot uniform classifier."""
+        """Draw from a truncated normal, scale 2, fan_out (group convolutions: fan_in); classifier Glorot uniform."""
         if isinstance(module, nn.Conv2d):
             fan = fan_in(module.weight) if module.groups > 1 else fan_out(module.weight)
             truncated_normal_(module.weight, scale=2.0, fan=fan)
@@ -238,7 +238,7 @@ _SCALING = {
 
 
 def _scale_channels(channels: int, factor: float) -> int:
-    """The multiple of 8 nearest to channels * factor (a half goes up), but never less than nine tenths of it."""
+    """Return the multiple of 8 nearest to channels * factor (a half goes up), but never less than nine tenths of it."""
     scaled = channels * factor
     rounded = max(8, int(scaled + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * scaled else rounded
@@ -257,7 +257,7 @@ def _scale(width_factor: float, depth_factor: float) -> EfficientNetShape:
 
 
 def with_group_convolutions(shape: EfficientNetShape) -> EfficientNetShape:
-    """The same network with convolutions in groups of 16 channels, and expansion 4 where it was 6."""
+    """Return the same network with convolutions in groups of 16 channels, and expansion 4 where it was 6."""
     stages = tuple(stage._replace(expansion=min(stage.expansion, 4)) for stage in shape.stages)
     return EfficientNetShape(shape.stem_channels, shape.stem_stride, stages, shape.top_channels, conv_group_size=16)
 

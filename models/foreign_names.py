@@ -40,7 +40,7 @@ def foreign_names(model: ImageClassifier) -> Dict[str, Dict[str, str]]:
 
 
 def foreign_eps(model: ImageClassifier, source: str) -> float:
-    """The eps of batch norm in the network of "timm" or "torchvision" that has this network's weights."""
+    """Return the eps of batch norm in the network of "timm" or "torchvision" that has this network's weights."""
     is_b5 = isinstance(model, EfficientNet) and model.num_features == B5_FEATURES
     return 1e-3 if source == "torchvision" and is_b5 else 1e-5
 

@@ -47,7 +47,7 @@ class ImageClassifier(nn.Module):
         raise NotImplementedError
 
     def drops(self) -> Tuple[Drop, ...]:
-        """The layers that are random in training, in their order in the network."""
+        """Return the layers that are random in training, in their order in the network."""
         return tuple(module for module in self.modules() if isinstance(module, Drop))
 
     def forward_head(self, x: torch.Tensor) -> torch.Tensor:
@@ -58,7 +58,7 @@ class ImageClassifier(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def get_classifier(self) -> nn.Module:
-        """The linear layer; nn.Identity where num_classes is 0. Under the name that timm's networks give it."""
+        """Return the linear layer; nn.Identity where num_classes is 0. Under the name that timm's networks give it."""
         return self.classifier
 
     def reset_classifier(self, num_classes: int) -> None:

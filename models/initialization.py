@@ -26,10 +26,10 @@ def truncated_normal_(weight: torch.Tensor, *, scale: float, fan: int) -> torch.
 
 
 def fan_in(weight: torch.Tensor) -> int:
-    """Inputs summed by one output: (in_channels / groups) x kernel area, or in_features."""
+    """Return inputs summed by one output: (in_channels / groups) x kernel area, or in_features."""
     return weight[0].numel()
 
 
 def fan_out(weight: torch.Tensor) -> int:
-    """Outputs that one input of an ungrouped layer reaches: out_channels x kernel area, or out_features."""
+    """Return outputs that one input of an ungrouped layer reaches: out_channels x kernel area, or out_features."""
     return weight.shape[0] * weight[0][0].numel()

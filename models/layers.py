@@ -36,7 +36,7 @@ class LayerCost:
 
 
 def measure_layers(model: nn.Module, image_size: int, *, in_channels: int = 3, images: int = 2) -> List[LayerCost]:
-    """The layers of a network in the order of the forward pass of training; the sums are those of measure_cost.
+    """Return the layers of a network in the order of the forward pass of training; the sums are those of measure_cost.
 
     Args:
         model: on the device, and in the data type, to be measured; a copy of it is run.
@@ -75,7 +75,7 @@ def norm_text(module: nn.Module) -> str:
 
 
 def layers_table(rows: List[LayerCost]) -> str:
-    """One layer a line, and the totals."""
+    """Return one layer a line, and the totals."""
     wide = max(len(row.name) for row in rows)
     norms = max(len(row.norm) for row in rows)
     kinds = max(len(row.kind) for row in rows)

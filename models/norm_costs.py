@@ -30,7 +30,7 @@ def measure_norm_costs(
     width: Optional[int] = None,
     activation: Optional[str] = None,
 ) -> Dict[str, Optional[Cost]]:
-    """The cost of a network with each of NORM_SETTINGS; None where the fused kernels are not available here.
+    """Return the cost of a network with each of NORM_SETTINGS; None where the fused kernels are not available here.
 
     Nothing is computed and no memory used: tensors are fake, and report the operators that a CPU would really run.
 

@@ -7,6 +7,7 @@ from typing import Dict, List, Mapping, Tuple
 
 import torch
 
+from configs.counted import counted
 from models.foreign_names import foreign_names
 from models.image_classifier import ImageClassifier
 
@@ -45,7 +46,8 @@ def load_pretrained(
     if prefix:
         beside = [name for name in state_dict if not name.startswith(prefix)]
         if beside:
-            LOGGER.warning("%d tensors are left out, beside the network in %r: %s", len(beside), prefix, _first(beside))
+            ignored = counted(len(beside), "tensor")
+            LOGGER.warning("%s beside the network in %r ignored: %s", ignored, prefix, _first(beside))
         state_dict = {name[len(prefix) :]: state_dict[name] for name in state_dict if name.startswith(prefix)}
     is_reset = {name for name in names if reset_classifier and _is_classifier(names[name])}
     # A count of updates, which torch's batch norm keeps and hardly ever reads; ours has none.
@@ -74,7 +76,8 @@ def load_pretrained(
         listed = "; ".join(f"{len(names)} {kind}: {_first(names)}" for kind, names in differences.items() if names)
         hint = ""
         if shapes and all("here classifier." in shape for shape in shapes):
-            hint = "Only the number of classes differs: to train another, set reset_classifier, which draws it anew. "
+            hint = "Only the number of classes differs: to train another, set reset_classifier, which initializes "
+            "it at random.  "
         raise ValueError(
             f"the state dict (names of {source}) does not fit this {type(model).__name__}, nothing was loaded. "
             f"{listed}. {hint}"
@@ -85,10 +88,12 @@ def load_pretrained(
 
 
 def _choose_names(model: ImageClassifier, state_dict: Mapping[str, torch.Tensor]) -> Tuple[str, Dict[str, str], str]:
-    """Whose names the state dict has, {name there: name here}, and the prefix of all of them. Ours, without a prefix,
-    where none has more in common.
+    """Return whose names the state dict has, {name there: name here}, and the prefix of all of them.
 
-    Raises: ValueError where several networks are in it, or its names are of none that is known.
+    They are ours, without a prefix, if none has more in common.
+
+    Raises:
+        ValueError: several networks are in it, or its names are of none that is known.
     """
     candidates = {OURS: {name: name for name in model.state_dict()}, **foreign_names(model)}
     counts = {
@@ -108,7 +113,7 @@ def _choose_names(model: ImageClassifier, state_dict: Mapping[str, torch.Tensor]
 
 
 def _prefixes(names: Mapping[str, str], state_dict: Mapping[str, torch.Tensor]) -> List[str]:
-    """What stands before one of `names` in the state dict; looked for at one of them, as all have the same."""
+    """Return what stands before one of `names` in the state dict; looked for at one of them, as all have the same."""
     ends = [f".{name}" for name in list(names)[:1] + list(names)[-1:]]
     return sorted({name[: len(name) - len(end) + 1] for name in state_dict for end in ends if name.endswith(end)})
 

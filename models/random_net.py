@@ -71,7 +71,8 @@ class RandomLayer(nn.Module):
 
     Shape: (N, in_channels for layer 1 and width for the others, H, W) -> (N, width, H, W)
 
-    Raises: ValueError for a layer outside 1..10000.
+    Raises:
+        ValueError: a layer outside 1..10000.
     """
 
     def __init__(self, shape: RandomNetShape, norm_act: NormActFactory, layer: int, seed: int) -> None:
@@ -109,5 +110,5 @@ class RandomNet(nn.Sequential):
         super().__init__(*(RandomLayer(shape, norm_act, layer, seed) for layer in range(1, shape.depth + 1)))
 
     def layers(self) -> List[RandomLayer]:
-        """The layers, the first next to the image."""
+        """Return the layers, the first next to the image."""
         return [layer for layer in self if isinstance(layer, RandomLayer)]

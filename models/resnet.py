@@ -55,7 +55,7 @@ class ResNetShape:
 
 
 def _projection(in_channels: int, out_channels: int, stride: int) -> Optional[nn.Conv2d]:
-    """The shortcut's 1x1 convolution, or None where the identity fits."""
+    """Return the shortcut's 1x1 convolution, or None where the identity fits."""
     if in_channels == out_channels and stride == 1:
         return None
     return nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
@@ -158,7 +158,7 @@ class ResNet(ImageClassifier):
 
     @staticmethod
     def initialize(module: nn.Module) -> None:
-        """Truncated normal, scale 1, fan_in: a unit-variance input gives a unit-variance output.
+        """Draw from a truncated normal, scale 1, fan_in: a unit-variance input gives a unit-variance output.
 
         That is the choice of the paper's authors, and the fitting one here, since the proxy-normalized activation in
         front of each convolution has variance 1. There is no norm at the end of a block whose gain could start at 0.

@@ -57,10 +57,10 @@ _PARAMETERS: Dict[str, Tuple[str, float]] = {
 
 
 def parse_activation(activation: Activation) -> Tuple[str, Optional[float]]:
-    """The name alone, and the number that belongs to it: ("leaky_relu", 0.2); an empty name for a function.
+    """Return the name alone, and the number that belongs to it: ("leaky_relu", 0.2); an empty name for a function.
 
     Raises:
-        ValueError: what stands in the parentheses is no number, or one that the activation cannot have.
+        ValueError: what stands in the parentheses is not a number, or one that the activation cannot have.
     """
     if not isinstance(activation, str):
         return "", None
@@ -82,7 +82,7 @@ def parse_activation(activation: Activation) -> Tuple[str, Optional[float]]:
 
 
 def activation_function(activation: Activation) -> Callable[[Tensor], Tensor]:
-    """The function of a named activation; a callable is returned as it is.
+    """Return the function of a named activation; a callable is returned as it is.
 
     Args:
         activation: one of ACTIVATION_NAMES; leaky_relu(slope), elu(alpha), celu(alpha) or softplus(beta); or a
@@ -114,7 +114,7 @@ def _prelu(module: nn.PReLU, x: Tensor) -> Tensor:
 
 
 def activation_name(activation: Activation) -> str:
-    """The name by which reports and checkpoints call an activation."""
+    """Return the name by which reports and checkpoints call an activation."""
     if isinstance(activation, str):
         return activation
     return getattr(activation, "__name__", type(activation).__name__)

@@ -62,7 +62,7 @@ def for_timm(factory: NormActFactory, activation: Optional[GivenActivation]) -> 
 
 
 def for_monai(factory: NormActFactory, activation: Optional[GivenActivation]) -> Callable[[int], Any]:
-    """A factory function of MONAI: Norm.add_factory_callable("gnpn", for_monai(norm_act, nn.PReLU)).
+    """Return a factory function of MONAI: Norm.add_factory_callable("gnpn", for_monai(norm_act, nn.PReLU)).
 
     Then UNet(..., norm="gnpn", act=None), since the layer holds the activation; dropout comes after it.
     """
@@ -79,7 +79,7 @@ def for_monai(factory: NormActFactory, activation: Optional[GivenActivation]) ->
 def for_nnunet(factory: NormActFactory, activation: Optional[GivenActivation]) -> Callable[..., NormAct]:
     """`norm_op` of nnU-Net's networks: PlainConvUNet(..., norm_op=for_nnunet(norm_act, nn.LeakyReLU), nonlin=None).
 
-    Its residual networks add between norm and activation: build these as ever, and convert them.
+    Its residual networks add between norm and activation: build these as usual, and convert them.
     """
 
     def norm_op(channels: int, eps: Optional[float] = None, affine: bool = True) -> NormAct:
@@ -89,7 +89,7 @@ def for_nnunet(factory: NormActFactory, activation: Optional[GivenActivation]) -
 
 
 def for_mmcv(factory: NormActFactory, activation: Optional[GivenActivation]) -> type:
-    """A class for mmcv: MODELS.register_module(name="GNPN", module=for_mmcv(norm_act, "relu")).
+    """Return a class for mmcv: MODELS.register_module(name="GNPN", module=for_mmcv(norm_act, "relu")).
 
     Then ConvModule(..., norm_cfg=dict(type="GNPN"), act_cfg=None). mmcv gives eps 1e-5 where the dict has none: a
     factory with another is refused, with what to write.
@@ -107,7 +107,7 @@ def for_mmcv(factory: NormActFactory, activation: Optional[GivenActivation]) -> 
 
 
 def for_opacus(model: nn.Module, factory: NormActFactory) -> Tuple[nn.Module, ConversionReport]:
-    """A network for Opacus' PrivacyEngine: convert_norm(model, factory, out_of_place=True), and one name a module.
+    """Prepare a network for Opacus' PrivacyEngine: convert_norm(model, factory, out_of_place=True), one name a module.
 
     Opacus puts hooks on a module once for each of its names, and would count its gradients as often; nnU-Net's blocks
     name each of theirs twice. The other names stay attributes, but leave state_dict and modules().
@@ -129,7 +129,7 @@ def for_opacus(model: nn.Module, factory: NormActFactory) -> Tuple[nn.Module, Co
 
 
 def _layer(factory: NormActFactory, channels: int, activation: Any, *, affine: bool, fields: Dict[str, Any]) -> NormAct:
-    """A layer by the factory, in which the fields that a library passes replace the factory's."""
+    """Return a layer by the factory, in which the fields that a library passes replace the factory's."""
     if not affine:
         raise ValueError("affine=False: a norm+activation layer has a scale and a shift; leave affine out")
     given = {name: value for name, value in fields.items() if value is not None}

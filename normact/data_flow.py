@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import operator
-import sys
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 import torch.fx
@@ -15,12 +11,10 @@ from torch import nn
 
 from normact.activations import Activation, activation_name, parse_activation
 from normact.known_activations import activation_of_call, activation_of_module, hooks_of, is_activation
-from normact.norm_act import NormAct
 from normact.recognize import describe_norm, is_dropout, is_pass_through
+from normact.tracing import TracedPart, kept_attributes, traced_parts, training_mode
 
-_DECORATORS = ("torch.utils._contextlib", "torch.amp.autocast_mode", "torch.autograd.grad_mode")
 _IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
-_REGISTERED = ("_parameters", "_buffers", "_modules")
 
 
 class Consumer(NamedTuple):
@@ -43,173 +37,8 @@ class Consumer(NamedTuple):
     traced: str = ""
 
 
-class _Proxy(torch.fx.Proxy):
-    """A symbolic value that records `x += y` as what it is; torch.fx's own makes it `x = x + y`."""
-
-    def __iadd__(self, other: Any) -> torch.fx.Proxy:
-        return self._in_place(operator.iadd, other)
-
-    def __isub__(self, other: Any) -> torch.fx.Proxy:
-        return self._in_place(operator.isub, other)
-
-    def __imul__(self, other: Any) -> torch.fx.Proxy:
-        return self._in_place(operator.imul, other)
-
-    def __itruediv__(self, other: Any) -> torch.fx.Proxy:
-        return self._in_place(operator.itruediv, other)
-
-    def _in_place(self, operation: Callable[..., Any], other: Any) -> torch.fx.Proxy:
-        return self.tracer.create_proxy("call_function", operation, (self, other), {})
-
-
-class FlowTracer(torch.fx.Tracer):
-    """A tracer that knows, for each node, the path of the module whose forward made it; hooks do not run.
-
-    Attributes:
-        callers: node -> that path.
-        contexts: names of the context managers that the traced code entered, or switched on by a function.
-        entered: modules whose code is part of the graph.
-
-    Args:
-        is_leaf: whether to record a module (given with its path) as one call instead of entering it.
-    """
-
-    # Else an operation on a buffer would run while tracing, once, instead of being recorded.
-    proxy_buffer_attributes = True
-
-    def __init__(self, is_leaf: Optional[Callable[[nn.Module, str], bool]] = None) -> None:
-        super().__init__()
-        self._extra_leaf = is_leaf
-        self._stack: List[str] = [""]
-        self.callers: Dict[torch.fx.Node, str] = {}
-        self.contexts: Set[str] = set()
-        self.entered: List[nn.Module] = []
-        self._modes = _modes()
-
-    def trace(self, root: Any, concrete_args: Optional[Dict[str, Any]] = None) -> torch.fx.Graph:
-        if isinstance(root, nn.Module) and "forward" in vars(root):
-            raise TypeError("its forward was replaced on the instance")
-        watcher = sys.getprofile()
-        sys.setprofile(self._watch)
-        try:
-            return super().trace(root, concrete_args)
-        finally:
-            sys.setprofile(watcher)
-
-    def _watch(self, frame: FrameType, event: str, _: Any) -> None:
-        if event != "call" or frame.f_code.co_name != "__enter__" or frame.f_back is None:
-            return
-        entered_by = str(frame.f_back.f_globals.get("__name__", ""))
-        # Torch's own code enters contexts while it traces; its decorators do so for the code that they decorate.
-        if not entered_by.startswith("torch.") or entered_by in _DECORATORS:
-            manager = frame.f_locals.get("self")
-            function = getattr(manager, "func", None)  # of a generator made a context manager
-            self.contexts.add(getattr(function, "__name__", type(manager).__name__))
-
-    def proxy(self, node: torch.fx.Node) -> torch.fx.Proxy:
-        return _Proxy(node, self)
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, torch.jit.ScriptModule):
-            return True
-        if self._extra_leaf is not None:
-            return self._extra_leaf(m, module_qualified_name)
-        if describe_norm(m) is not None or isinstance(m, NormAct) or is_activation(m):
-            return True
-        return super().is_leaf_module(m, module_qualified_name)
-
-    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        path = self.path_of_module(m)
-        self._stack.append(path)
-        try:
-            if self.is_leaf_module(m, path):
-                return self.create_proxy("call_module", path, args, kwargs)
-            self.entered.append(m)
-            # Not `forward`, which would run the module's hooks on symbolic values.
-            output = m.forward(*args, **kwargs)
-        finally:
-            self._stack.pop()
-        return through_hooks(output) if hooks_of(m) and isinstance(output, torch.fx.Proxy) else output
-
-    def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> torch.fx.Node:
-        node = super().create_node(kind, target, args, kwargs, *rest, **options)
-        if _modes() != self._modes:
-            self.contexts.add("gradients off or on")
-        # The innermost path of a module call is the called module itself.
-        self.callers[node] = self._stack[-2] if kind == "call_module" else self._stack[-1]
-        return node
-
-
-@torch.fx.wrap
-def through_hooks(output: Any) -> Any:
-    """A mark in a graph: a module's hooks stand between its forward's output and what follows."""
-    return output
-
-
-def _modes() -> Tuple[bool, bool]:
-    return torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-
-
-def optional_arguments(module: nn.Module) -> List[str]:
-    """Names of the arguments with defaults of a module's forward."""
-    return [
-        name
-        for name, parameter in inspect.signature(module.forward).parameters.items()
-        if parameter.default is not inspect.Parameter.empty or parameter.kind is inspect.Parameter.VAR_KEYWORD
-    ]
-
-
-@contextmanager
-def training_mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Every module of the model in one mode; afterwards each in its own again."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-@contextmanager
-def kept_attributes(model: nn.Module, changed: Optional[List[str]] = None) -> Iterator[None]:
-    """Afterwards every module has the attributes that it had before.
-
-    Args:
-        model: any network, whose code is to be traced.
-        changed: receives the names of the attributes that had to be set back.
-    """
-    before = [
-        (module, {key: dict(value) if key in _REGISTERED else value for key, value in vars(module).items()})
-        for module in model.modules()
-    ]
-    try:
-        yield
-    finally:
-        for module, attributes in before:
-            for key in list(vars(module)):
-                if key not in attributes:
-                    del vars(module)[key]
-                    _note(changed, key)
-            for key, value in attributes.items():
-                if key in _REGISTERED:
-                    registered = vars(module)[key]
-                    if {k: id(v) for k, v in registered.items()} != {k: id(v) for k, v in value.items()}:
-                        _note(changed, *(set(registered) ^ set(value) or set(value)))
-                        registered.clear()
-                        registered.update(value)
-                elif vars(module).get(key) is not value and key != "training":
-                    vars(module)[key] = value
-                    _note(changed, key)
-
-
-def _note(changed: Optional[List[str]], *names: str) -> None:
-    if changed is not None:
-        changed.extend(names)
-
-
 def find_consumers(model: nn.Module) -> Tuple[Dict[nn.Module, Consumer], List[Tuple[str, str]]]:
-    """What follows each norm that a trace reaches.
+    """Return what follows each norm that a trace reaches.
 
     Where the network cannot be traced as a whole, each of its children is traced by itself, and so on
     down; a norm whose output leaves the traced part then has an unknown consumer.
@@ -237,7 +66,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _in_both_modes(consumers: List[Consumer]) -> Consumer:
-    """One consumer of those found in training and in evaluation, each of which may not have been reached."""
+    """Return one consumer of those found in training and in evaluation, each of which may not have been reached."""
     first, last = consumers[0], consumers[-1]
     if (first.activation, first.module) != (last.activation, last.module):
         return Consumer(None, "what follows it differs between training and evaluation")
@@ -257,67 +86,6 @@ def _find_consumers_of_part(part: TracedPart, consumers: Dict[nn.Module, Consume
             consumers[module] = Consumer(None, f"called at {calls[module]} places")
         else:
             consumers[module] = _consumer(node, part, calls)
-
-
-class TracedPart(NamedTuple):
-    """A part of a network whose data flow is known.
-
-    Args:
-        path: of the part in the network; "" for all of it.
-        graph: its calls.
-        modules: of the part, by path in it.
-        callers: node -> path, in the part, of the module whose forward made it.
-    """
-
-    path: str
-    graph: torch.fx.Graph
-    modules: Dict[str, nn.Module]
-    callers: Dict[torch.fx.Node, str]
-
-
-def traced_parts(
-    part: nn.Module, holds: Callable[[nn.Module], bool], failures: List[Tuple[str, str]], path: str = ""
-) -> Iterator[TracedPart]:
-    """The network as one part where it can be traced; else the parts of its children, and so on down.
-
-    Args:
-        part: the network.
-        holds: parts that hold no module of which this is true are left out.
-        failures: receives (path, error) of every failed trace.
-        path: of the part in the network.
-    """
-    if not any(holds(module) for module in part.modules()):
-        return
-    tracer = FlowTracer()
-    try:
-        defaults = _defaults(part, path)
-        graph = tracer.trace(part, defaults or None)
-    # Whatever the network's own code raises when it meets a symbolic value.
-    except Exception as error:
-        if not holds(part):
-            if not isinstance(part, (nn.ModuleList, nn.ModuleDict)):  # these have no forward to fail
-                failures.append((path, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"))
-            for name, child in part.named_children():
-                yield from traced_parts(child, holds, failures, f"{path}.{name}" if path else name)
-        return
-    yield TracedPart(path, graph, dict(part.named_modules()), tracer.callers)
-
-
-def _defaults(part: nn.Module, path: str) -> Dict[str, Any]:
-    """Values of the optional arguments under which a part is traced.
-
-    Raises:
-        TypeError: a part of the network, unlike the network itself, may be called with or without them.
-    """
-    optional = optional_arguments(part)
-    if path and optional:
-        raise TypeError(f"its forward has optional arguments: {', '.join(optional)}")
-    parameters = inspect.signature(part.forward).parameters
-    return {
-        name: parameters[name].default
-        for name in optional
-        if parameters[name].kind is not inspect.Parameter.VAR_KEYWORD
-    }
 
 
 def _consumer(node: torch.fx.Node, part: TracedPart, calls: Dict[nn.Module, int]) -> Consumer:
@@ -352,7 +120,7 @@ def _consumer(node: torch.fx.Node, part: TracedPart, calls: Dict[nn.Module, int]
 
 
 def _name_of(target: Any) -> str:
-    """A function's name, or a method's; `add` for `+=` too, as everyone reads it."""
+    """Return a function's name, or a method's; `add` for `+=` too, as everyone reads it."""
     name = getattr(target, "__name__", str(target))
     return name[1:] if target in _IN_PLACE else name
 

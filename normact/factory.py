@@ -50,8 +50,8 @@ _GROUPS: Dict[str, Any] = {
     "channels_per_group": None,
     "grouping": "contiguous",
 }
-_OWN_NONLINEARITY = "it brings a nonlinearity of its own"
-_NOT_NORMALIZED = "what it gives has no mean of 0 and variance of 1"
+_OWN_NONLINEARITY = "it has its own nonlinearity"
+_NOT_NORMALIZED = "its output does not have mean 0 and variance 1"
 NORM_KINDS: Dict[str, NormKind] = {
     "batch": NormKind(
         lambda f, c, _: BatchNorm(c, norm_batch_size=f.norm_batch_size, eps=_of(f.eps), momentum=_of(f.momentum)),
@@ -79,7 +79,7 @@ NORM_KINDS: Dict[str, NormKind] = {
 
 
 def norm_names() -> List[str]:
-    """What NormActFactory.norm may be."""
+    """Return what NormActFactory.norm may be."""
     return [*NORM_KINDS, *(name + _WS for name in _with_proxy())]
 
 
@@ -221,7 +221,7 @@ class NormActFactory:
             )
 
     def __call__(self, channels: int, activation: Optional[GivenActivation], *, bias: Optional[bool] = None) -> NormAct:
-        """One layer.
+        """Return one layer.
 
         Args:
             channels: C.
@@ -252,7 +252,7 @@ class NormActFactory:
         )
 
     def groups_of(self, channels: int) -> int:
-        """The groups of a norm over `channels` channels, by num_groups, max_groups and channels_per_group."""
+        """Return the groups of a norm over `channels` channels, by num_groups, max_groups and channels_per_group."""
         if self.channels_per_group is not None:
             return _divisor_up_to(max(1, channels // self.channels_per_group), channels)
         if isinstance(self.num_groups, int):
@@ -260,7 +260,7 @@ class NormActFactory:
         return _divisor_up_to(self.max_groups or DEFAULT_MAX_GROUPS, channels)
 
     def conv2d(self, in_channels: int, out_channels: int, kernel_size: Any, **options: Any) -> nn.Conv2d:
-        """The convolution in front of a norm: nn.Conv2d, weight-standardized under "+ws".
+        """Return the convolution in front of a norm: nn.Conv2d, weight-standardized under "+ws".
 
         Args:
             in_channels: as nn.Conv2d.
@@ -273,7 +273,7 @@ class NormActFactory:
 
 
 def _of(value: Optional[_T]) -> _T:
-    """A field that __post_init__ has filled."""
+    """Return a field that __post_init__ has filled."""
     assert value is not None
     return value
 
@@ -283,7 +283,7 @@ def _divisor_up_to(most: int, channels: int) -> int:
 
 
 def affine_parameter_names(model: nn.Module) -> Set[str]:
-    """Names of the parameters that take no weight decay: the scales, shifts and thresholds of norms.
+    """Return names of the parameters that take no weight decay: the scales, shifts and thresholds of norms.
 
     That is every parameter of a NormAct but proxy_beta and proxy_gamma (gamma and beta; tau of filter response norm,
     v of EvoNorm-S0, alpha and s of DyT and Derf), and weight and bias of plain torch norms. Weight decay applies to

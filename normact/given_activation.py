@@ -25,7 +25,7 @@ _SCALES, _SHIFTS = (0.25, 1.0, 2.0), (0.0, 0.37, -1.1, 2.9)
 
 
 def take_activation(activation: GivenActivation, channels: int, *, by_quadrature: bool) -> Activation:
-    """A name, nn.PReLU, or another module or function that acts element by element; never a class.
+    """Return a name, nn.PReLU, or another module or function that acts element by element; never a class.
 
     A module or function of torch that has a name becomes that name. A class is called without arguments. A module
     with parameters stays that module: given to several layers, these share it.
@@ -99,7 +99,7 @@ def _tensors(activation: object) -> List[Tensor]:
 
 @torch.no_grad()
 def _check_elementwise(function: Callable[[Tensor], Tensor], channels: int, device: torch.device) -> None:
-    """Each value of the result must come from the value at its place and from its channel, and always be the same."""
+    """Check that each result depends only on the value in its place and on its channel, and is always the same."""
     name = activation_name(function)
     nodes = torch.linspace(-3.0, 3.0, 4, device=device).reshape(4, 1, 1, 1)
     x = nodes + torch.linspace(-1.0, 1.0, channels * 6, device=device).reshape(1, channels, 2, 3)

@@ -43,7 +43,7 @@ class JointProxyStatistics:
         self.hand_out()
 
     def hand_out(self) -> None:
-        """Computes with the parameters as they are, for one forward pass of each layer."""
+        """Compute with the parameters as they are, for one forward pass of each layer."""
         for layers in self._vectors:
             scale, shift = self._computed(layers)
             channels = [layer.channels for layer in layers]

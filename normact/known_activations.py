@@ -23,7 +23,7 @@ _HOOKS = (
     "_backward_hooks",
     "_backward_pre_hooks",
 )
-# Class name -> activation; "identity" is no activation at all.
+# Class name -> activation; "identity" is not an activation at all.
 _MODULES: Dict[str, str] = {
     "Identity": "identity",
     "ReLU": "relu",
@@ -164,7 +164,7 @@ def _name_of_call(function: Any, args: Any, options: Any) -> Optional[str]:
 
 
 def _name_with(name: str, arguments: Dict[str, Any]) -> Optional[str]:
-    """The name of an activation with these arguments; None where no name says them."""
+    """Return the name of an activation with these arguments; None where no name says them."""
     defaults = _ARGUMENTS.get(name, {})
     changed = {key for key, value in arguments.items() if value != defaults[key]}
     if name == "gelu":

@@ -25,7 +25,7 @@ class Norm(nn.Module):
         channels: C.
         own_activation: name of the nonlinearity that it brings in place of the network's; None: it brings none.
         ends_with_affine: weight and bias are the last that it does, so that they can move on to what follows.
-        not_normalized_because: why Norm(x) is no normalized value as the power decomposition has it; empty: it is.
+        not_normalized_because: why Norm(x) is not a normalized value as the power decomposition has it; empty: it is.
 
     Shape:
         (N, C, *spatial) -> same.
@@ -44,7 +44,7 @@ class Norm(nn.Module):
         return self(x)
 
     def groups(self) -> Optional[Groups]:
-        """The settings of the fused kernels, where these compute this norm."""
+        """Return the settings of the fused kernels, where these compute this norm."""
         return None
 
     def evaluation_affine(self) -> Optional[Tuple[Tensor, Tensor]]:

@@ -103,7 +103,7 @@ class NormAct(nn.Module):
     Dtype: that of the input, also under autocast; statistics are float32 (float64 for float64 inputs).
 
     Raises:
-        ValueError: at construction, an activation that is no function of each element by itself, or whose proxy
+        ValueError: at construction, an activation that is not a function of each element by itself, or whose proxy
             statistics cannot be computed (see take_activation); wrong shape; what the norm refuses; kernel "fused"
             where the fused form does not apply.
 
@@ -145,11 +145,21 @@ class NormAct(nn.Module):
         self.kernel = kernel
         self.recompute = recompute
         self.phi = taken
-        self.weight = nn.Parameter(torch.ones(channels))
+        self.weight = nn.Parameter(torch.empty(channels))
         learned = self.proxy is not None and learn_proxy
-        self.register_parameter("bias", nn.Parameter(torch.zeros(channels)) if bias else None)
-        self.register_parameter("proxy_beta", nn.Parameter(torch.zeros(channels)) if learned else None)
-        self.register_parameter("proxy_gamma", nn.Parameter(torch.zeros(channels)) if learned else None)
+        for name, is_there in (("bias", bias), ("proxy_beta", learned), ("proxy_gamma", learned)):
+            self.register_parameter(name, nn.Parameter(torch.empty(channels)) if is_there else None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set gamma to 1, and beta, proxy_beta and proxy_gamma to 0.
+
+        A network begun on the meta device calls this of each module once it has memory.
+        """
+        nn.init.ones_(self.weight)
+        for parameter in (self.bias, self.proxy_beta, self.proxy_gamma):
+            if parameter is not None:
+                nn.init.zeros_(parameter)
 
     @property
     def activation(self) -> Optional[str]:
@@ -203,6 +213,17 @@ class NormAct(nn.Module):
             settings=settings,
         )
 
+    def __prepare_scriptable__(self) -> Any:
+        """Refuse torch.jit.script, which else fails in words about type annotations.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            "torch.jit.script does not take a NormAct layer, whose kernels and activations are chosen in Python; use "
+            "torch.jit.trace, torch.export or torch.compile"
+        )
+
     def extra_repr(self) -> str:
         return (
             f"{self.channels}, activation={self.activation}, bias={self.bias is not None}, proxy={self.proxy}, "
@@ -220,7 +241,7 @@ def group_norm_act(
     proxy_gamma: Optional[Tensor],
     settings: GroupSettings,
 ) -> Tensor:
-    """The whole layer for a group, layer or instance norm, by the fused kernels or by the reference.
+    """Return the whole layer for a group, layer or instance norm, by the fused kernels or by the reference.
 
     Raises:
         ValueError: kernel "fused" where the fused form does not apply; the message gives the reason.
@@ -274,7 +295,7 @@ def _why_not_fused(x: Tensor, settings: GroupSettings) -> Optional[str]:
         if torch.autograd.forward_ad._current_level >= 0:
             return "a forward-mode derivative is being taken"
         if peek_interpreter_stack() is not None:
-            return "a transform of torch.func is at work"
+            return "a transform of torch.func is active"
     if not isinstance(settings.activation, str):
         return f"activation {activation_name(settings.activation)} is a function without a name known to the kernels"
     return None

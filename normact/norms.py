@@ -114,7 +114,7 @@ def check_groups(channels: int, num_groups: int, grouping: str) -> None:
     """Refuse groups that do not divide the channels.
 
     Raises:
-        ValueError: num_groups is no divisor of channels (the message lists them), or grouping is unknown.
+        ValueError: num_groups is not a divisor of channels (the message lists them), or grouping is unknown.
     """
     if grouping not in GROUPINGS:
         raise ValueError(f"grouping {grouping!r} is unknown; use one of {', '.join(GROUPINGS)}")

@@ -60,7 +60,7 @@ def proxy_statistics(
     method: str = "exact",
     num_samples: Optional[int] = None,
 ) -> Tuple[Tensor, Tensor]:
-    """Mean and inverse standard deviation of an activation's output under the proxy distribution.
+    """Return mean and inverse standard deviation of an activation's output under the proxy distribution.
 
     Formula: m_c = E[phi(X_c)], r_c = 1 / sqrt(Var[phi(X_c)] + eps), X_c ~ N(beta + gamma proxy_beta,
     (gamma (1 + proxy_gamma))^2). Differentiable in all four inputs.
@@ -100,7 +100,7 @@ def proxy_statistics(
     if method == "sampled":
         mean, variance = _sampled(activation_function(activation), m, s, num_samples or DEFAULT_NUM_SAMPLES)
     else:
-        mean, variance = _exact(activation, m, s)
+        mean, variance = exact_moments(activation, m, s)
     # Rounding can leave a dead channel's variance at -1e-9.
     return mean, torch.rsqrt(variance.clamp(min=0.0) + eps)
 
@@ -141,7 +141,8 @@ def _proxy_moments(
     return m, s.abs().clamp(min=MIN_PROXY_STD)
 
 
-def _exact(activation: Activation, m: Tensor, s: Tensor) -> Tuple[Tensor, Tensor]:
+def exact_moments(activation: Activation, m: Tensor, s: Tensor) -> Tuple[Tensor, Tensor]:
+    """Return mean and variance of activation(N(m, s^2)), in closed form or by quadrature."""
     if isinstance(activation, nn.PReLU):
         return _leaky_relu(activation.weight.to(m.dtype), m, s)
     name, number = parse_activation(activation)
@@ -173,7 +174,7 @@ def _normal_pdf(a: Tensor) -> Tensor:
 
 
 def _leaky_relu(slope: Union[float, Tensor], m: Tensor, s: Tensor) -> Tuple[Tensor, Tensor]:
-    """Mean and variance of max(x, 0) + slope min(x, 0).
+    """Return mean and variance of max(x, 0) + slope min(x, 0).
 
     With a = m/s, P = Phi(a), Q = Phi(-a), p = pdf(a): ReLU has mean m P + s p and variance
     s^2 [P + a^2 P Q + a p (Q - P) - p^2], in which nothing large cancels at large |a|, unlike
@@ -191,7 +192,7 @@ def _leaky_relu(slope: Union[float, Tensor], m: Tensor, s: Tensor) -> Tuple[Tens
 
 
 def _exponential_below_zero(alpha: float, m: Tensor, s: Tensor) -> Tuple[Tensor, Tensor]:
-    """Mean and variance of x above 0, alpha (exp(x) - 1) below.
+    """Return mean and variance of x above 0, alpha (exp(x) - 1) below.
 
     With a = m/s, P = Phi(a), Q = Phi(-a), p = pdf(a) and the shifted Gaussian moments
     E_k = E[exp(k x); x < 0] = exp(k m + k^2 s^2 / 2) Phi(-(a + k s)): c = E[phi + alpha] =
@@ -212,7 +213,7 @@ def _exponential_below_zero(alpha: float, m: Tensor, s: Tensor) -> Tuple[Tensor,
 
 
 def _piecewise_quadratic(pieces: Sequence[_Piece], m: Tensor, s: Tensor) -> Tuple[Tensor, Tensor]:
-    """Mean and variance of a piecewise quadratic, from truncated Gaussian moments.
+    """Return mean and variance of a piecewise quadratic, from truncated Gaussian moments.
 
     On each piece phi(m + s z) = q0 + q1 z + q2 z^2, and M_k is the integral of z^k pdf(z) over the piece.
     The variance is taken around the mean (q0 - mean), piece by piece, so nothing large cancels.
@@ -276,7 +277,7 @@ def quadrature(function: Callable[[Tensor], Tensor], m: Tensor, s: Tensor, *, fi
 
 
 def mid_quantiles(num_samples: int) -> List[float]:
-    """The standard normal's quantiles at (i + 0.5) / num_samples: sqrt(2) erfinv(2 (i + 0.5) / n - 1).
+    """Return the standard normal's quantiles at (i + 0.5) / num_samples: sqrt(2) erfinv(2 (i + 0.5) / n - 1).
 
     Kept by count, so that a layer that asks for them when it is made leaves a compiler a constant to find.
     """
@@ -287,7 +288,7 @@ def mid_quantiles(num_samples: int) -> List[float]:
 
 
 def _sampled(function: Callable[[Tensor], Tensor], m: Tensor, s: Tensor, num_samples: int) -> Tuple[Tensor, Tensor]:
-    """Mean and population variance over mid-quantile nodes of the proxy variable."""
+    """Return mean and population variance over mid-quantile nodes of the proxy variable."""
     nodes = torch.tensor(mid_quantiles(num_samples), dtype=m.dtype, device=m.device).unsqueeze(1)
     z = function(m + s * nodes)
     mean = z.mean(dim=0)

@@ -66,7 +66,7 @@ class NormDescription(NamedTuple):
 
 
 def describe_norm(module: nn.Module) -> Optional[NormDescription]:
-    """What norm a module is; None for a module that is none."""
+    """Return what norm a module is; None for a module that is none."""
     if isinstance(module, NormAct):
         return None
     if isinstance(module, torch.jit.ScriptModule):
@@ -87,7 +87,7 @@ def describe_norm(module: nn.Module) -> Optional[NormDescription]:
 
 
 def full_name(kind: type) -> str:
-    """A class's module and name."""
+    """Return a class's module and name."""
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
@@ -112,7 +112,7 @@ def _of_unknown_class(module: nn.Module) -> Optional[NormDescription]:
     extended = next((kind for kind in _EXTENDED if isinstance(module, kind)), None)
     if extended is not None:
         base = next(c.__name__ for c in type(module).__mro__ if c.__module__.startswith(_TORCH))
-        return _kept(f"{name} extends {base}, and what it adds is not known here")
+        return _kept(f"{name} extends {base}, and what it adds is unknown")
     if not _CALLED_A_NORM.search(name) or isinstance(module, (nn.ModuleList, nn.ModuleDict, nn.Sequential)):
         return None
     if type(module).__module__ == "torch.nn.utils.parametrizations":

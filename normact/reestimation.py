@@ -49,7 +49,7 @@ class PooledStatistics:
 
 @torch.no_grad()
 def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor]) -> int:
-    """Replaces the running statistics of every batch norm by those of `batches`, with the weights as they are.
+    """Replace the running statistics of every batch norm by those of `batches`, with the weights as they are.
 
     Each layer's new mean and (unbiased) variance are of all values that reach it, over the images and positions of all
     batches together (`PooledStatistics`): every image counts the same and no momentum is involved. While they are
@@ -65,7 +65,8 @@ def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor]) -> int:
 
     Returns: the number of batch norms.
 
-    Raises: ValueError where there is no batch.
+    Raises:
+        ValueError: there is no batch.
 
     Source: Ioffe and Szegedy, "Batch Normalization", 2015, algorithm 2; Wu and Johnson, "Rethinking 'Batch' in
         BatchNorm", 2021, section 3.

@@ -24,7 +24,7 @@ def reference_norm_act(
     activation: Activation,
     eps: float,
 ) -> Tensor:
-    """What the fused kernels compute, in ordinary torch operations.
+    """Return what the fused kernels compute, in ordinary torch operations.
 
     Formula: (phi(weight GN(x) + bias) - proxy_mean) * proxy_inverse_std, per channel.
 

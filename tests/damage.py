@@ -11,9 +11,11 @@ NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x8000000
 
 
 def damaged(content: bytes, seed: int, other: bytes = b"") -> bytes:
-    """One to four changes of a file; half of them in its first 100 bytes, where headers are.
+    """Return one to four changes of a file; half of them in its first 100 bytes, where headers are.
 
     Args:
+        content: of a file.
+        seed: chooses the damage.
         other: a second file, of which pieces may take the place of the first one's.
     """
     chance = random.Random(seed)
@@ -47,7 +49,7 @@ def damaged(content: bytes, seed: int, other: bytes = b"") -> bytes:
 
 
 def with_right_sums(png: bytes) -> bytes:
-    """The chunks of a damaged PNG file, each with the check sum of what is in it: the damage gets past the sums."""
+    """Return the chunks of a damaged PNG file with their check sums made to match: the damage gets past them."""
     out, at = bytearray(png[:8]), 8
     while at + 12 <= len(png):
         (length,) = struct.unpack(">I", png[at : at + 4])

@@ -59,7 +59,7 @@ def verdict(outcomes: Sequence[str]) -> str:
 
 
 def reported(rows: Sequence[Row], seen: Dict[str, Seen]) -> Iterator[Tuple[Row, str, float]]:
-    """Each row with its verdict and the seconds of its tests."""
+    """Yield each row with its verdict and the seconds of its tests."""
     for row in rows:
         found = [seen.get(test, Seen(["not run"])) for test in row.tests]
         yield row, verdict([word for test in found for word in test.outcomes]), sum(test.seconds for test in found)
@@ -74,7 +74,7 @@ def as_report(rows: Sequence[Row], seen: Dict[str, Seen]) -> str:
 
 
 def as_page(rows: Sequence[Row]) -> str:
-    """The table of the documentation: without what a machine makes of it."""
+    """Return the table of the documentation: without what a machine makes of it."""
     lines = ["| | what happens | what the run does | tested in |", "|---|---|---|---|"]
     for row in rows:
         files = ", ".join(f"`tests/{name}`" for name in dict.fromkeys(test.partition("::")[0] for test in row.tests))

@@ -1,4 +1,6 @@
-"""Damaged JPEG files through the C++ of datasets/images, and through the other decoders:  python tests/image_faults.py
+"""Damaged JPEG files through the C++ of datasets/images, and through the other decoders.
+
+    python tests/image_faults.py
 
 It prints how many windows were given, and to how many the C++ left it to the others; the exit code is 1 where an answer
 differs from theirs. With --sanitized the library is built with the sanitizers of addresses and undefined behaviour, as
@@ -54,7 +56,7 @@ def files() -> List[bytes]:
 
 
 def window_fault(native: NativeImages, content: bytes, chance: random.Random, seen: "Counter[str]") -> Optional[str]:
-    """What is wrong with a random window of a file; None if nothing is."""
+    """Return what is wrong with a random window of a file; None if nothing is."""
     try:
         image = EncodedImage(content, "made.jpg", MAX_PIXELS)
     except DataError:
@@ -77,7 +79,7 @@ def window_fault(native: NativeImages, content: bytes, chance: random.Random, se
 
 
 def resize_fault(native: NativeImages, chance: random.Random) -> Optional[str]:
-    """What is wrong with a resized window of random bytes; in memory that ends where the pixels that it needs end."""
+    """Return what is wrong with a resized window of random bytes, in memory that ends with the last pixel needed."""
     sides = [chance.randint(1, chance.choice((3, 20, MOST_RESIZED))) for _ in range(4)]
     height, width, new_height, new_width = sides
     mirror = chance.random() < 0.5
@@ -96,7 +98,11 @@ def resize_fault(native: NativeImages, chance: random.Random) -> Optional[str]:
 
 
 def faults(native: NativeImages, first: int, count: int) -> "Counter[str]":
-    """How often what was seen. Raises AssertionError, with the seed, where answers differ."""
+    """Count what was seen.
+
+    Raises:
+        AssertionError: answers differ; the message has the seed.
+    """
     made, seen = files(), Counter()  # type: List[bytes], Counter[str]
     for seed in range(first, first + count):
         chance = random.Random(seed)

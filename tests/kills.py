@@ -1,4 +1,6 @@
-"""A run killed at random moments again and again:  python tests/kills.py --count 100
+"""A run killed at random moments again and again.
+
+    python tests/kills.py --count 100
 
 Each round trains one run, kills it with SIGKILL wherever it happens to be, resumes it until it is done, and compares
 weights, optimizer state, averaged weights and records with those of a run that nobody killed: to the bit. A checkpoint
@@ -109,9 +111,10 @@ class Started:
 
 
 def kill_again_and_again(log: KillLog, count: int) -> None:
-    """Rounds until the log has `count` kills and the last round is compared.
+    """Round until the log has `count` kills and the last round is compared.
 
-    Raises: RuntimeError: a run ends otherwise than killed or done, or a kill took a checkpoint.
+    Raises:
+        RuntimeError: a run ends otherwise than killed or done, or a kill took a checkpoint.
     """
     straight, killed = log.folder / "straight", log.folder / "killed"
     finish(straight)

@@ -1,4 +1,6 @@
-"""Two processes, started and ended again and again:  python tests/launches.py --count 500
+"""Two processes, started and ended again and again.
+
+    python tests/launches.py --count 500
 
 Whatever goes wrong between processes at their end goes wrong rarely. This counts: every command that several processes
 run at once, by the real launcher, and (twenty times as often) forked from a process that has imported torch already,
@@ -65,7 +67,7 @@ def main() -> int:
 
 
 def launch_all(log: Path, count: int, names: Sequence[str], scratch: Path) -> None:
-    """Adds launches to the log until it has `count`."""
+    """Add launches to the log until it has `count`."""
     done = scratch / "done"
     subprocess.run([sys.executable, *arguments_of("train", done, done)], check=True, stdout=subprocess.DEVNULL)
     for module in ("train", "analyze", "torch._dynamo", "matplotlib.pyplot"):  # once for all forked processes
@@ -84,7 +86,7 @@ def launch_all(log: Path, count: int, names: Sequence[str], scratch: Path) -> No
 
 
 def arguments_of(name: str, run: Path, done: Path) -> List[str]:
-    """The command with its folders: the one that all processes write, that of each, and that of a finished run."""
+    """Return the command with its folders: of all processes together, of each, and of a finished run."""
     folders = {"RUN": str(run), "OWN": f"{run}-RANK", "DONE": str(done)}
     return [folders.get(word, word) for word in COMMANDS[name]]
 
@@ -124,7 +126,7 @@ def forked(arguments: Sequence[str], scratch: Path) -> Tuple[str, int]:
 
 
 def be_started(rank: int, output: Path, meeting: Dict[str, str], arguments: Sequence[str]) -> None:
-    """Runs the command in this forked process as a launcher's; it ends with the command."""
+    """Run the command in this forked process as a launcher's; it ends with the command."""
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -144,7 +146,7 @@ def read(log: Path) -> List[Dict[str, object]]:
 
 
 def summarize(log: Path, width: Optional[int] = 28) -> int:
-    """Prints what the log counts."""
+    """Print what the log counts."""
     launches: Counter = Counter()
     failures: Counter = Counter()
     for row in read(log):

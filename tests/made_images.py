@@ -25,7 +25,7 @@ def write_image_folder(folder: Path) -> Path:
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> BytesIO:
-    """The file of an image."""
+    """Return the file of an image."""
     buffer = BytesIO()
     image.save(buffer, format, **options)
     buffer.seek(0)

@@ -29,12 +29,12 @@ def config_with(seed: int, **settings: Any) -> Dict[str, Dict[str, Any]]:
 
 
 def evaluations(*top1: float) -> Sequence[Dict[str, Any]]:
-    """One evaluation record for each epoch."""
+    """Return one evaluation record for each epoch."""
     return [{"split": "eval", "step": 8 * n, "epoch": n, "loss": 2 - t, "top1": t} for n, t in enumerate(top1, start=1)]
 
 
 def power_record(*p1: float) -> Dict[str, Any]:
-    """A record of power.jsonl: one layer for each P1, the rest of its power in P3."""
+    """Return a record of power.jsonl: one layer for each P1, the rest of its power in P3."""
     layers = [{"name": f"norm{n}", "channels": 8, "power": [value, 0.0, 1 - value, 0.0]} for n, value in enumerate(p1)]
     return {"split": "power", "step": 8, "epoch": 1, "images": 10, "layers": layers}
 
@@ -42,7 +42,7 @@ def power_record(*p1: float) -> Dict[str, Any]:
 def write_run(
     folder: Path, seed: int, top1: Optional[float], *, power: Sequence[float] = (), summary: Any = None, **settings: Any
 ) -> Path:
-    """A run folder; one of a diverged run where top1 is None."""
+    """Return a run folder; one of a diverged run where top1 is None."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config_with(seed, **settings), sort_keys=False))
     records = evaluations(0.1, top1 or 0.0)
@@ -68,7 +68,7 @@ def write_result(
     summary: Any = None,
     **settings: Any,
 ) -> Path:
-    """A result file of a grid; one of a diverged run where top1 is None."""
+    """Return a result file of a grid; one of a diverged run where top1 is None."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{row if column is None else f'{row}.{column}'}.seed{seed}.json"
     values = None if top1 is None else {"top1": top1, "loss": 2 - top1, "images_per_second": 100.0, **(summary or {})}

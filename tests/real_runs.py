@@ -24,12 +24,12 @@ TWO_PROCESSES = [sys.executable, "-m", "torch.distributed.run", "--standalone", 
 
 
 def run(folder: Path, *arguments: str) -> int:
-    """A small run in this process: its exit code."""
+    """Return a small run in this process: its exit code."""
     return train.main([*SMALL, "--output-dir", str(folder), *arguments])
 
 
 def start(folder: Path, *arguments: str, launcher: List[str], **environment: str) -> "subprocess.Popen[str]":
-    """A small run in a process of its own; what it prints is in one stream."""
+    """Return a small run in a process of its own; what it prints is in one stream."""
     command = [*launcher, str(ROOT / "train.py"), *SMALL, "--output-dir", str(folder), *arguments]
     return subprocess.Popen(
         command,
@@ -42,7 +42,7 @@ def start(folder: Path, *arguments: str, launcher: List[str], **environment: str
 
 
 def wait_until(is_so: Callable[[], Any], seconds: float = 600) -> Any:
-    """What `is_so` gives once it is true."""
+    """Return what `is_so` gives once it is true."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = is_so()
@@ -58,7 +58,7 @@ def children(process: int) -> List[int]:
 
 
 def process_of(launcher: int, rank: int) -> int:
-    """The process that torchrun started as this one."""
+    """Return the process that torchrun started as this one."""
     variables = {child: Path(f"/proc/{child}/environ").read_bytes().split(b"\0") for child in children(launcher)}
     return next(child for child, values in variables.items() if f"RANK={rank}".encode() in values)
 
@@ -77,19 +77,19 @@ def status(folder: Path) -> Dict[str, Any]:
 
 
 def records(folder: Path, split: str) -> int:
-    """The lines of metrics.jsonl of this split."""
+    """Return the lines of metrics.jsonl of this split."""
     path = folder / "metrics.jsonl"
     return path.read_text().count(f'"split": "{split}"') if path.exists() else 0
 
 
 def rows(folder: Path) -> List[Dict[str, Any]]:
-    """The metric records without their timings."""
+    """Return the metric records without their timings."""
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in record.items() if key != "images_per_second"} for record in found]
 
 
 def newest_step(folder: Path) -> int:
-    """The last step whose checkpoint is complete; 0 without one."""
+    """Return the last step whose checkpoint is complete; 0 without one."""
     return max((int(path.stem[5:]) for path in (folder / "checkpoints").glob("step_*.json")), default=0)
 
 
@@ -118,6 +118,6 @@ def assert_equal_weights(left: Dict[str, Any], right: Dict[str, Any]) -> None:
 
 
 def assert_same_result(first: Path, second: Path, step: int = 8) -> None:
-    """Two finished runs: the same to the bit, records too."""
+    """Check that two finished runs are the same to the bit, records too."""
     assert_equal_weights(final(first, step), final(second, step))
     assert rows(first) == rows(second)

@@ -63,7 +63,7 @@ def test_random_net_writes_the_promised_json_and_picture_and_continues(tmp_path:
     [
         (["random-net", "--norm", "laier"], "write batch, layer, instance"),
         (["random-net", "--norm", "group7"], "num_groups 7 does not divide"),
-        (["random-net", "--norm", "layer", "--images", "no/such/folder"], "is no photograph"),
+        (["random-net", "--norm", "layer", "--images", "no/such/folder"], "is not a photograph"),
         (["random-net", "--norm", "layer", "--activation", "rely"], "unknown activation 'rely'"),
         (["random-net", "--norm", "layer", "--images", "fashion_mnist", "--image-size", "29"], "use --image-size 28"),
         (["power", "--model", "resnet10t"], "--model resnet10t: write timm:NAME or torchvision:NAME"),
@@ -73,7 +73,7 @@ def test_random_net_writes_the_promised_json_and_picture_and_continues(tmp_path:
         (["power", "--model", "torchvision:resnet18", "--weights", "no/such.pt"], "no/such.pt"),
         (["power", "--model", "torchvision:resnet18", "--step", "3"], "--step has no effect with --model"),
         (["power", "--model", "torchvision:resnet18", "--convert", "laier"], "write batch, layer, instance"),
-        (["power", "--run", "no/such/run"], "is no folder of a run: it has no config.yaml"),
+        (["power", "--run", "no/such/run"], "is not a run folder: it has no config.yaml"),
         (["power", "--run", "no/such/run", "--image-size", "32"], "--image-size has no effect with --run"),
         (["theory", "--identity-seeds", "1"], "use 2 or more"),
     ],
@@ -138,7 +138,7 @@ def test_ctrl_c_keeps_the_finished_seeds_and_says_how_to_go_on(tmp_path: Path) -
     finally:
         process.kill()
     assert process.returncode == 130
-    assert error.splitlines()[-1].startswith("stopped: the seeds that are finished are kept")
+    assert error.splitlines()[-1].startswith("stopped: finished seeds are kept")
     assert "Traceback" not in error
     before = read(tmp_path / "power.json")["layers"]
     assert 1 <= len(before) < 5000
@@ -262,8 +262,8 @@ def test_plot_draws_one_panel_for_each_result(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "cannot be read as results"),
-        ("[]", "holds no JSON object"),
+        ("{", "cannot be read as JSON"),
+        ("[]", "holds list, expected one JSON object"),
         ("{}", "can be drawn: 'points' is missing"),
         ('{"points": [{}]}', "'layers' is missing"),
         ('{"points": [], "title": ""}', "0 points, of different or of no norms"),

@@ -108,7 +108,7 @@ def module_of(path: Path) -> str:
 
 
 def imported_modules(path: Path, modules: Dict[str, Path]) -> Iterator[str]:
-    """The files that a file imports from; a package's __init__ stands for itself, and not for the way to its files."""
+    """Yield the files that a file imports from; a package's __init__ counts as itself, not as the way to its files."""
     for node in ast.walk(ast.parse(path.read_text(), str(path))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in modules)
@@ -142,7 +142,7 @@ RUNNING |= {f"torch.{name}" for name in ("load", "jit.load", "export.load", "hub
 
 
 def calls(path: Path) -> Iterator[str]:
-    """The dotted names that a file calls."""
+    """Yield the dotted names that a file calls."""
     for node in ast.walk(ast.parse(path.read_text(), str(path))):
         if isinstance(node, ast.Call) and isinstance(node.func, (ast.Name, ast.Attribute)):
             yield ast.unparse(node.func)
@@ -154,6 +154,39 @@ def test_what_may_run_a_file_stands_in_few_known_places() -> None:
     files = [path for room in ROOMS - {"tests"} for path in (ROOT / room).rglob("*.py")] + list(ROOT.glob("*.py"))
     found = {(name, str(path.relative_to(ROOT))) for path in files for name in calls(path) if name in RUNNING}
     assert found == MAY_RUN
+
+
+# What reads a file that somebody else may have put there, or a text out of one: through configs/bounded_file.py, which
+# never waits for a pipe, and bounds what it takes. Others read what belongs to the system or to this repository, or
+# what they have just written themselves.
+MAY_READ = {
+    ("open", "configs/standard_streams.py"),  # /dev/null
+    ("open", "experiment/run_output.py"),
+    ("open", "grids/console.py"),
+    ("open", "grids/child.py"),  # to append to
+    ("open", "analysis/commands/conversion.py"),
+    ("open", "datasets/idx.py"),  # to write to
+    ("json.loads", "configs/bounded_file.py"),
+    ("json.loads", "backends/ipu_report/__main__.py"),  # of a process that it started
+    ("Image.open", "datasets/images/decode.py"),  # of formats that it lists
+    ("Image.open", "datasets/check.py"),
+    ("read_text", "configs/load.py"),
+    ("read_text", "datasets/images/native.py"),
+    ("read_text", "backends/host_memory.py"),
+    ("read_text", "backends/machine.py"),
+    ("read_bytes", "datasets/fashion_scenes.py"),
+    ("read_bytes", "datasets/photo_files.py"),
+}
+READING = {"open", "io.open", "gzip.open", "tarfile.open", "Image.open", "json.load", "json.loads", "yaml.safe_load"}
+
+
+def test_files_of_others_are_read_by_one_reader() -> None:
+    files = [path for room in set(MAY_IMPORT) - {"normact"} for path in (ROOT / room).rglob("*.py")]
+    called = {(name, str(path.relative_to(ROOT))) for path in [*files, *ROOT.glob("*.py")] for name in calls(path)}
+    whole = {(name.rpartition(".")[2], path) for name, path in called} & {
+        (name, path) for _, path in called for name in ("read_text", "read_bytes")
+    }
+    assert {entry for entry in called if entry[0] in READING} | whole == MAY_READ
 
 
 # One writer moves whole files into place. Beside it, those that move files too large for memory or made by others: all
@@ -187,3 +220,15 @@ def test_the_fast_tests_are_some_of_each_room() -> None:
     files = listed.group(1).replace("\\\n", " ").split()
     assert not [file for file in files if not (ROOT / file).is_file()]
     assert {file.split("/")[1] for file in files if file.count("/") == 2} == {*MAY_IMPORT, "emulator"}
+
+
+def test_tests_use_no_private_names_of_the_rooms() -> None:
+    rooms = "|".join(sorted(MAY_IMPORT))
+    private = re.compile(rf"from (?:{rooms})[\w.]* import .*\b_[a-z]|\"(?:{rooms})(?:\.\w+)*\._[a-z]")
+    lines = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if private.search(line)
+    ]
+    assert not lines

@@ -41,7 +41,7 @@ NAMES_OF_THE_READER = {"NAME", "GRID", "PATH", "RUN", "your_poptorch_program.py"
 
 
 def indented_lines(text: str) -> Iterator[str]:
-    """The lines of code blocks by indentation, those that end in a backslash joined with the next."""
+    """Return the lines of code blocks by indentation, those that end in a backslash joined with the next."""
     text = re.sub(r"(?ms)^```.*?^```$", "", text)
     joined = re.sub(r"\\\n +", "", text)
     return (line.strip() for line in joined.splitlines() if line.startswith("    "))
@@ -109,7 +109,7 @@ def test_links_and_files_that_a_document_mentions_are_there(document: Path) -> N
 
 
 def headings(text: str) -> List[str]:
-    """The anchors of a document's headings, as on the site."""
+    """Return the anchors of a document's headings, as on the site."""
     titles = re.findall(r"(?m)^#+ (.*)$", text)
     return [re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles]
 
@@ -133,7 +133,7 @@ def test_python_in_a_document_is_python_and_imports_what_there_is(document: Path
 
 def every_setting() -> Iterator[Tuple[str, str]]:
     for section, field in Config.model_fields.items():
-        for name, setting in field.annotation.model_fields.items():  # type: ignore[union-attr]
+        for name, setting in field.annotation.model_fields.items():
             yield f"{section}.{name}", setting.description or ""
 
 
@@ -196,3 +196,10 @@ def test_the_table_of_the_first_screen_is_the_mean_of_six_result_files(label: st
 
 def test_the_first_screen_stays_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_no_published_file_names_a_folder_of_the_machine_that_made_it() -> None:
+    published = [*DOCUMENTS, *(ROOT / "docs").rglob("*.json"), *(ROOT / "benchmarks/results").rglob("*.json")]
+    folders = re.compile(r"(?<![\w.~<>-])/(?:work|root|home|Users)/\w+")
+    found = [(path.name, folders.findall(path.read_text(encoding="utf-8"))) for path in published]
+    assert [each for each in found if each[1]] == []

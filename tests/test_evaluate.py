@@ -71,7 +71,7 @@ def evaluated(out: Path, *arguments: str) -> Dict[str, Any]:
 
 
 def averaged_network(folder: Path) -> Tuple[torch.nn.Module, torch.Tensor]:
-    """The network that the run evaluated, and five of its images as it is given them."""
+    """Return the network that the run evaluated, and five of its images as it is given them."""
     config = load_config(str(folder / "config.yaml"))
     data = build_datasets(config.data, 0)
     _, network = build_network(config, data)
@@ -150,9 +150,9 @@ def test_a_state_dict_of_timm_gives_the_accuracy_of_timms_network(
     assert report["images"] == 60
     assert report["confusion"] == confusion.tolist()
     assert evaluate.main([str(file), *arguments, "--set", "norm.name=layer"]) == 4  # it has no running statistics
-    assert "weights do not tell theirs" not in caplog.text
+    assert "weights do not record theirs" not in caplog.text
     assert evaluate.main([str(file), *arguments, "--set", "norm.eps=0.001"]) == 0
-    assert "norm.eps is 0.001, and weights do not tell theirs: this network of timm has 1e-05" in caplog.text
+    assert "norm.eps is 0.001, but weights do not record theirs: in timm this network has 1e-05" in caplog.text
 
 
 def test_a_checkpoint_is_evaluated_with_the_classifier_that_it_trained(run_folder: Path, tmp_path: Path) -> None:
@@ -187,16 +187,15 @@ def test_placing_weights_looks_at_their_classes_unless_the_classifier_is_new(run
     [
         (["{folder}", "--set", "data.num_classes=7"], 4, "does not fit this ResNet"),
         (["{folder}", "--set", "norm.num_groups=2"], 4, "trained with another norm"),
-        (["{folder}", "--batch-size", "0"], 2, "--batch-size 0 must be 1 or more"),
         (["{folder}", "--set", "device.precision=bfloat16"], 2, "networks are evaluated in float32"),
         (["{folder}/model.onnx", "--device", "cuda"], 2, ".onnx files run on the CPU here"),
         pytest.param(
             ["{folder}", "--device", "cuda"],
             2,
-            "no CUDA device is here",
+            "no CUDA device is available",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
-        (["{folder}", "--out", "{folder}/none/report.json"], 2, "none is no folder; make it"),
+        (["{folder}", "--out", "{folder}/none/report.json"], 2, "none is not a folder; create it"),
         (["{folder}", "--reestimate-statistics"], 2, "norm group has no statistics"),
         (["{folder}/model.onnx", "--reestimate-statistics"], 2, "those of .onnx files are fixed"),
         (["{folder}/nothing"], 4, "cannot be read"),

@@ -82,7 +82,7 @@ def test_a_file_that_computes_something_else_is_an_error(
     ("arguments", "code", "part"),
     [
         (["--out", "{folder}/model.onnx"], 2, "the name of this format ends in .pt2"),
-        (["--out", "{folder}/none/model.pt2"], 2, "none is no folder; make it"),
+        (["--out", "{folder}/none/model.pt2"], 2, "none is not a folder; create it"),
         (["--checkpoint", "best"], 4, "has no best checkpoint"),
     ],
 )
@@ -98,7 +98,7 @@ def test_what_cannot_be_exported_is_one_line(
 def test_weights_without_a_configuration_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"weight": torch.zeros(2)}, tmp_path / "alone.pt")
     assert export.main([str(tmp_path / "alone.pt"), "--format", "pt2"]) == 4
-    assert "holds weights alone" in capsys.readouterr().err
+    assert "holds only weights" in capsys.readouterr().err
 
 
 def test_images_are_named_with_their_five_most_probable_classes(
@@ -155,7 +155,7 @@ def test_preprocessing_gives_what_the_data_set_evaluates_on_and_needs_none_of_it
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "fashion_scenes", "photo_patches", "generated"])
 def test_preprocessing_has_the_numbers_of_each_data_set(name: str) -> None:
-    config = DataConfig(name=name)  # type: ignore[arg-type]  # parametrized
+    config = DataConfig(name=name)  # parametrized
     data, preprocessing = build_datasets(config, 0), preprocessing_of(config)
     assert (preprocessing.mean, preprocessing.std) == (data.mean, data.std)
     assert (preprocessing.image_size, preprocessing.short_side, preprocessing.channels) == (

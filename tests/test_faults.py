@@ -223,7 +223,9 @@ def test_a_killed_run_goes_on_with_another_number_of_processes(
     output, _ = start(folder, *settings, "--resume", launcher=then).communicate(timeout=600)
     assert status(folder)["state"] == "done", output
     before = 2 if first is TWO_PROCESSES else 1
-    assert f"exactness not guaranteed because replicas was {before}, is {3 - before}; micro_batch_size was" in output
+    assert (
+        f"exactness not guaranteed because replicas was {before}, is now {3 - before}; micro_batch_size was" in output
+    )
     assert run(straight, *settings) == 0
     assert [row["step"] for row in rows(folder)] == [row["step"] for row in rows(straight)]
     # Each sum is cut elsewhere, and what that rounds grows: by 4e-4 of the loss after 16 updates, where one process

@@ -26,14 +26,14 @@ SHORT = "3 3"
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run without a tracker."""
+    """Return the same run without a tracker."""
     folder = tmp_path_factory.mktemp("straight")
     assert run(folder) == 0
     return folder
 
 
 def output_of(folder: Path, address: str, seconds: str) -> str:
-    """What a run prints that reports to this address; it ends with 0."""
+    """Return what a run prints that reports to this address; it ends with 0."""
     environment = {"WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40}
     process = start(folder, "--set", "run.wandb=online", launcher=[*PYTHON, "-c", PROGRAM, seconds], **environment)
     output, _ = process.communicate(timeout=600)
@@ -56,7 +56,7 @@ def test_a_tracker_that_answers_gets_every_record(straight: Path, tmp_path: Path
 
 @contextlib.contextmanager
 def address_where(*, someone_listens: bool) -> Iterator[str]:
-    """Connections are taken and never answered, or refused."""
+    """Open a port whose connections are accepted and never answered, or refused."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         if someone_listens:

@@ -22,7 +22,7 @@ from training.weights import CheckpointError
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An uninterrupted run with all its checkpoints."""
+    """Return an uninterrupted run with all its checkpoints."""
     folder = tmp_path_factory.mktemp("whole")
     assert run(folder) == 0
     return folder
@@ -92,7 +92,7 @@ def test_resuming_from_any_checkpoint_is_bit_identical(whole: Path, tmp_path: Pa
 
 
 def copy_up_to(source: Path, target: Path, step: int) -> Path:
-    """What a process that was killed after `step`'s checkpoint and some more steps left."""
+    """Return what a process that was killed after `step`'s checkpoint and some more steps left."""
     (target / "checkpoints").mkdir(parents=True)
     for path in (source / "checkpoints").iterdir():
         if int(path.stem.split("_")[1]) <= step:
@@ -117,9 +117,9 @@ def test_a_second_run_in_the_folder_is_refused_without_resume(whole: Path, capsy
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        ("optimizer.learning_rate=0.2", "optimizer.learning_rate was 0.1, is 0.2"),
+        ("optimizer.learning_rate=0.2", "optimizer.learning_rate was 0.1, is now 0.2"),
         ("norm.grouping=strided", "'contiguous' in the checkpoint, 'strided' here"),
-        ("run.seed=5", "run.seed was 0, is 5"),
+        ("run.seed=5", "run.seed was 0, is now 5"),
     ],
 )
 def test_resuming_with_another_experiment_is_refused(
@@ -139,7 +139,7 @@ def test_resuming_with_another_number_of_threads_says_that_it_is_not_exact(
         assert run(folder, "--resume", "--set", f"device.threads={threads + 1}") == 0
     finally:
         torch.set_num_threads(threads)
-    assert f"exactness not guaranteed because threads was {threads}, is {threads + 1}" in capsys.readouterr().out
+    assert f"exactness not guaranteed because threads was {threads}, is now {threads + 1}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -200,14 +200,14 @@ def test_a_run_that_holds_only_a_checkpoint_is_not_overwritten_without_resume(
 
 def test_processes_that_find_different_checkpoints_are_told_so() -> None:
     class TwoProcesses:
-        """This process is at step 6, the other at step 4."""
+        """Pretend that this process is at step 6, and the other at step 4."""
 
         def agree(self, flag: int) -> int:
             return max(flag, 4 if flag > 0 else -4)
 
     with pytest.raises(CheckpointError, match="from step 4 to step 6"):
-        check_same_step(TwoProcesses(), 6, Path("runs/x"))  # type: ignore[arg-type]
-    check_same_step(TwoProcesses(), 4, Path("runs/x"))  # type: ignore[arg-type]
+        check_same_step(TwoProcesses(), 6, Path("runs/x"))
+    check_same_step(TwoProcesses(), 4, Path("runs/x"))
 
 
 def test_the_output_folder_is_taken_as_it_is_written(tmp_path: Path) -> None:
@@ -553,7 +553,7 @@ def test_a_run_stopped_before_the_last_measurements_makes_them_when_it_is_resume
             "model.activation silu has no effect after norm evonorm_s0",
         ),
         (["norm.num_samples=100"], "num_samples=100 has no effect with proxy_method 'exact'"),
-        (["norm.name=dyt", "norm.num_groups=null"], "norm is 'dyt': what it gives has no mean of 0"),
+        (["norm.name=dyt", "norm.num_groups=null"], "norm is 'dyt': its output does not have mean 0"),
     ],
 )
 def test_activations_and_norms_that_do_not_go_together_are_refused(
@@ -605,5 +605,5 @@ def test_runs_of_different_seeds_go_to_different_folders_by_themselves(
     for seed in ([], ["--set", "run.seed=1"]):
         assert train.main([*SMALL, *seed]) == 0
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"generated_smoke", "generated_smoke-seed1"}
-    assert train.main([*SMALL, "--set", "run.seed=1"]) == 2  # a second time it holds a run already
+    assert train.main([*SMALL, "--set", "run.seed=1"]) == 2  # a second time it already holds a run
     assert train.main([*SMALL, "--set", "run.seed=1", "--resume"]) == 0

@@ -79,5 +79,5 @@ class WeightAverage:
 
 
 def build_average(config: AveragingConfig) -> Optional[WeightAverage]:
-    """The average that a configuration asks for; None for none."""
+    """Return the average that a configuration asks for; None for none."""
     return None if config.decay is None else WeightAverage(config.decay)

@@ -37,8 +37,10 @@ class Classifier(nn.Module):
         draws: images (partners + N, ...), labels (partners + N,), drawn (N, columns).
     dtype: pixels become the dtype of the buffers (float32, unless the module was cast); loss_sum as cross_entropy_sum
         gives it; counts are int64.
-    Raises: ValueError for mean and std that do not fit each other or the images' channels; in training, for drawn
-        numbers that are missing or not needed.
+
+    Raises:
+        ValueError: mean and std that do not fit each other or the images' channels; in training, for drawn numbers that
+            are missing or not needed.
     """
 
     pixel_mean: Tensor
@@ -94,7 +96,7 @@ class Classifier(nn.Module):
             return self._mixed_sums(x, labels, drawn)
 
     def scaled(self, images: Tensor) -> Tensor:
-        """What the network is given: (pixels / 255 - mean) / std.
+        """Return what the network is given: (pixels / 255 - mean) / std.
 
         Shape: (N, C, H, W) -> same.
         """
@@ -118,7 +120,7 @@ class Classifier(nn.Module):
 
 
 def true_class_rank(logits: Tensor, labels: Tensor) -> Tensor:
-    """Number of classes ranked before the true one: 0 is a top-1 hit, below 5 a top-5 hit.
+    """Return number of classes ranked before the true one: 0 is a top-1 hit, below 5 a top-5 hit.
 
     Of two equal logits the one of the smaller class index ranks first. So a tie is decided the same way on every
     device and without looking at the label: low-precision logits tie often, and counting every tie as right (or wrong)

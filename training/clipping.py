@@ -15,7 +15,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], clip_norm: float) -> Tens
     micro-batches and averaged over replicas, where it is the same in all of them, and so is what is left of it.
 
     Args:
-        parameters: those without a gradient are passed over.
+        parameters: those without a gradient are skipped.
         clip_norm: the largest norm, > 0.
 
     Shape: -> (), float32, on the gradients' device; nothing is waited for.

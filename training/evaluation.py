@@ -39,7 +39,9 @@ class Evaluation:
         """Count one batch.
 
         Shape: (N, K), (N,) on the CPU.
-        Raises: ValueError for another number of classes, and for outputs that are not finite.
+
+        Raises:
+            ValueError: another number of classes; outputs that are not finite.
         """
         num_classes = len(self.confusion)
         if logits.dim() != 2 or logits.shape[1] != num_classes:
@@ -62,7 +64,8 @@ class Evaluation:
     def report(self, class_names: Sequence[str]) -> Dict[str, Any]:
         """Everything as numbers and lists.
 
-        Raises: ValueError when no image was counted.
+        Raises:
+            ValueError: no image was counted.
         """
         if self.images == 0:
             raise ValueError("no image was counted, so there is nothing to report")

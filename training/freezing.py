@@ -19,7 +19,8 @@ def freeze_all_but(network: nn.Module, paths: Sequence[str]) -> List[nn.Module]:
         network: the whole network (models.ImageClassifier).
         paths: names of modules, as in network.named_modules(), e.g. "top" or "stages.6".
 
-    Raises: ValueError for a path that is no module, or whose module has no parameter.
+    Raises:
+        ValueError: a path that is not a module, or whose module has no parameter.
     """
     modules = dict(network.named_modules())
     for path in paths:
@@ -27,7 +28,7 @@ def freeze_all_but(network: nn.Module, paths: Sequence[str]) -> List[nn.Module]:
             top = ", ".join(name for name, child in network.named_children() if any(True for _ in child.parameters()))
             nearest = difflib.get_close_matches(path, modules, n=1)
             hint = f"did you mean {nearest[0]}?" if nearest else f"there are {top}, and their parts"
-            raise ValueError(f"model.train_only names {path!r}, which is no module of the network; {hint}")
+            raise ValueError(f"model.train_only names {path!r}, which is not a module of the network; {hint}")
         if not any(True for _ in modules[path].parameters()):
             raise ValueError(f"model.train_only names {path!r}, which has no parameter to train; remove it")
     for name, parameter in network.named_parameters():

@@ -36,7 +36,7 @@ class Lamb(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Optional[Callable[[], float]] = None) -> None:  # type: ignore[override]  # returns nothing
-        """One weight update; closures are not supported."""
+        """Update the weights once; closures are not supported."""
         assert closure is None
         for group in self.param_groups:
             for parameter in group["params"]:

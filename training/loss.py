@@ -33,8 +33,10 @@ def cross_entropy_sum(
 
     Shape: logits (N, K), labels (N,) -> scalar; with weights, labels (N, J), weights (N, J).
     dtype: computed and returned in float32 whatever the logits' type, but float64 stays float64.
-    Raises: ValueError for shapes that do not fit; IndexError or RuntimeError (from torch) for a label outside 0..K-1 on
-        devices that check indices.
+
+    Raises:
+        ValueError: shapes that do not fit.
+        IndexError, RuntimeError: from torch, a label outside 0..K-1 on devices that check indices.
     Source: Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 2016, section 7.
     """
     if logits.dim() != 2 or labels.dim() != (1 if weights is None else 2):

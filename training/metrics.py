@@ -56,21 +56,22 @@ class StepSums:
         )
 
     def stacked(self) -> Tensor:
-        """One float64 tensor (5,), to all-reduce or to save; counts are exact up to 2^53."""
+        """Return one float64 tensor (5,), to all-reduce or to save; counts are exact up to 2^53."""
         fields = (self.loss_sum, self.top1, self.top5, self.images, self.gradient_norm)
         device = next((field.device for field in fields if isinstance(field, Tensor)), None)
         return torch.stack([torch.as_tensor(field, dtype=torch.float64, device=device) for field in fields])
 
     @classmethod
     def from_stacked(cls, stacked: Tensor) -> StepSums:
-        """The inverse of `stacked`, as Python numbers. Checkpoints of earlier versions hold the first four."""
+        """Return the inverse of `stacked`, as Python numbers. Checkpoints of earlier versions hold the first four."""
         loss_sum, top1, top5, images, *gradient_norm = stacked.tolist()
         return cls(loss_sum, int(top1), int(top5), int(images), *gradient_norm)
 
     def means(self) -> Means:
         """Divide by the number of images.
 
-        Raises: ValueError when no image was counted.
+        Raises:
+            ValueError: no image was counted.
         """
         images = int(self.images)
         if images == 0:

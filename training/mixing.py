@@ -47,14 +47,14 @@ class Mixing:
 
     @classmethod
     def of(cls, config: RegularizationConfig, image_size: int) -> Optional[Mixing]:
-        """The mixing that a configuration asks for; None for none."""
+        """Return the mixing that a configuration asks for; None for none."""
         if not config.is_mixing:
             return None
         probability = 1.0 if config.cutmix_probability is None else config.cutmix_probability
         return cls(config.mixup_alpha, config.cutmix_nominal, config.cutmix_alpha, probability, image_size)
 
     def draw(self, random: np.random.Generator, images: int) -> np.ndarray:
-        """One row of COLUMNS numbers for each image, float64."""
+        """Return one row of COLUMNS numbers for each image, float64."""
         drawn = np.zeros((images, COLUMNS))
         drawn[:, 0] = 1.0
         if self.mixup_alpha is not None:
@@ -67,13 +67,13 @@ class Mixing:
         return drawn
 
     def _inner_boxes(self, random: np.random.Generator, kept: np.ndarray) -> np.ndarray:
-        """Square boxes of area 1 - kept (rounded to pixels), wholly inside the image, their place uniform."""
+        """Return square boxes of area 1 - kept (rounded to pixels), wholly inside the image, their place uniform."""
         side = np.rint(self.image_size * np.sqrt(1.0 - kept))
         top, left = (np.floor(random.random(len(kept)) * (self.image_size - side + 1)) for _ in range(2))
         return np.stack([top, top + side, left, left + side], axis=1)
 
     def _plain_boxes(self, random: np.random.Generator, images: int) -> np.ndarray:
-        """Square boxes of area 1 - share around a uniform centre; what reaches outside is cut off.
+        """Return square boxes of area 1 - share around a uniform centre; what reaches outside is cut off.
 
         Source: Yun et al. 2019, section 3 and its published settings.
         """
@@ -89,7 +89,7 @@ class Mixing:
 
 
 def _authors_share(random: np.random.Generator, nominal: float, images: int) -> np.ndarray:
-    """The share of each image that stays: 1 with probability 1.55 nominal - .96, else 1 + ln(u) / 4, u ~ U(e^-4, 1).
+    """Return each image's share that stays: 1 with probability 1.55 nominal - .96, else 1 + ln(u) / 4, u ~ U(e^-4, 1).
 
     The second form has the mean .769. Source: the settings of the paper's authors.
     """
@@ -98,7 +98,7 @@ def _authors_share(random: np.random.Generator, nominal: float, images: int) -> 
 
 
 def mix_images(x: Tensor, drawn: Tensor) -> Tensor:
-    """The mixed images of a part of a global batch.
+    """Return the mixed images of a part of a global batch.
 
     Args:
         x: the part, with the PARTNERS images before it in front.
@@ -117,11 +117,13 @@ def mix_images(x: Tensor, drawn: Tensor) -> Tensor:
 
 
 def mix_labels(labels: Tensor, drawn: Tensor, height: int, width: int) -> Tuple[Tensor, Tensor]:
-    """The three labels of each mixed image and their weights, which add up to 1.
+    """Return the three labels of each mixed image and their weights, which add up to 1.
 
     Args:
         labels: of the part, with those of the PARTNERS images before it in front.
         drawn: the rows of the part's own images.
+        height: of an image.
+        width: of an image.
 
     Shape: (PARTNERS + N,), (N, COLUMNS) -> (N, 3), (N, 3); the first label is the image's own.
     """

@@ -18,7 +18,7 @@ LOGGER = logging.getLogger(__name__)
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module, undecayed: AbstractSet[str]) -> torch.optim.Optimizer:
-    """The optimizer over the model's trainable parameters in two groups: with weight decay, and without.
+    """Return the optimizer over the model's trainable parameters in two groups: with weight decay, and without.
 
     sgd      g' = g + weight_decay * w (first group only), v = momentum * v + g', and
              w -= learning_rate * v, or with Nesterov momentum w -= learning_rate * (g' + momentum * v)
@@ -35,14 +35,15 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module, undecayed: Abstra
         undecayed: names, as in model.named_parameters(), that take no weight decay. A parameter that has several names
             is undecayed if one of them is here.
 
-    Raises: ValueError for names in `undecayed` that the model does not have, and for a model with nothing to train.
+    Raises:
+        ValueError: names in `undecayed` that the model does not have; a model with nothing to train.
     """
     # All names, those of shared parameters included; a parameter still enters a group only once.
     named = dict(model.named_parameters(remove_duplicate=False))
     unknown = sorted(undecayed - named.keys())
     if unknown:
         raise ValueError(
-            f"{len(unknown)} names without weight decay are no parameters of the model: {', '.join(unknown[:5])}; "
+            f"{len(unknown)}names without weight decay are not parameters of the model: {', '.join(unknown[:5])}; "
             "pass names of this model's named_parameters()"
         )
     is_undecayed = {id(named[name]) for name in undecayed}
@@ -67,7 +68,7 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module, undecayed: Abstra
 
 
 def _build_sgd(config: OptimizerConfig, groups: Groups) -> torch.optim.Optimizer:
-    return _fused_where_possible(
+    return fused_where_possible(
         torch.optim.SGD,
         groups,
         lr=config.learning_rate,
@@ -86,7 +87,7 @@ def _build_rmsprop(config: OptimizerConfig, groups: Groups) -> torch.optim.Optim
 def _build_adamw(config: OptimizerConfig, groups: Groups) -> torch.optim.Optimizer:
     assert config.betas is not None and config.eps is not None  # the schema requires them
     beta1, beta2 = config.betas
-    return _fused_where_possible(
+    return fused_where_possible(
         torch.optim.AdamW, groups, lr=config.learning_rate, betas=(beta1, beta2), eps=config.eps
     )
 
@@ -96,10 +97,10 @@ def _build_lamb(config: OptimizerConfig, groups: Groups) -> torch.optim.Optimize
     return Lamb(groups, config.learning_rate, betas=config.betas, eps=config.eps)
 
 
-def _fused_where_possible(
+def fused_where_possible(
     kind: Callable[..., torch.optim.Optimizer], groups: Groups, **settings: Any
 ) -> torch.optim.Optimizer:
-    """One pass over each weight and what belongs to it, where torch has that for these devices; else one an operation.
+    """Choose one pass over each weight and its state, where torch has that for these devices; else one per operation.
 
     The order of the sums differs, so the two agree to rounding only.
     """
@@ -125,6 +126,8 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Dict[str, Any]
     the two round differently.
 
     Args:
+        optimizer: takes the state.
+        state: a state dict of torch's form.
         is_updated: whether it is of after a first update.
 
     Raises:

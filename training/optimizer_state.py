@@ -17,12 +17,14 @@ _SHOWN = 3
 
 
 def check_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], is_updated: bool = True) -> None:
-    """Compares `state` with what `optimizer` has, or will have after its first update.
+    """Compare `state` with what `optimizer` has, or will have after its first update.
 
-    torch takes any state of as many parameters: one that is empty begins anew without a word, other settings replace
+    torch takes any state of as many parameters: an empty one silently starts from zero, other settings replace
     those of the configuration, and other shapes or types fail in a later update, or round.
 
     Args:
+        optimizer: that is to go on.
+        state: the saved state dict.
         is_updated: whether it is of after a first update. Before that an optimizer keeps nothing.
 
     Raises:
@@ -88,7 +90,7 @@ def _different_entries(
 
 
 def kept_by(optimizer: torch.optim.Optimizer) -> Dict[str, bool]:
-    """What an optimizer keeps for each parameter after an update, and whether that is of the parameter's shape."""
+    """Return what an optimizer keeps per parameter after an update, and whether it has the parameter's shape."""
     like = optimizer.param_groups[0]["params"][0]
     probe = nn.Parameter(torch.zeros(2, 3, dtype=like.dtype, device=like.device))
     probe.grad = torch.zeros_like(probe)

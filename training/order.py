@@ -28,7 +28,7 @@ class Parts(Protocol):
 
 
 def image_order(seed: int, epoch: int, num_images: int, parts: Optional[Parts] = None) -> List[int]:
-    """A permutation of `num_images` images, keyed on (seed, epoch).
+    """Return a permutation of `num_images` images, keyed on (seed, epoch).
 
     With `parts`, these are shuffled and then the images of each `parts.together` of them.
     """
@@ -45,7 +45,7 @@ def image_order(seed: int, epoch: int, num_images: int, parts: Optional[Parts] =
 
 
 class TrainingBatches(Sampler):
-    """This process's images of each device call of one epoch, from `first_step` on.
+    """Yield this process's images of each device call of one epoch, from `first_step` on.
 
     Weight update s of the epoch has the images order[s * G : (s + 1) * G], G = global_batch_size; replica r has the
     r-th of `replicas` consecutive parts of it. The last images of the order that do not fill a global batch wait for

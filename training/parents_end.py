@@ -10,7 +10,7 @@ _SIGNAL_AT_PARENTS_END = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
 def end_with(parent: int, number: int = signal.SIGKILL) -> None:
-    """Called in a process as it starts: it gets the signal `number` as soon as `parent` ends."""
+    """Have this process, which is starting, get the signal `number` as soon as `parent` ends."""
     system = ctypes.CDLL(None)
     if hasattr(system, "prctl"):
         system.prctl(_SIGNAL_AT_PARENTS_END, number)

@@ -16,7 +16,9 @@ def pixel_scaling(mean: Sequence[float], std: Sequence[float]) -> Tuple[Tensor, 
         std: per channel, on the same scale, positive.
 
     Shape: (1, C, 1, 1) each, float32.
-    Raises: ValueError for mean and std that do not fit each other.
+
+    Raises:
+        ValueError: mean and std that do not fit each other.
     """
     if len(mean) != len(std) or not mean:
         raise ValueError(f"mean {tuple(mean)} and std {tuple(std)} need one value per channel each")
@@ -31,7 +33,8 @@ def scaled_pixels(images: Tensor, offset: Tensor, factor: Tensor) -> Tensor:
 
     Args:
         images: (N, C, H, W), 0..255.
-        offset, factor: of `pixel_scaling`, on the images' device; the result has their type.
+        offset: of `pixel_scaling`, on the images' device; the result has its type.
+        factor: likewise.
 
     Shape: (N, C, H, W) -> same.
     """

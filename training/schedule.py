@@ -27,7 +27,8 @@ def build_schedule(schedule: ScheduleConfig, peak_learning_rate: float, steps_pe
         peak_learning_rate: the value that warm-up climbs to, for the whole global batch.
         steps_per_epoch: weight updates per pass over the training images.
 
-    Raises: ValueError for steps_per_epoch < 1, and, from the returned function, for a step outside the run.
+    Raises:
+        ValueError: steps_per_epoch < 1; from the returned function, a step outside the run.
     Source: cosine without restarts: Loshchilov & Hutter, "SGDR", 2017, equation 5; warm-up: Goyal et al., 2017.
     """
     if steps_per_epoch < 1:
@@ -68,5 +69,5 @@ def _build_decay(schedule: ScheduleConfig) -> Callable[[Fraction], float]:
 
 
 def _exact(epochs: float) -> Fraction:
-    """The decimal number that was written, not its nearest float: 12 epochs are then exactly 5 times 2.4 epochs."""
+    """Return the decimal number as written, not its nearest float: 12 epochs are then exactly 5 times 2.4 epochs."""
     return Fraction(repr(epochs))

@@ -21,16 +21,18 @@ def load_model_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     The prefixes `module.` (distributed training) and `_orig_mod.` (torch.compile) are taken off the names on both
     sides, so weights move between plain, compiled and distributed models.
 
-    Raises: as `fitting`, before anything is changed.
+    Raises:
+        CheckpointError: as `fitting`, before anything is changed.
     """
     model.load_state_dict(fitting(state, model.state_dict()), strict=True)
 
 
 def fitting(state: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> Dict[str, Tensor]:
-    """The tensors of `state` by the names in `like`, both without their prefixes.
+    """Return the tensors of `state` by the names in `like`, both without their prefixes.
 
-    Raises: CheckpointError that lists missing and unexpected entries, different shapes and types (real numbers take the
-        type of those in `like`; other types must be the same), at most five each.
+    Raises:
+        CheckpointError: they do not fit; it lists missing and unexpected entries, different shapes and types (real
+            numbers take the type of those in `like`; other types must be the same), at most five each.
     """
     own: Dict[str, str] = {plain_name(name): name for name in like}
     given: Dict[str, Tensor] = {}
@@ -71,7 +73,7 @@ def is_convertible(saved: Tensor, wanted: Tensor) -> bool:
 
 
 def plain_name(name: str) -> str:
-    """The name of a tensor without the prefixes of distributed training and torch.compile."""
+    """Return the name of a tensor without the prefixes of distributed training and torch.compile."""
     # torch.compile wraps any submodule, so its prefix may stand anywhere; distributed training wraps the whole model.
     name = name.replace("_orig_mod.", "")
     while name.startswith("module."):  # an average of a distributed model has it twice

@@ -13,22 +13,8 @@ Commands = argparse._SubParsersAction
 
 
 def add_command(commands: Commands, name: str, summary: str) -> argparse.ArgumentParser:
-    """A command's parser; its help shows every default."""
+    """Return a command's parser; its help shows every default."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     return parser
-
-
-def positive(text: str) -> int:
-    """The type of options that count something.
-
-    Raises: ArgumentTypeError, which argparse reports with the option's name.
-    """
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
-    return value

@@ -1,4 +1,4 @@
-"""analyze.py compare: runs of several seeds beside each other, with paired differences and pictures."""
+"""analyze.py compare: compare runs over several seeds, with paired differences and pictures."""
 
 from __future__ import annotations
 
@@ -15,20 +15,28 @@ from configs.atomic_file import replace_file
 
 
 def add(commands: Commands) -> None:
-    parser = add_command(commands, "compare", "runs of several seeds beside each other, with paired differences")
+    parser = add_command(commands, "compare", "compare runs over several seeds, with paired differences")
     add_question(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
     add_written(parser)
-    parser.set_defaults(command=compare, when_stopped="what was written is whole")
+    parser.set_defaults(command=compare, when_stopped="files already written are complete")
 
 
 def add_question(parser: argparse.ArgumentParser) -> None:
-    """The options that say which runs are compared, and how."""
+    """Add the options that say which runs are compared, and how."""
     option = parser.add_argument
     option("runs", nargs="+", type=Path, help="run folders, result files of a grid, or folders of either")
     option("--metric", nargs="+", choices=list(METRICS), default=["top1"], help="one table for each")
-    option("--against", default="", metavar="ROW", help="the row that others are compared with, paired by seed")
-    option("--rows", nargs="+", default=[], metavar="ROW", help="rows to show, in this order; left out: all")
+    option("--against", default="", metavar="ROW", help="row to compare the others with, paired by seed")
+    option(
+        "--pair",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("ROW", "OTHER"),
+        help="compare this row with that other; may be given several times",
+    )
+    option("--rows", nargs="+", default=[], metavar="ROW", help="rows to show, in this order; default: all")
     option(
         "--group-by",
         nargs="+",
@@ -41,9 +49,9 @@ def add_question(parser: argparse.ArgumentParser) -> None:
 
 
 def add_written(parser: argparse.ArgumentParser) -> None:
-    """The options that say which files are written."""
+    """Add the options that say which files are written."""
     parser.add_argument("--out", type=Path, help="folder for comparison.md, comparison.json and pictures")
-    parser.add_argument("--pictures", nargs="+", choices=KINDS, help="with --out; left out: all that can be drawn")
+    parser.add_argument("--pictures", nargs="+", choices=KINDS, help="with --out; default: all that can be drawn")
 
 
 def question_of(options: argparse.Namespace) -> Question:
@@ -51,6 +59,7 @@ def question_of(options: argparse.Namespace) -> Question:
         runs=tuple(options.runs),
         metrics=tuple(options.metric),
         against=options.against,
+        pairs=tuple((row, other) for row, other in options.pair),
         rows=tuple(options.rows),
         group_by=tuple(options.group_by),
         setting=options.x,
@@ -58,7 +67,7 @@ def question_of(options: argparse.Namespace) -> Question:
 
 
 def compare(options: argparse.Namespace) -> None:
-    """The tables to the terminal, and with --out everything as files."""
+    """Print the tables, and with --out write everything as files."""
     if options.pictures is not None and options.out is None:
         raise ValueError("--pictures has no effect without --out DIR; add it")
     answered = answer(question_of(options))

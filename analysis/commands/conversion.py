@@ -1,4 +1,4 @@
-"""analyze.py conversion: what convert_norm makes of other libraries' networks, as a page."""
+"""analyze.py conversion: survey what convert_norm does to other libraries' networks."""
 
 from __future__ import annotations
 
@@ -14,26 +14,31 @@ from analysis.commands.arguments import Commands, add_command
 from analysis.conversion.catalogue import LIBRARIES, candidates
 from analysis.conversion.page import page
 from analysis.conversion.survey import Surveyed, survey
-from analysis.results_file import ResultsError
+from analysis.results_file import MAX_BYTES, ResultsError
 from configs.atomic_file import replace_file
+from configs.bounded_file import parse_json, read_bounded
+from configs.counted import counted
 
 
 def add(commands: Commands, import_module: Callable[[str], Any]) -> None:
-    parser = add_command(commands, "conversion", "what convert_norm makes of other libraries' networks, as a page")
+    parser = add_command(commands, "conversion", "survey what convert_norm does to other libraries' networks")
     option = parser.add_argument
     option("--library", nargs="+", choices=list(LIBRARIES), metavar="NAME", help=f"of {', '.join(LIBRARIES)}")
     option("--every", action="store_true", help="every network of timm and torchvision, not one of each family")
-    option("--name", nargs="+", help="these networks alone")
+    option("--name", nargs="+", help="only these networks")
     option(
-        "--rows", type=Path, default=Path("build/conversion.jsonl"), help="file of results; what is in it is not rerun"
+        "--rows",
+        type=Path,
+        default=Path("build/conversion.jsonl"),
+        help="results file; networks already in it are not run again",
     )
     option("--page", type=Path, default=Path("build/conversion.md"), help="the page to write")
-    stopped = "the file of results has what was done; the same command goes on from there"
+    stopped = "finished networks are in the results file; the same command continues from there"
     parser.set_defaults(command=conversion, when_stopped=stopped, import_module=import_module)
 
 
 def conversion(options: argparse.Namespace) -> None:
-    """Surveys what is not in the file of results yet, and writes the page of all that is."""
+    """Survey what is not in the file of results yet, and writes the page of all that is."""
     options.rows.parent.mkdir(parents=True, exist_ok=True)
     done = {(row.library, row.name) for row in read_rows(options.rows)}
     left: List[str] = []
@@ -54,7 +59,7 @@ def conversion(options: argparse.Namespace) -> None:
     rows = read_rows(options.rows)
     options.page.parent.mkdir(parents=True, exist_ok=True)
     replace_file(options.page, page(rows, left).encode("utf-8"))
-    print(f"{options.page}: {len(rows)} networks")
+    print(f"{options.page}: {counted(len(rows), 'network')}")
 
 
 @contextmanager
@@ -78,7 +83,7 @@ def _installed(library: str, options: argparse.Namespace) -> Iterator[Any]:
 
 
 def read_rows(path: Path) -> List[Surveyed]:
-    """The results so far, one a line.
+    """Return the results so far, one a line.
 
     Raises:
         ResultsError: a line is none.
@@ -86,9 +91,9 @@ def read_rows(path: Path) -> List[Surveyed]:
     if not path.exists():
         return []
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_bounded(path, MAX_BYTES).decode("utf-8").splitlines(), 1):
         try:
-            rows.append(Surveyed(**json.loads(line)))
+            rows.append(Surveyed(**parse_json(line)))
         except (ValueError, TypeError) as error:
-            raise ResultsError(f"{path}, line {number} is no result of a survey ({error}); remove it") from error
+            raise ResultsError(f"{path}, line {number} is not a survey result ({error}); remove it") from error
     return rows

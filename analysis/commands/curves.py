@@ -14,7 +14,7 @@ from analysis.settings import read_settings, run_title
 def add(commands: Commands) -> None:
     parser = add_command(commands, "curves", "loss and accuracy of each run, also while it runs or after a stop")
     parser.add_argument("runs", nargs="+", type=Path, help="run folders: curves.png, and power.png with a power.jsonl")
-    parser.set_defaults(command=curves, when_stopped="the pictures of earlier runs are written")
+    parser.set_defaults(command=curves, when_stopped="the pictures of the runs before it are saved")
 
 
 def curves(options: argparse.Namespace) -> None:
@@ -22,7 +22,7 @@ def curves(options: argparse.Namespace) -> None:
     for folder in options.runs:
         config, metrics, power = folder / "config.yaml", folder / "metrics.jsonl", folder / "power.jsonl"
         if not config.exists():
-            raise ValueError(f"{folder} is no folder of a run: it has no {config.name}")
+            raise ValueError(f"{folder} is not a run folder: it has no {config.name}")
         if not metrics.exists():
             raise ValueError(f"{folder} has no {metrics.name} yet; draw it after the run's first log line")
         title = run_title(folder.resolve().name, read_settings(config))

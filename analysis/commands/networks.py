@@ -9,7 +9,8 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple
 
 from torch import Tensor, nn
 
-from analysis.commands.arguments import Commands, add_command, positive
+from analysis.commands.arguments import Commands, add_command
+from configs.arguments import positive, whole
 
 # Options of one source only, with what they are where they are left out.
 _OF_RUN: Dict[str, Any] = {"step": None, "data_dir": None}
@@ -29,18 +30,22 @@ NetworkSource = Callable[[argparse.Namespace], Iterator[Measured]]
 
 
 def add_network_command(commands: Commands, name: str, summary: str) -> argparse.ArgumentParser:
-    """The parser of a command about networks: --run or --model, and what belongs to each."""
+    """Return the parser of a command about networks: --run or --model, and what belongs to each."""
     parser = add_command(commands, name, summary)
     parser.formatter_class = argparse.HelpFormatter  # defaults depend on the source
     option = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--run", type=Path, help="a run's folder: all of its checkpoints, on its evaluation images")
     source.add_argument("--model", help="timm:NAME or torchvision:NAME")
-    option("--out", type=Path, help="folder for the results; default: one in RUN, with --model needed")
-    option("--step", type=int, help="with --run: only the checkpoint of this step")
-    option("--data-dir", metavar="DIR|URL", help="with --run: its images; the folder's own data.dir is not followed")
+    option("--out", type=Path, help="folder for the results; default: one in RUN; required with --model")
+    option("--step", type=whole(0), help="with --run: only the checkpoint of this step")
+    option(
+        "--data-dir",
+        metavar="DIR|URL",
+        help="with --run: folder of its images; the data.dir saved with the run is not used",
+    )
     option("--weights", type=Path, help="with --model: a state dict; default: random weights (seed 0)")
-    option("--convert", metavar="NORM", help="with --model: replace its norms by this one, e.g. group8+pn")
+    option("--convert", metavar="NORM", help="with --model: replace its norms with this one, e.g. group8+pn")
     option("--images", help="with --model: 1/f (default), fashion_mnist, or the path of a photograph or a folder")
     option("--image-size", type=positive, help="with --model: pixels per side; default: 64")
     option(
@@ -48,7 +53,7 @@ def add_network_command(commands: Commands, name: str, summary: str) -> argparse
         type=positive,
         help=f"the first this many; default: of a run as many as its power.jsonl (1000 or all), else {_MODEL_IMAGES}",
     )
-    option("--batch-size", type=positive, help="images of one forward pass; default: 50")
+    option("--batch-size", type=positive, help="images per forward pass; default: 50")
     return parser
 
 
@@ -56,9 +61,11 @@ def settle_source(options: argparse.Namespace, folder: str) -> None:
     """Refuse options of the other source, and fill in what was left out.
 
     Args:
+        options: the command line's; what was left out is filled in.
         folder: in a run's, where results go.
 
-    Raises: ValueError.
+    Raises:
+        ValueError: as said.
     """
     source, others = ("--run", _OF_MODEL) if options.run is not None else ("--model", _OF_RUN)
     for name in others:
@@ -74,14 +81,14 @@ def settle_source(options: argparse.Namespace, folder: str) -> None:
 
 
 def title_of(options: argparse.Namespace, measured: Measured) -> str:
-    """What a picture calls it: the run's folder, or the network."""
+    """Return what a picture calls it: the run's folder, or the network."""
     title: str = options.run.resolve().name if options.run is not None else measured.name
     return title
 
 
 @contextlib.contextmanager
 def explained(measured: Measured) -> Iterator[None]:
-    """Turns an error of a network's own code into a ValueError with what it was given."""
+    """Turn an error of a network's own code into a ValueError with what it was given."""
     try:
         yield
     except (RuntimeError, AssertionError) as error:

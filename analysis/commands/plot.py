@@ -6,17 +6,18 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from analysis.commands.arguments import Commands, add_command, positive
+from analysis.commands.arguments import Commands, add_command
 from analysis.power_plot import plot_power
 from analysis.power_results import panel_of_results
 from analysis.results_file import read_results
+from configs.arguments import positive
 
 
 def add(commands: Commands) -> None:
     parser = add_command(commands, "plot", "results of power and random-net, side by side in one picture")
     option = parser.add_argument
     option("results", nargs="+", type=Path, help="power.json files")
-    option("--titles", nargs="+", help="one for each; left out: the norm, the network, or the folder of the run")
+    option("--titles", nargs="+", help="one per result; default: the norm, the network, or the run's folder")
     option("--columns", type=positive, default=6, help="plots in a row")
     option("--note", default="", help="a line below the plots")
     option("--out", type=Path, required=True, help="the picture")
@@ -24,7 +25,7 @@ def add(commands: Commands) -> None:
 
 
 def plot(options: argparse.Namespace) -> None:
-    """One panel for each results file; bands are over its seeds, or over its checkpoints."""
+    """Draw one panel for each results file; bands are over its seeds, or over its checkpoints."""
     panels = [panel_of_results(read_results(path), path) for path in options.results]
     if options.titles is not None:
         if len(options.titles) != len(panels):

@@ -18,6 +18,7 @@ from analysis.commands.networks import (
 )
 from analysis.power import FORMS, PowerMeter, measure_power
 from analysis.power_results import save_power
+from configs.counted import counted
 
 
 def add(commands: Commands, networks: NetworkSource) -> None:
@@ -30,11 +31,11 @@ def add(commands: Commands, networks: NetworkSource) -> None:
         help="batch norm by running statistics (default), or by those of each batch, which then has a run's "
         "norm_batch_size images, or all images of a model, where --batch-size is left out",
     )
-    parser.set_defaults(command=lambda options: power(options, networks), when_stopped="what was measured is written")
+    parser.set_defaults(command=lambda options: power(options, networks), when_stopped="what was measured is saved")
 
 
 def power(options: argparse.Namespace, networks: NetworkSource) -> None:
-    """The power decomposition of one network, or of all checkpoints of a run, as numbers and a picture."""
+    """Save the power decomposition of one network, or of all checkpoints of a run, as numbers and a picture."""
     settle_source(options, "power")
     meters: Dict[str, PowerMeter] = {}
     title, images = "", 0
@@ -52,15 +53,15 @@ def power(options: argparse.Namespace, networks: NetworkSource) -> None:
 
 
 def tell(name: str, meter: PowerMeter) -> None:
-    """One line about a network."""
+    """Print one line about a network."""
     p1 = {path: statistics.layer_power()[0] for path, statistics in meter.layers.items()}
     largest = max(p1, key=lambda path: p1[path])
     mean = sum(p1.values()) / len(p1)
-    print(f"{name:<24} {len(p1)} norms, P1: mean {mean:.3f}, largest {p1[largest]:.3f} ({largest})")
+    print(f"{name:<24} {counted(len(p1), 'norm')}, P1: mean {mean:.3f}, largest {p1[largest]:.3f} ({largest})")
 
 
 def measure(measured: Measured, form: str) -> PowerMeter:
-    """The measurement, with the network's own errors explained."""
+    """Return the measurement, with the network's own errors explained."""
     batches = tqdm(measured.batches, desc=measured.name, unit=" batches", disable=None, leave=False)
     with explained(measured):
         return measure_power(measured.network, batches, form)

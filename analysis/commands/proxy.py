@@ -28,7 +28,7 @@ def add(commands: Commands, networks: NetworkSource) -> None:
     parser.add_argument(
         "--refit",
         action="store_true",
-        help="also P1 of y with every proxy given the mean and the deviation of its channel, on the same images",
+        help="also P1 of y with each proxy refitted to its channel's mean and deviation, on the same images",
     )
     parser.set_defaults(
         command=lambda options: proxy(options, networks), form="evaluation", when_stopped="nothing was written"
@@ -36,7 +36,7 @@ def add(commands: Commands, networks: NetworkSource) -> None:
 
 
 def proxy(options: argparse.Namespace, networks: NetworkSource) -> None:
-    """The fit of every proxy of one network, or of each checkpoint of a run."""
+    """Print the fit of every proxy of one network, or of each checkpoint of a run."""
     settle_source(options, "proxy")
     points: List[Dict[str, Any]] = []
     title = ""

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from analysis.commands.arguments import Commands, ImageLoader, add_command, positive
+from analysis.commands.arguments import Commands, ImageLoader, add_command
 from analysis.norm_name import parse_norm
 from analysis.power_plot import plot_power
 from analysis.power_results import panel_of_random_net
 from analysis.random_net_runs import results_paths, run_random_nets
+from configs.arguments import positive, real
+from configs.counted import counted
 from models.random_net import RandomNetShape
 
 
@@ -32,16 +34,20 @@ def add(commands: Commands, image_loader: ImageLoader) -> None:
     option("--width", type=positive, default=shape.width, help="channels of each layer")
     option("--depth", type=positive, default=shape.depth, help="layers")
     option("--kernel-size", type=positive, default=shape.kernel_size, help="of the convolutions")
-    option("--gamma-mean", type=float, default=shape.gamma_mean, help="mean of gamma")
-    option("--gamma-std", type=float, default=shape.gamma_std, help="standard deviation of gamma")
-    option("--beta-std", type=float, default=shape.beta_std, help="standard deviation of beta, whose mean is 0")
+    option("--gamma-mean", type=real(), default=shape.gamma_mean, help="mean of gamma")
+    option("--gamma-std", type=real(0), default=shape.gamma_std, help="standard deviation of gamma")
+    option("--beta-std", type=real(0), default=shape.beta_std, help="standard deviation of beta, whose mean is 0")
     option("--seeds", type=positive, default=2, help="nets, each on images of its own")
     option("--num-images", type=positive, default=64, help="of each net")
     option("--image-size", type=positive, default=16, help="pixels per side")
-    option("--images", default="1/f", help="1/f (made), fashion_mnist, or the path of a photograph or a folder of them")
+    option(
+        "--images",
+        default="1/f",
+        help="1/f (synthetic), fashion_mnist, or the path of a photograph or a folder of them",
+    )
     parser.set_defaults(
         command=lambda options: random_net(options, image_loader),
-        when_stopped="the seeds that are finished are kept; the same command goes on from there",
+        when_stopped="finished seeds are kept; the same command continues from there",
     )
 
 
@@ -67,7 +73,7 @@ def random_net(options: argparse.Namespace, image_loader: ImageLoader) -> None:
                 advance=bar.update,
             )
             panels.append(panel_of_random_net(norm, np.array(results["layers"]), shape))
-    note = f"random nets of width {shape.width}, {shape.activation}; means over {options.seeds} nets"
+    note = f"random nets of width {shape.width}, {shape.activation}; means over {counted(options.seeds, 'net')}"
     plot_power(panels, options.out / "power.png", columns=min(len(panels), 7), note=note)
     for norm, panel in zip(paths, panels):
         p1, p2, p3, p4 = panel.powers.mean(axis=0)[-1]
@@ -76,7 +82,7 @@ def random_net(options: argparse.Namespace, image_loader: ImageLoader) -> None:
 
 
 def shape_of(options: argparse.Namespace, in_channels: int) -> RandomNetShape:
-    """The shape that the options describe."""
+    """Return the shape that the options describe."""
     names = ("width", "depth", "kernel_size", "activation", "gamma_mean", "gamma_std", "beta_std")
     settings: Any = {name: getattr(options, name) for name in names}
     return RandomNetShape(in_channels=in_channels, **settings)

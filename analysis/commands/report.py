@@ -1,4 +1,4 @@
-"""analyze.py report: runs beside each other as one page that any browser shows, offline."""
+"""analyze.py report: compare runs on one HTML page that works offline."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from analysis.report.page import write_page
 
 
 def add(commands: Commands) -> None:
-    parser = add_command(commands, "report", "runs beside each other as one page that any browser shows, offline")
+    parser = add_command(commands, "report", "compare runs on one HTML page that works offline")
     add_question(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder of index.html")
     parser.add_argument("--title", default="Runs compared", help="of the page")
-    parser.set_defaults(command=report, when_stopped="an earlier page is as it was")
+    parser.set_defaults(command=report, when_stopped="an earlier page is unchanged")
 
 
 def report(options: argparse.Namespace) -> None:

@@ -11,8 +11,9 @@ from analysis.commands.compare import add_question, add_written, question_of
 from analysis.comparison.results_page import Asked, fill_page
 from analysis.comparison.run_result import is_empty
 from analysis.comparison.written import answer
-from analysis.results_file import ResultsError
+from analysis.results_file import MAX_BYTES, ResultsError
 from configs.atomic_file import replace_file
+from configs.bounded_file import read_bounded
 
 
 class _BlockParser(argparse.ArgumentParser):
@@ -21,19 +22,19 @@ class _BlockParser(argparse.ArgumentParser):
 
 
 def add(commands: Commands) -> None:
-    parser = add_command(commands, "results", "the tables and pictures of a page, from the result files it is about")
+    parser = add_command(commands, "results", "fill the tables and pictures of a page from its result files")
     option = parser.add_argument
     option(
         "--page", type=Path, default=Path("docs/results.md"), help="a Markdown page with blocks `<!-- compare: ... -->`"
     )
-    option("--check", action="store_true", help="write nothing; fail where the page is not what the files give")
-    parser.set_defaults(command=results, when_stopped="the page is as it was")
+    option("--check", action="store_true", help="write nothing; fail if the page does not match the files")
+    parser.set_defaults(command=results, when_stopped="the page is unchanged")
 
 
 def results(options: argparse.Namespace) -> None:
-    """Fills the page's blocks and draws their pictures, or checks that they are as they would be."""
+    """Fill the page's blocks and draws their pictures, or checks that they are as they would be."""
     try:
-        text = options.page.read_text(encoding="utf-8")
+        text = read_bounded(options.page, MAX_BYTES).decode("utf-8")
     except OSError as error:
         raise ResultsError(f"--page {options.page} cannot be read: {error.strerror}") from error
     filled, pictures = fill_page(text, options.page.parent, ask)
@@ -43,8 +44,8 @@ def results(options: argparse.Namespace) -> None:
             str(path) for path, (picture, _) in zip(paths, pictures) if not picture.is_saved(path)
         ]
         if wrong:
-            raise ResultsError(f"{', '.join(wrong)}: not what the result files give; run `python analyze.py results`")
-        print(f"{options.page} and {len(pictures)} pictures are what the result files give")
+            raise ResultsError(f"{', '.join(wrong)}: not what the result files say; run `python analyze.py results`")
+        print(f"{options.page} and {len(pictures)}pictures match the result files")
         return
     for picture, folder in pictures:
         print(picture.save(folder))
@@ -53,7 +54,7 @@ def results(options: argparse.Namespace) -> None:
 
 
 def ask(arguments: List[str]) -> Optional[Asked]:
-    """What a block's arguments ask for; None where a grid has no result yet."""
+    """Return what a block's arguments ask for; None where a grid has no result yet."""
     parser = _BlockParser(prog="compare", add_help=False)
     add_question(parser)
     add_written(parser)

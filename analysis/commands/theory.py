@@ -8,11 +8,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from analysis.commands.arguments import Commands, add_command, positive
+from analysis.commands.arguments import Commands, add_command
 from analysis.results_file import write_results
 from analysis.theory import judge
 from analysis.theory_nets import IDENTITY_SEEDS, IDENTITY_WIDTH, layers_to_measure, measure_nets
 from analysis.theory_page import plot_channel_distributions, plot_theory, write_page
+from configs.arguments import positive
 from models.random_net import RandomNetShape
 
 
@@ -32,13 +33,11 @@ def add(commands: Commands) -> None:
         help="nets with the identity, 2 or more: 3 tell the factor of a layer to 0.1 %% and the power at layer 20 to "
         "6 %%, 12 to 0.06 %% and 3 %%",
     )
-    parser.set_defaults(
-        command=theory, when_stopped="the nets that are finished are kept; the same command goes on from there"
-    )
+    parser.set_defaults(command=theory, when_stopped="finished nets are kept; the same command continues from there")
 
 
 def theory(options: argparse.Namespace) -> None:
-    """The verdict page."""
+    """Measure what is missing and write the verdict page."""
     shape = RandomNetShape(width=options.width, depth=options.depth)
     seeds, identity_seeds = options.seeds, options.identity_seeds
     with tqdm(total=layers_to_measure(shape, seeds, identity_seeds), unit=" layers", disable=None) as bar:

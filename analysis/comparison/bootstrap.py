@@ -44,7 +44,7 @@ class Interval:
 
 
 def bca_interval(values: Sequence[float]) -> Interval:
-    """The 95 % bias-corrected and accelerated (BCa) interval of the mean.
+    """Return the 95 % bias-corrected and accelerated (BCa) interval of the mean.
 
     With G the distribution of the resampled mean, z0 = Phi^-1(G(mean)), ties counted half, and a the acceleration from
     the jackknife, its ends are the quantiles of G at Phi(z0 + (z0 + z) / (1 - a (z0 + z))), z = Phi^-1(.025) and
@@ -71,7 +71,7 @@ def bca_interval(values: Sequence[float]) -> Interval:
 
 
 def resampled_means(data: np.ndarray) -> Tuple[np.ndarray, bool]:
-    """The means of resamples: of all n^n for at most MOST_ENUMERATED values, which is then true, or of drawn ones."""
+    """Return the means of resamples, and whether they are all n^n of them (for at most MOST_ENUMERATED values)."""
     n = len(data)
     if n <= MOST_ENUMERATED:
         draws = np.indices((n,) * n).reshape(n, -1).T
@@ -81,12 +81,15 @@ def resampled_means(data: np.ndarray) -> Tuple[np.ndarray, bool]:
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
-    """Two-sided p of "these differences are symmetric around zero": the share of the 2^n choices of signs whose sum is
-    as far from zero as the observed one. At least 2^(1-n), so three seeds cannot give less than .25, nor five .05.
+    """Return the two-sided p of "these differences are symmetric around zero".
+
+    It is the share of the 2^n choices of signs whose sum is as far from zero as the observed one: at least 2^(1-n), so
+    three seeds cannot give less than .25, nor five less than .05.
 
     Above MOST_FLIPPED differences 2^MOST_FLIPPED choices are drawn with a fixed seed; the observed one counts as drawn.
 
-    Raises: ValueError for no difference.
+    Raises:
+        ValueError: no difference.
     """
     data = np.asarray(differences, dtype=np.float64)
     if len(data) == 0:
@@ -106,7 +109,7 @@ def sign_flip_p(differences: Sequence[float]) -> float:
 
 
 def smallest_p(n: int) -> float:
-    """The least that `sign_flip_p` can give for n differences."""
+    """Return the least that `sign_flip_p` can give for n differences."""
     return 1.0 if n == 0 else 2.0 ** (1 - n)
 
 
@@ -116,5 +119,5 @@ def standard_deviation(values: Sequence[float]) -> Optional[float]:
 
 
 def _tie(data: np.ndarray) -> float:
-    """Sums of the same numbers in another order differ by less."""
+    """Return how far sums of the same numbers in another order may be apart."""
     return 1e-12 * max(float(np.abs(data).max()), math.ulp(1.0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -86,6 +86,7 @@ class Comparison:
     metric: Metric
     summaries: Tuple[Summary, ...]
     against: str = ""
+    pairs: Tuple[Tuple[str, str], ...] = ()
 
     @property
     def columns(self) -> List[str]:
@@ -94,35 +95,54 @@ class Comparison:
     def of_column(self, column: str) -> List[Summary]:
         return [summary for summary in self.summaries if summary.row.column == column]
 
+    def reference_of(self, summary: Summary) -> str:
+        """Return the name of the row that this one is compared with; "" for none."""
+        return dict(self.pairs).get(summary.row.name, self.against)
+
     def to_json(self) -> Dict[str, Any]:
         return {
             "metric": self.metric.label,
             "against": self.against,
+            "pairs": [list(pair) for pair in self.pairs],
             "rows": [_summary_json(summary) for summary in self.summaries],
             "notes": notes_of(self),
         }
 
 
-def compare_rows(rows: Sequence[Row], metric: Metric, against: str = "") -> Comparison:
-    """Compares rows by `metric`, each with the row called `against` of its own column.
+def compare_rows(
+    rows: Sequence[Row], metric: Metric, against: str = "", pairs: Sequence[Tuple[str, str]] = ()
+) -> Comparison:
+    """Compare rows by `metric`, each with a row of its own column.
 
-    Raises: ResultsError for an unknown row, or a metric that no run has.
+    Args:
+        rows: of a table.
+        metric: the figure to compare by.
+        against: the name of the row that all are compared with; "" for none.
+        pairs: (row, other): this row is compared with that other instead.
+
+    Raises:
+        ResultsError: an unknown row, a row that two pairs begin with, or a metric that no run has.
     """
     summaries = [_summarize(row, metric) for row in rows]
     if not any(summary.by_seed for summary in summaries):
         raise ResultsError(f"no run has a {metric.label}; choose another --metric")
     names = list(dict.fromkeys(row.name for row in rows))
-    if against and against not in names:
-        near = get_close_matches(against, names, n=3) or names
-        raise ResultsError(f"--against {against}: no row has this name; {', '.join(near)}")
-    references = {summary.row.column: summary for summary in summaries if summary.row.name == against}
-    return Comparison(
-        metric, tuple(_against(summary, references.get(summary.row.column)) for summary in summaries), against
-    )
+    asked = [(f"--against {against}", against)] * bool(against)
+    asked += [(f"--pair {' '.join(pair)}", name) for pair in pairs for name in pair]
+    for option, name in asked:
+        if name not in names:
+            near = get_close_matches(name, names, n=3) or names
+            raise ResultsError(f"{option}: no row is called {name}; {', '.join(near)}")
+    others = dict(pairs)
+    if len(others) < len(pairs):
+        raise ResultsError("--pair: a row is compared with one other; two pairs begin with the same row")
+    by_place = {(summary.row.name, summary.row.column): summary for summary in summaries}
+    found = [by_place.get((others.get(each.row.name, against), each.row.column)) for each in summaries]
+    return Comparison(metric, tuple(map(_against, summaries, found)), against, tuple(pairs))
 
 
 def notes_of(comparison: Comparison) -> List[str]:
-    """How to read the numbers, and what is not in them."""
+    """Return how to read the numbers, and what is not in them."""
     notes = _method_notes(comparison)
     titles: Dict[str, List[str]] = {}  # of the rows that the same must be said of
     for summary in comparison.summaries:
@@ -130,25 +150,33 @@ def notes_of(comparison: Comparison) -> List[str]:
             titles.setdefault(remark, []).append(summary.row.title)
     notes += [f"{'; '.join(rows)}: {remark}" for remark, rows in titles.items()]
     notes += _rate_notes([summary.row for summary in comparison.summaries])
-    columns = {summary.row.column for summary in comparison.summaries if summary.row.name == comparison.against}
-    without = [column for column in comparison.columns if column not in columns]
-    if comparison.against and without:
-        notes.append(f"{comparison.against} is not in column {', '.join(without)}, which has no differences then.")
+    places = {(summary.row.name, summary.row.column) for summary in comparison.summaries}
+    for name in dict.fromkeys([comparison.against, *(other for _, other in comparison.pairs)]):
+        without = [column for column in comparison.columns if (name, column) not in places]
+        if name and without:
+            notes.append(f"{name} is not in column {', '.join(without)}: there are no differences to it there.")
     return notes
 
 
 def _rate_notes(rows: Sequence[Row]) -> List[str]:
-    """Which rows were trained with which learning rate, where rows differ in it: a check may have chosen it."""
-    titles: Dict[str, List[str]] = {}
+    """Return which rows were trained with which learning rate, if they differ in it: a check may have chosen it."""
+    rates = {row.title: _rates(row) for row in rows}
+    of_name: Dict[str, Set[str]] = {}
     for row in rows:
-        rates = dict.fromkeys(setting_text(run.settings.get("optimizer.learning_rate")) for run in row.runs)
-        titles.setdefault(" and ".join(rates), []).append(row.title)
-    words = "; ".join(f"{rate} for {', '.join(names)}" for rate, names in titles.items())
+        of_name.setdefault(row.name, set()).add(rates[row.title])
+    titles: Dict[str, List[str]] = {}
+    for row in rows:  # a row is named once where all columns have its rate
+        titles.setdefault(rates[row.title], []).append(row.name if len(of_name[row.name]) == 1 else row.title)
+    words = "; ".join(f"{rate} for {', '.join(dict.fromkeys(names))}" for rate, names in titles.items())
     return [f"Learning rates: {words}."] if len(titles) > 1 else []
 
 
+def _rates(row: Row) -> str:
+    return " and ".join(dict.fromkeys(setting_text(run.settings.get("optimizer.learning_rate")) for run in row.runs))
+
+
 def _remarks(summary: Summary) -> Iterator[str]:
-    """What must be said about one row."""
+    """Yield what must be said about one row."""
     row, difference = summary.row, summary.difference
     if summary.missing:
         diverged = all(run.diverged for run in row.runs if run.seed in summary.missing)

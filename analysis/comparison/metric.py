@@ -28,7 +28,7 @@ class Metric:
     digits: int = 4
 
     def of(self, run: RunResult) -> Optional[float]:
-        """The run's value; None where it has none, or none that is finite.
+        """Return the run's value; None where it has none, or none that is finite.
 
         Only batch norm has statistics to re-estimate; for any other norm the figure is what it is without.
         """
@@ -39,7 +39,7 @@ class Metric:
         return None if figure is None else self.offset + self.scale * figure
 
     def text(self, value: Optional[float], sign: bool = False) -> str:
-        """A value, or a difference with its sign."""
+        """Return a value, or a difference with its sign."""
         return "–" if value is None else f"{value:{'+' if sign else ''}.{self.digits}f}"  # noqa: RUF001  an en dash
 
 

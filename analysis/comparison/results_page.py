@@ -31,11 +31,12 @@ Ask = Callable[[List[str]], Optional[Asked]]
 
 
 def fill_page(text: str, page_folder: Path, ask: Ask) -> Tuple[str, List[Tuple[Picture, Path]]]:
-    """The page with every block's body made anew, and its pictures with the folders to save them in.
+    """Return the page with every block's body regenerated, and its pictures with the folders to save them in.
 
     A block stands between `<!-- compare: ARGUMENTS -->` and `<!-- end of compare -->`, each on a line of its own.
 
-    Raises: ResultsError for a page without a block, or with a begin or an end that has no partner.
+    Raises:
+        ResultsError: a page without a block, or with a begin or an end that has no partner.
     """
     blocks = list(_BLOCK.finditer(text))
     if not blocks or len(blocks) != text.count(BEGIN) or len(blocks) != text.count(END):

@@ -38,9 +38,10 @@ class Row:
         return differing_settings([_meant(run) for run in self.runs])
 
     def setting(self, key: str) -> Any:
-        """The value of "section.key", which all runs of a row share.
+        """Return the value of "section.key", which all runs of a row share.
 
-        Raises: ResultsError for one that they do not share, or that their configurations do not have.
+        Raises:
+            ResultsError: one that they do not share, or that their configurations do not have.
         """
         if any(key not in run.settings for run in self.runs):
             raise ResultsError(f"{self.title}: its configurations have no {key}")
@@ -51,13 +52,15 @@ class Row:
 
 
 def group_runs(results: Sequence[RunResult], keys: Sequence[str] = ()) -> List[Row]:
-    """The rows that runs form, in order of their first runs.
+    """Return the rows that runs form, in order of their first runs.
 
     Args:
+        results: of the runs.
         keys: of settings that tell rows apart; ("name",): rows of grids and experiments by their names alone. Left
             out: by name, and where runs of one name differ in more than their seeds, by those settings too.
 
-    Raises: ResultsError for an unknown key, or two runs of one seed in a row.
+    Raises:
+        ResultsError: an unknown key, or two runs of one seed in a row.
     """
     by_name: Dict[Tuple[str, str], List[RunResult]] = {}
     for run in results:

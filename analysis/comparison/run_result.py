@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
 from analysis.curves import read_records
-from analysis.results_file import ResultsError
+from analysis.results_file import ResultsError, read_results
 from analysis.settings import Settings, flat_settings, read_settings
 from configs.exit_codes import NONFINITE
 
@@ -66,9 +65,10 @@ class RunResult:
 
 
 def load_results(paths: Iterable[Path]) -> List[RunResult]:
-    """The runs at `paths`, in their order: run folders, result files of a grid, or folders of either.
+    """Return the runs at `paths`, in their order: run folders, result files of a grid, or folders of either.
 
-    Raises: ResultsError for a path that is none of these, a run that is not finished, and what cannot be read.
+    Raises:
+        ResultsError: a path that is none of these, a run that is not finished, and what cannot be read.
     """
     results: List[RunResult] = []
     seen: Dict[Path, Path] = {}
@@ -95,14 +95,15 @@ def _sources(path: Path) -> List[Path]:
     files = _runs_in(path)
     if not files:
         raise ResultsError(
-            f"{path} is no run folder (it has no config.yaml) and holds neither result files (ROW.seedN.json) nor run "
+            f"{path} is not a run folder (it has no config.yaml) and holds neither result files (ROW.seedN.json) "
+            "nor run "
             "folders"
         )
     return files
 
 
 def _runs_in(folder: Path) -> List[Path]:
-    """The folder itself where it is a run's, else its result files, else its run folders, in natural order."""
+    """Return the folder itself where it is a run's, else its result files, else its run folders, in natural order."""
     if (folder / "config.yaml").exists():
         return [folder]
     files = list(folder.glob("*.seed*.json")) or [config.parent for config in folder.glob("*/config.yaml")]
@@ -127,10 +128,10 @@ def _from_folder(folder: Path) -> RunResult:
 
 
 def _summary_of(folder: Path) -> Dict[str, Any]:
-    """The summary of a finished run; {} for one that diverged."""
+    """Return the summary of a finished run; {} for one that diverged."""
     if (folder / "summary.json").exists():
-        return _read_object(folder / "summary.json")
-    status = _read_object(folder / "status.json") if (folder / "status.json").exists() else {}
+        return read_results(folder / "summary.json")
+    status = read_results(folder / "status.json") if (folder / "status.json").exists() else {}
     if status.get("exit_code") == NONFINITE:  # a result too, without figures
         return {}
     state = f"{status.get('state', 'it has no summary.json')}, {status.get('reason', 'and no status.json')}"
@@ -138,10 +139,10 @@ def _summary_of(folder: Path) -> Dict[str, Any]:
 
 
 def _from_file(path: Path) -> RunResult:
-    document = _read_object(path)
+    document = read_results(path)
     absent = [key for key in ("row", "seed", "config", "summary") if key not in document]
     if absent:
-        raise ResultsError(f"{path} is no result of a grid's run: it has no {', '.join(absent)}")
+        raise ResultsError(f"{path} is not a result of a grid run: it has no {', '.join(absent)}")
     summary = {} if document["summary"] is None else document["summary"]
     if not isinstance(summary, dict):
         raise ResultsError(f"{path}: summary {summary!r} is not an object of names and numbers")
@@ -158,16 +159,6 @@ def _from_file(path: Path) -> RunResult:
     )
 
 
-def _read_object(path: Path) -> Dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ResultsError(f"{path} holds {type(value).__name__}, expected one JSON object")
-    return value
-
-
 def _seed(value: Any, path: Path) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ResultsError(f"{path}: seed {value!r} is not a whole number of 0 or more")
@@ -176,7 +167,7 @@ def _seed(value: Any, path: Path) -> int:
 
 def _text(value: Any, key: str, path: Path) -> str:
     if not isinstance(value, str) or not value.isprintable():
-        raise ResultsError(f"{path}: {key} {value!r} is not a text of one line")
+        raise ResultsError(f"{path}: {key} {value!r} is not one line of text")
     return value
 
 
@@ -189,19 +180,19 @@ def _figures(summary: Mapping[str, Any], path: Path) -> Dict[str, Optional[float
         if value is not _ABSENT:
             figures[name] = _number(value, name, path)
     if summary and "top1" not in figures:
-        raise ResultsError(f"{path}: it has no figure top1; it has {', '.join(summary)}")
+        raise ResultsError(f"{path}: it has no top1; it has {', '.join(summary)}")
     for name, number in figures.items():
         if "top" in name and (number is None or not 0 <= number <= 1):
-            raise ResultsError(f"{path}: {name} {number} is no fraction of 0 to 1")
+            raise ResultsError(f"{path}: {name} {number} is not a fraction between 0 and 1")
     return figures
 
 
 def _number(value: Any, name: str, path: Path) -> Optional[float]:
-    """A number, or None for one that was not finite: a run writes null."""
+    """Return a number, or None for one that was not finite: a run writes null."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ResultsError(f"{path}: {name} {value!r} is no number")
+        raise ResultsError(f"{path}: {name} {value!r} is not a number")
     return float(value)
 
 
@@ -210,14 +201,14 @@ def _records(values: Any, path: Path) -> Tuple[Mapping[str, Any], ...]:
         raise ResultsError(f"{path}: records are not a list")
     for number, record in enumerate(values, start=1):
         if not isinstance(record, dict) or any(key not in record for key in _RECORDS):
-            raise ResultsError(f"{path}, record {number} has not all of {', '.join(_RECORDS)}")
+            raise ResultsError(f"{path}, record {number} lacks some of {', '.join(_RECORDS)}")
         for key in _RECORDS[1:]:
             _number(record[key], key, path)
     return tuple(values)
 
 
 def _last_layers(records: Any, path: Path) -> Layers:
-    """The layers of the last power record; () without one."""
+    """Return the layers of the last power record; () without one."""
     if not isinstance(records, list):
         raise ResultsError(f"{path}: power records are not a list")
     if not records:
@@ -236,7 +227,7 @@ def _last_layers(records: Any, path: Path) -> Layers:
 
 
 def _origin(document: Mapping[str, Any]) -> Dict[str, str]:
-    """What says where the numbers come from, flattened: versions of packages, commit, machine."""
+    """Return what says where the numbers come from, flattened: versions of packages, commit, machine."""
     origin: Dict[str, str] = {}
     for key in ("commit", "machine", "threads", "device", "versions"):
         value = document.get(key)

@@ -29,8 +29,10 @@ class Table:
 
 
 def tables_of(comparison: Comparison) -> List[Table]:
-    """One table for each column of a grid: mean, deviation, seeds, and differences where there are some. Before several
-    of them all means side by side, as in the paper's tables."""
+    """Return one table for each column of a grid: mean, deviation, seeds, and differences where there are some.
+
+    Several columns begin with a table of all means side by side, as in the paper.
+    """
     tables = [_table(comparison, column) for column in comparison.columns]
     return tables if len(tables) == 1 else [_overview(comparison), *tables]
 
@@ -55,7 +57,7 @@ def _table(comparison: Comparison, column: str) -> Table:
     has_differences = any(summary.difference is not None for summary in summaries)
     if has_differences:
         unit = f" ({metric.difference_unit})" if metric.difference_unit else ""
-        header += [f"difference to {comparison.against}{unit}", "p"]
+        header += [f"difference{'' if comparison.pairs else f' to {comparison.against}'}{unit}", "p"]
     rows, bold = [], []
     for number, summary in enumerate(summaries):
         seeds = len(summary.by_seed) + len(summary.missing)
@@ -77,17 +79,18 @@ def _difference_cells(comparison: Comparison, summary: Summary) -> List[str]:
     interval, count = difference.interval, len(difference.by_seed)
     ends = "no interval" if interval.reason else f"{text(interval.low, sign=True)}, {text(interval.high, sign=True)}"
     paired = "" if count == len(summary.by_seed) else f", {count} pairs"
-    return [f"{text(difference.mean, sign=True)} [{ends}]{paired}", f"{difference.p:.3f}"]
+    named = f" to {comparison.reference_of(summary)}" if comparison.pairs else ""
+    return [f"{text(difference.mean, sign=True)} [{ends}]{named}{paired}", f"{difference.p:.3f}"]
 
 
 def markdown_of(comparison: Comparison) -> str:
-    """The tables of a comparison and its notes."""
+    """Return the tables of a comparison and its notes."""
     parts = [markdown_table(table) for table in tables_of(comparison)]
     return "\n".join(parts) + "\n" + "".join(f"* {escape_markdown(note)}\n" for note in notes_of(comparison))
 
 
 def markdown_table(table: Table) -> str:
-    """A table in GitHub's Markdown, under its title."""
+    """Return a table in GitHub's Markdown, under its title."""
     lines = [f"**{escape_markdown(table.title)}**", ""] if table.title else []
     lines += [_line([escape_markdown(cell) for cell in table.header]), "|" + "---|" * len(table.header)]
     for number, row in enumerate(table.rows):

@@ -30,6 +30,7 @@ class Question:
         runs: folders and files.
         metrics: names of METRICS.
         against: the row that others are compared with; "" for none.
+        pairs: (row, the other that this row is compared with).
         rows: names of rows to take, in this order; () for all.
         group_by: settings that tell rows apart; see `group_runs`.
         setting: "section.key" to draw the first metric against; "" for none.
@@ -38,6 +39,7 @@ class Question:
     runs: Tuple[Path, ...]
     metrics: Tuple[str, ...] = ("top1",)
     against: str = ""
+    pairs: Tuple[Tuple[str, str], ...] = ()
     rows: Tuple[str, ...] = ()
     group_by: Tuple[str, ...] = ()
     setting: str = ""
@@ -52,16 +54,17 @@ class Answer:
     pictures: Dict[str, Picture]
 
     def markdown(self) -> str:
-        """All tables, one metric after the other."""
+        """Return all tables, one metric after the other."""
         return "\n".join(markdown_of(comparison) for comparison in self.comparisons)
 
     def to_json(self) -> Dict[str, Any]:
         return {"comparisons": [comparison.to_json() for comparison in self.comparisons]}
 
     def chosen(self, kinds: Sequence[str]) -> List[Picture]:
-        """The pictures of `kinds`.
+        """Return the pictures of `kinds`.
 
-        Raises: ResultsError for one that these runs do not give.
+        Raises:
+            ResultsError: one that these runs do not give.
         """
         lacking = [kind for kind in kinds if kind not in self.pictures]
         if lacking:
@@ -73,19 +76,21 @@ class Answer:
 
 
 def answer(question: Question) -> Answer:
-    """Reads the runs and compares them.
+    """Read the runs and compares them.
 
-    Raises: ResultsError for runs that cannot be read, and a question that they do not answer.
+    Raises:
+        ResultsError: runs that cannot be read, and a question that they do not answer.
     """
     rows = chosen_rows(group_runs(load_results(question.runs), question.group_by), question.rows)
-    comparisons = [compare_rows(rows, METRICS[name], question.against) for name in question.metrics]
+    comparisons = [compare_rows(rows, METRICS[name], question.against, question.pairs) for name in question.metrics]
     return Answer(tuple(rows), tuple(comparisons), pictures_of(rows, question))
 
 
 def chosen_rows(rows: List[Row], names: Sequence[str]) -> List[Row]:
-    """The rows called `names`, in that order; all for none.
+    """Return the rows called `names`, in that order; all for none.
 
-    Raises: ResultsError for a name that no row has.
+    Raises:
+        ResultsError: a name that no row has.
     """
     known = dict.fromkeys(row.name for row in rows)
     for name in names:
@@ -95,7 +100,7 @@ def chosen_rows(rows: List[Row], names: Sequence[str]) -> List[Row]:
 
 
 def pictures_of(rows: Sequence[Row], question: Question) -> Dict[str, Picture]:
-    """What can be drawn of these rows. Accuracies are drawn as errors, on axes that begin at zero."""
+    """Return what can be drawn of these rows. Accuracies are drawn as errors, on axes that begin at zero."""
     first = ERROR_OF.get(question.metrics[0], question.metrics[0])
     pictures: Dict[str, Picture] = {}
     if question.setting:
@@ -111,7 +116,7 @@ def pictures_of(rows: Sequence[Row], question: Question) -> Dict[str, Picture]:
 
 
 def picture_markdown(picture: Picture, path: Path, page_folder: Path) -> str:
-    """A saved picture with its caption, for a page in `page_folder`."""
+    """Return a saved picture with its caption, for a page in `page_folder`."""
     place = relpath(path, page_folder).replace("\\", "/")
     return f"![{escape_markdown(picture.alt)}]({place})\n\n*{escape_markdown(picture.caption)}*\n"
 

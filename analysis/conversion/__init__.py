@@ -1,1 +1,1 @@
-"""What convert_norm makes of the networks of others' libraries."""
+"""What convert_norm does to the networks of other libraries."""

@@ -1,4 +1,4 @@
-"""The networks of others' libraries, by family."""
+"""The networks of other libraries, by family."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def timm_networks(import_module: ImportModule, *, every: bool) -> Iterator[Candi
 
 
 def _first(names: List[str]) -> str:
-    """The shortest name, which tends to be that of a small network."""
+    """Return the shortest name, which tends to be that of a small network."""
     return min(names, key=lambda name: (len(name), name))
 
 
@@ -140,7 +140,7 @@ LIBRARIES: Dict[str, Callable[..., Iterator[Candidate]]] = {
 
 
 def candidates(library: str, import_module: ImportModule, *, every: bool) -> Iterator[Candidate]:
-    """A library's networks: one of each family, or every one. MONAI's, segmentation models' and nnU-Net's are few.
+    """Return a library's networks: one of each family, or every one (of the smaller libraries: all).
 
     Raises:
         ImportError: it is not installed.

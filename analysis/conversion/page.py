@@ -10,24 +10,24 @@ from analysis.conversion.survey import Surveyed
 
 _INTRODUCTION = """# What converts
 
-`convert_norm` on networks of other libraries, made by
+What `convert_norm` does to networks of other libraries, written by
 
     python analyze.py conversion --page docs/conversion.md
 
-which takes one network of each family (of each file that builds networks) of timm and torchvision, and the networks of
+It takes one network of each family (each file that builds networks) of timm and torchvision, and the networks of
 MONAI, segmentation-models-pytorch and nnU-Net with their defaults, as far as these libraries are installed; `--every`
 takes all of timm and torchvision. Each is converted to group norm with Proxy Normalization and run.
 
-* **norms**: all norms of the network. **with PN**: became one layer with the activation that follows. **alone**: became
-  a norm without Proxy Normalization, since no activation follows. **kept**: stay what they are.
-* **pairs**: norms whose output an activation takes, and nothing else. They are counted while the network runs, by
-  watching the operations, and not by the tracing that the conversion uses; **missed** are those without PN after it.
-* **runs**: the converted network has an output. **independent**: in training, the first image's output is the same
-  beside another second image. It is tried with networks of up to 30 million parameters; the others are converted on the
-  meta device, where nothing is computed.
+* **norms**: all norms of the network. **with PN**: merged into one layer with the activation that follows. **alone**:
+  replaced by a norm without Proxy Normalization, since no activation follows. **kept**: unchanged.
+* **pairs**: norms whose output goes to an activation and nowhere else. They are counted while the network runs, by
+  watching its operations, not by the tracing that the conversion uses; **missed** are those that got no PN.
+* **run**: the converted network gives an output. **independent**: in training, the first image's output stays the same
+  when the second image changes. This is tried with networks of up to 30 million parameters; the others are converted on
+  the meta device, where nothing is computed.
 
-Norms over the channels of each position (layer norm of transformers and ConvNeXts) are kept: a norm over positions
-would be another function. A batch norm that is kept leaves its network dependent on the batch.
+Norms over the channels of each position (layer norm in transformers and ConvNeXts) are kept: a norm over positions
+would be a different function. A network whose batch norm is kept still depends on the batch.
 """
 
 
@@ -107,6 +107,6 @@ def _reasons(counts: Iterable[Dict[str, int]]) -> str:
 
 
 def _general(reason: str) -> str:
-    """A reason without the places of one network in it."""
+    """Return a reason without the places of one network in it."""
     reason = re.sub(r"its output leaves \S+", "its output leaves the part that could be traced", reason)
     return re.sub(r"\S+ cannot be rewritten", "its block cannot be rewritten", reason).replace("|", "\\|")

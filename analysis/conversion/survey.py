@@ -1,4 +1,4 @@
-"""One network converted: what became of its norms, whether it still runs, and whether its images are independent."""
+"""One network converted: what happened to its norms, whether it still runs, and whether its images are independent."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def survey(candidate: Candidate) -> Surveyed:
 
 
 def _without_values(candidate: Candidate) -> nn.Module:
-    """The network on the meta device; torchvision's RegNets need values while they are built."""
+    """Return the network on the meta device; torchvision's RegNets need values while they are built."""
     try:
         with torch.device("meta"):
             return candidate.build()

@@ -65,7 +65,7 @@ class PairWatch(TorchFunctionMode):
         return result
 
     def pairs(self) -> Set[str]:
-        """Paths of the norms whose output an activation takes, and nothing else."""
+        """Return paths of the norms whose output an activation takes, and nothing else."""
         return {path for path, names in self.uses.items() if len(names) == 1 and names[0] in _ACTIVATIONS}
 
     def _entering(self, path: str) -> Callable[..., None]:

@@ -39,7 +39,7 @@ def write_page(path: Path, title: str, answer: Answer) -> Path:
 
 
 def render_page(title: str, answer: Answer) -> str:
-    """The page as HTML: settings that differ, tables with their notes, pictures, speed, all runs."""
+    """Return the page as HTML: settings that differ, tables with their notes, pictures, speed, all runs."""
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -63,7 +63,7 @@ def render_page(title: str, answer: Answer) -> str:
 
 
 def settings_table(rows: Sequence[Row]) -> Table:
-    """The settings in which rows differ. Where a row's own runs differ, its cell has all their values."""
+    """Return the settings in which rows differ. Where a row's own runs differ, its cell has all their values."""
     keys = [key for key in _differing(rows) if not key.startswith(_OF_RUNS)]
     cells = [
         (key, *(", ".join(dict.fromkeys(setting_text(run.settings.get(key)) for run in row.runs)) for row in rows))
@@ -73,14 +73,14 @@ def settings_table(rows: Sequence[Row]) -> Table:
 
 
 def shared_settings(rows: Sequence[Row]) -> List[Tuple[str, str]]:
-    """The settings that all runs have in common."""
+    """Return the settings that all runs have in common."""
     differing, settings = _differing(rows), rows[0].runs[0].settings
     shared = [key for key in settings if key not in differing and not key.startswith(_OF_RUNS)]
     return [(key, setting_text(settings[key])) for key in shared]
 
 
 def speed_table(rows: Sequence[Row]) -> Table:
-    """Images per second of training as the runs logged it; without rows where none did."""
+    """Return images per second of training as the runs logged it; without rows where none did."""
     cells = []
     for row in rows:
         speeds = [run.figures["images_per_second"] for run in row.runs if run.figures.get("images_per_second")]
@@ -94,7 +94,7 @@ def speed_table(rows: Sequence[Row]) -> Table:
 
 
 def runs_table(rows: Sequence[Row]) -> Table:
-    """One line for each run: its figures, where it is, and what made it."""
+    """Return one line for each run: its figures, where it is, and what made it."""
     cells = [
         (
             row.title,
@@ -114,7 +114,7 @@ def _differing(rows: Sequence[Row]) -> List[str]:
 
 
 def _joined(row: Row, *keys: str) -> str:
-    """What the runs of a row say of the first of `keys` that they have."""
+    """Return what the runs of a row say of the first of `keys` that they have."""
     for key in keys:
         values: Dict[str, None] = dict.fromkeys(run.origin[key] for run in row.runs if key in run.origin)
         if values:

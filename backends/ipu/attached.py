@@ -19,7 +19,7 @@ _HARDWARE_VERSIONS = {"mk1": (1,), "c2": (1,), "mk2": (2, 21), "bow": (2, 21), "
 
 
 def require_ipus(name: str, config: IpuConfig) -> Launch:
-    """Looks for the IPUs that a run is to use, and how this process was started.
+    """Look for the IPUs that a run is to use, and how this process was started.
 
     Args:
         name: ipu, ipu_model or ipu_emulator.
@@ -52,7 +52,7 @@ def _require_hardware(system: str) -> None:
     version = int(poptorch.ipuHardwareVersion())
     if version not in _HARDWARE_VERSIONS[system]:
         raise DeviceError(
-            f"ipu.system {system}, but the IPUs here are of version {version}; set ipu.system to "
+            f"ipu.system {system}, but the attached IPUs are of version {version}; set ipu.system to "
             f"{' or '.join(name for name, versions in _HARDWARE_VERSIONS.items() if version in versions)}"
         )
 

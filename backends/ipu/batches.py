@@ -16,14 +16,17 @@ from training.loss import IGNORED
 def combined_batch(
     batch: Batch, draws: StepDraws, plan: BatchPlan, process: int, seed: int, step: int
 ) -> List[torch.Tensor]:
-    """The inputs of one training call: images, labels, and what is drawn for them where anything is.
+    """Return the inputs of one training call: images, labels, and what is drawn for them where anything is.
 
     PopTorch cuts its inputs into parts in the order [device iteration][accumulation][replica]. Each part is one
     micro-batch, here with the images in front that its own are mixed with.
 
     Args:
         batch: of `device_iterations` weight updates, each with its `draws.partners` images in front.
+        draws: what is random in a step.
+        plan: the batch arithmetic.
         process: whose part of the global batch it is.
+        seed: keys the draws.
         step: number of the first weight update.
     """
     images, labels = batch
@@ -42,7 +45,11 @@ def combined_batch(
 
 
 def check_whole_calls(plan: BatchPlan, steps_per_epoch: int, first_step: int) -> None:
-    """Raises ConfigError where calls of the device do not end with the epoch that begins at `first_step`."""
+    """Refuse calls of the device that do not end with the epoch that begins at `first_step`.
+
+    Raises:
+        ConfigError: as said.
+    """
     updates, left = plan.device_iterations, steps_per_epoch - first_step
     if left % updates:
         divisors = [size for size in range(1, left + 1) if left % size == 0 and size <= updates]
@@ -63,12 +70,15 @@ def _places_with_partners(plan: BatchPlan, partners: int) -> List[int]:
 
 
 def padded_batches(batches: Iterable[Batch], size: int, images: int, processes: int) -> Iterator[Batch]:
-    """Evaluation batches of exactly `size` places: the free ones hold black images with the label IGNORED.
+    """Yield evaluation batches of exactly `size` places: the free ones hold black images with the label IGNORED.
 
     Every process gives equally many, since devices that run as one program wait for each other at each call.
 
     Args:
+        batches: of this process.
+        size: places of a batch.
         images: of all processes.
+        processes: how many evaluate.
     """
     calls = math.ceil(math.ceil(images / processes) / size)
     like: Optional[Tuple[torch.Tensor, torch.Tensor]] = None

@@ -18,6 +18,7 @@ from backends.ipu.step import use_device_grouping, use_plain_operations
 from backends.plan import IpuPlan
 from backends.plan.report import decoding_cores, format_plan
 from configs import BatchPlan, ConfigError, plan_batch
+from configs.counted import counted
 from configs.schema.device import IpuConfig
 from training.classifier import Classifier
 from training.optimizer import build_optimizer
@@ -52,7 +53,7 @@ class IpuDevice:
         use_plain_operations(network)
 
     def settle(self, workload: Workload) -> IpuPlacement:
-        """All that can be refused without PopTorch is refused here, so that a dry run refuses what the run would."""
+        """Settle all that needs no PopTorch, so that a dry run refuses what the run would."""
         check_popart_options(self._config.popart)
         is_model = self.name == "ipu_model"
         if is_model and self._launch.processes > 1:
@@ -123,7 +124,8 @@ class IpuPlacement:
 def _details(layout: Layout) -> Dict[str, str]:
     config, replicas, processes = layout.config, layout.plan.replicas, layout.launch.processes
     given = "proposed" if config.splits is None else "given"
-    text = f"{replicas * layout.stages} {config.system} = {replicas} replicas x {layout.stages} stages"
+    text = f"{replicas * layout.stages} {config.system} = {counted(replicas, 'replica')} x "
+    f"{counted(layout.stages, 'stage')}"
     if layout.name == "ipu_model":
         text += f", not the {config.ipus} of ipu.ipus, since the IPU Model has no replicas"
     text += f", {processes} processes" if processes > 1 else ""
@@ -135,9 +137,11 @@ def _details(layout: Layout) -> Dict[str, str]:
 
 
 def _host_details(estimate: IpuPlan, image_size: int) -> Dict[str, str]:
-    """How many cores must decode, where images are files."""
+    """Return how many cores must decode, where images are files."""
     if image_size < _PHOTOGRAPHS:
         return {}
     needed, present = decoding_cores(estimate.images_per_second), os.cpu_count() or 1
     few = "" if present >= needed else ", too few: the IPUs will wait for images"
-    return {"host": f"{needed} cores decode as many JPEG files of 500 x 400 pixels; here are {present}{few}"}
+    return {
+        "host": f"{counted(needed, 'core')} decode as many JPEG files of 500 x 400 pixels; this host has {present}{few}"
+    }

@@ -34,7 +34,7 @@ def started_by_horovod(name: str, popdist: Any, import_horovod: Callable[[], Opt
 
 
 def be_an_instance(horovod: Any, local_replicas: int, stages: int) -> None:
-    """Tells popdist what poprun would have: horovodrun's processes are the instances."""
+    """Tell popdist what poprun would have: horovodrun's processes are the instances."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         meeting = (os.environ.get("HOROVOD_HOSTNAME", socket.gethostname()), probe.getsockname()[1])
@@ -50,7 +50,7 @@ def be_an_instance(horovod: Any, local_replicas: int, stages: int) -> None:
 
 
 def check_replicas(started: int, planned: int, stages: int) -> None:
-    """Compares the replicas that poprun started with those of the run.
+    """Compare the replicas that poprun started with those of the run.
 
     Raises:
         ConfigError: they differ.
@@ -76,7 +76,7 @@ def instance_options(popdist: Any, stages: int) -> Any:
 
 
 def connect(horovod: Optional[Any], index: int, count: int) -> Processes:
-    """The `count` processes of the run, through Horovod where it connects them, else through torch.distributed."""
+    """Return the `count` processes of the run, connected by Horovod if it started them, else by torch.distributed."""
     if count == 1:
         return OneProcess()
     is_connected = horovod is not None and horovod.size() == count

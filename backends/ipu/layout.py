@@ -1,4 +1,4 @@
-"""How a workload lies on IPUs: all that PopTorch has to be told of it."""
+"""How a workload is laid out on IPUs: all that PopTorch has to know of it."""
 
 from __future__ import annotations
 

@@ -65,9 +65,10 @@ class IpuOptimizer:
         return {"state": kept, "param_groups": self._host.state_dict()["param_groups"]}
 
     def load(self, state: Mapping[str, Any], is_updated: bool = True) -> None:
-        """Takes over a state dict of the host's form; `write_loaded` sends it.
+        """Take over a state dict of the host's form; `write_loaded` sends it.
 
         Args:
+            state: a state dict of the host's form.
             is_updated: whether it is of after a first update.
 
         Raises:
@@ -80,7 +81,7 @@ class IpuOptimizer:
         }
 
     def write_loaded(self) -> None:
-        """Puts what `load` took over in place of the device's state, once the executor is compiled and attached."""
+        """Put what `load` took over in place of the device's state, once the executor is compiled and attached."""
         if not self._loaded:
             return
         complete = self.device.state_dict()
@@ -114,13 +115,13 @@ class IpuOptimizer:
         if name not in on_device:
             raise DeviceError(
                 f"the device keeps no {name} (it has {', '.join(list(on_device)[:3])}, ...): this version of PopTorch "
-                "names optimizer state in another way than 3.4"
+                "names optimizer state differently from 3.4"
             )
         return name
 
 
 def require_formula(host: torch.optim.Optimizer) -> None:
-    """That PopTorch has an optimizer of the same formula.
+    """Check that PopTorch has an optimizer with the same formula.
 
     Raises:
         DeviceError: it has none.
@@ -133,15 +134,19 @@ def require_formula(host: torch.optim.Optimizer) -> None:
 
 
 def refuse_clipping(config: OptimizerConfig) -> None:
-    """Raises DeviceError where gradients are to be clipped: what PopTorch's max_grad_norm limits is another norm.
+    """Refuse gradient clipping: what PopTorch's max_grad_norm limits is another norm.
 
-    With momentum it is that of what moves the weights, for AdamW that of the gradient but its norm is shown to nobody,
-    and RMSprop has no such argument.
+    With momentum it is that of the update, for AdamW that of the gradient, whose norm is not reported; RMSprop has no
+    such argument.
+
+    Raises:
+        DeviceError: clip_norm is given.
     """
     if config.clip_norm is not None:
         raise DeviceError(
-            f"optimizer.clip_norm {config.clip_norm} limits the gradient, and PopTorch has that for no optimizer here "
-            "(its max_grad_norm limits what momentum makes of it, RMSprop has none, and the norm is not reported); "
+            f"optimizer.clip_norm {config.clip_norm} limits the gradient, which PopTorch does for none of these "
+            "optimizers "
+            "(its max_grad_norm limits the update after momentum, RMSprop has none, and the norm is not reported); "
             "remove it for IPUs"
         )
 
@@ -164,7 +169,7 @@ def _build_sgd(host: torch.optim.Optimizer, optimizers: Any, loss_scaling: float
 
 
 def _build_rmsprop(host: torch.optim.Optimizer, optimizers: Any, loss_scaling: float) -> Any:
-    """The formula of training.rmsprop.RMSpropTF."""
+    """Return the formula of training.rmsprop.RMSpropTF."""
     first = host.param_groups[0]
     return optimizers.RMSprop(
         _groups(host),
@@ -179,7 +184,7 @@ def _build_rmsprop(host: torch.optim.Optimizer, optimizers: Any, loss_scaling: f
 
 
 def _build_adamw(host: torch.optim.Optimizer, optimizers: Any, loss_scaling: float) -> Any:
-    """The formula of torch.optim.AdamW, bias corrected."""
+    """Return the formula of torch.optim.AdamW, bias corrected."""
     first = host.param_groups[0]
     return optimizers.AdamW(
         _groups(host),

@@ -23,6 +23,8 @@ def set_training_options(poptorch: Any, options: Any, plan: BatchPlan, config: I
     Args:
         poptorch: the module.
         options: poptorch.Options, changed here.
+        plan: the batch arithmetic.
+        config: section `ipu`.
     """
     options.deviceIterations(plan.device_iterations)
     options.Training.gradientAccumulation(plan.gradient_accumulation)
@@ -43,6 +45,8 @@ def set_evaluation_options(poptorch: Any, options: Any, iterations: int) -> None
     """Batch arithmetic of evaluation: the sums of each micro-batch come back.
 
     Args:
+        poptorch: the module.
+        options: poptorch.Options, changed here.
         iterations: micro-batches of each replica in one call; a pipeline needs as many as it has stages.
     """
     options.deviceIterations(iterations)
@@ -52,9 +56,14 @@ def set_evaluation_options(poptorch: Any, options: Any, iterations: int) -> None
 def set_device_options(
     poptorch: Any, options: Any, config: IpuConfig, stages: int, has_checkpoints: bool, seed: int
 ) -> None:
-    """What training and evaluation have in common: placement, memory, precision, caching.
+    """Set the options that training and evaluation share: placement, memory, precision, caching.
 
     Args:
+        poptorch: the module.
+        options: poptorch.Options, changed here.
+        config: section `ipu`.
+        stages: IPUs of one replica.
+        has_checkpoints: whether outputs of modules are kept for recomputation.
         seed: of the device's random numbers, which round where rounding is stochastic.
     """
     options.randomSeed(seed)

@@ -15,7 +15,7 @@ from normact.joint_statistics import JointProxyStatistics
 
 
 def find_module(network: nn.Module, path: str, field: str) -> nn.Module:
-    """The module of `network` at a path such as `stages.2.0`.
+    """Return the module of `network` at a path such as `stages.2.0`.
 
     Raises:
         ConfigError: there is none; the message has the nearest path.
@@ -24,13 +24,15 @@ def find_module(network: nn.Module, path: str, field: str) -> nn.Module:
     if path and path in modules:
         return modules[path]
     near = difflib.get_close_matches(path, [name for name in modules if name], n=1, cutoff=0.0)
-    raise ConfigError(f"{field} {path!r} is no module of this network; the nearest is {near[0]}")
+    raise ConfigError(f"{field} {path!r} is not a module of this network; the nearest is {near[0]}")
 
 
 def begin_stages(network: nn.Module, splits: Sequence[str], begin_block: Callable[..., Any]) -> None:
-    """Makes each module of `splits`, and all that runs after it, a stage on the next IPU; IPU 0 has what comes before.
+    """Make each module of `splits`, and all that runs after it, a stage on the next IPU; IPU 0 has what comes before.
 
     Args:
+        network: changed in place.
+        splits: paths of the modules.
         begin_block: poptorch.BeginBlock.
     """
     for ipu, path in enumerate(splits, start=1):
@@ -38,9 +40,11 @@ def begin_stages(network: nn.Module, splits: Sequence[str], begin_block: Callabl
 
 
 def keep_outputs(network: nn.Module, checkpoints: Sequence[str], keep: Callable[[Any], Any]) -> None:
-    """Marks the outputs of the modules of `checkpoints` to be kept for backward.
+    """Mark the outputs of the modules of `checkpoints` to be kept for backward.
 
     Args:
+        network: changed in place.
+        checkpoints: paths of the modules.
         keep: poptorch.recomputationCheckpoint.
     """
     for path in checkpoints:
@@ -48,9 +52,11 @@ def keep_outputs(network: nn.Module, checkpoints: Sequence[str], keep: Callable[
 
 
 def layers_by_stage(network: nn.Module, splits: Sequence[str], begins: Mapping[str, int]) -> List[List[NormAct]]:
-    """The norm+activation layers of each stage, as far as they are executed.
+    """Return the norm+activation layers of each stage, as far as they are executed.
 
     Args:
+        network: whose layers are meant.
+        splits: paths of the modules at which stages begin.
         begins: module path -> place of its first operation in the order of execution (backends.plan.trace).
     """
     starts = [begins[path] for path in splits]
@@ -64,11 +70,13 @@ def layers_by_stage(network: nn.Module, splits: Sequence[str], begins: Mapping[s
 def join_statistics(
     network: nn.Module, splits: Sequence[str], begins: Mapping[str, int], activations: torch.dtype
 ) -> None:
-    """Computes the proxy statistics of each stage's layers together, when the stage begins.
+    """Compute the proxy statistics of each stage's layers together, when the stage begins.
 
     After `begin_stages`, so that it is done on the stage's own IPU.
 
     Args:
+        network: changed in place.
+        splits: paths of the modules at which stages begin.
         begins: as for `layers_by_stage`.
         activations: type of the layers' inputs.
     """

@@ -56,7 +56,7 @@ class Planned:
             )
 
     def estimate(self, plan: BatchPlan) -> IpuPlan:
-        """Refuses what breaks a rule of PopTorch; whether it fits is an estimate, and only reported.
+        """Refuse what breaks a rule of PopTorch; whether it fits is an estimate, and only reported.
 
         Raises:
             ConfigError: with each rule and a way out.
@@ -72,7 +72,7 @@ class Planned:
         return plan_ipu(self._trace, execution, system=self._config.system)
 
     def _proposed(self) -> Execution:
-        """The fastest execution that is estimated to fit, else the smallest."""
+        """Return the fastest execution that is estimated to fit, else the smallest."""
         batch = self._workload.batch
         kept = batch.micro_batch_size or (batch.norm_batch_size if batch.norm_batch_size > 1 else None)
         try:
@@ -92,7 +92,7 @@ class Planned:
         return replace(execution, micro_batch_size=found.micro_batch_size)
 
     def _largest(self) -> Execution:
-        """The given splits with as many images as fit them and fill their pipeline."""
+        """Return the given splits with as many images as fit them and fill their pipeline."""
         splits, ipus = self._config.splits or (), self._config.ipus
         stages = len(splits) + 1
         if ipus % stages:
@@ -107,7 +107,7 @@ class Planned:
         return replace(execution, micro_batch_size=max(1, min(fits, filling)))
 
     def _execution_of(self, splits: Tuple[str, ...], checkpoints: Tuple[str, ...], replicas: int) -> Execution:
-        """The run in the planner's words, with one image in a micro-batch."""
+        """Return the run in the planner's words, with one image in a micro-batch."""
         config, optimizer = self._config, self._workload.optimizer
         execution = Execution(
             micro_batch_size=1,

@@ -75,7 +75,7 @@ customCodeletCompileFlags kahnTieBreaker logDir saveInitializersToFile serialize
 
 
 def check_popart_options(given: Mapping[str, Value]) -> None:
-    """Refuses what PopTorch would only refuse after it has traced the network, and what another field sets.
+    """Refuse what PopTorch would only refuse after it has traced the network, and what another field sets.
 
     Raises:
         ConfigError: an unknown name, with the nearest; a value of another type; an option of another field.
@@ -83,9 +83,9 @@ def check_popart_options(given: Mapping[str, Value]) -> None:
     kinds = {name: kind for kind, names in OPTIONS.items() for name in names}
     for name, value in given.items():
         if name in TAKEN:
-            raise ConfigError(f"ipu.popart {name} is the affair of {TAKEN[name]}; leave it out")
+            raise ConfigError(f"ipu.popart {name} is set by {TAKEN[name]}; leave it out")
         if name not in kinds:
             near = difflib.get_close_matches(name, kinds, n=3, cutoff=0.0)
-            raise ConfigError(f"ipu.popart {name!r} is no option of PopART 3.4; the nearest are {', '.join(near)}")
+            raise ConfigError(f"ipu.popart {name!r} is not an option of PopART 3.4; the nearest are {', '.join(near)}")
         if type(value) is not kinds[name]:
             raise ConfigError(f"ipu.popart {name} = {value!r} must be of type {kinds[name].__name__}")

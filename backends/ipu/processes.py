@@ -23,7 +23,7 @@ class Processes(Protocol):
         """`values` of all processes in order, of equal shapes."""
 
     def close(self) -> None:
-        """Leaves the group."""
+        """Leave the group."""
 
 
 class OneProcess:

@@ -23,7 +23,7 @@ def has_sdk() -> bool:
 
 
 def require_sdk(name: str) -> None:
-    """Refuses to run on `name`, ipu or ipu_model, without Graphcore's PopTorch.
+    """Refuse to run on `name`, ipu or ipu_model, without Graphcore's PopTorch.
 
     Raises:
         DeviceError: none is installed, or the emulator is in its place.
@@ -44,7 +44,7 @@ def require_sdk(name: str) -> None:
 
 
 def require_emulator() -> None:
-    """Puts the emulator's `poptorch` and `popdist` on the path.
+    """Put the emulator's `poptorch` and `popdist` on the path.
 
     Raises:
         DeviceError: Graphcore's PopTorch is installed: a program that holds parts of both would be neither.
@@ -64,6 +64,6 @@ def _holds_emulator(folder: Path) -> bool:
 
 
 def _poptorch_folder() -> Optional[Path]:
-    """The folder that holds the package `poptorch`."""
+    """Return the folder that holds the package `poptorch`."""
     found = importlib.util.find_spec("poptorch")
     return None if found is None or found.origin is None else Path(found.origin).resolve().parent.parent

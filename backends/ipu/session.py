@@ -165,7 +165,7 @@ class IpuSession:
         return options
 
     def _train_on_device(self, inputs: List[torch.Tensor]) -> None:
-        """Gives the IPUs to training, compiles it at first, and sends a loaded state and the learning rate."""
+        """Give the IPUs to training, compiles it at first, and sends a loaded state and the learning rate."""
         if _is_attached(self._inference):
             self._inference.detachFromDevice()
         if self._training is None:
@@ -180,7 +180,7 @@ class IpuSession:
         self._training.setOptimizer(self._optimizer.device)
 
     def _evaluate_on_device(self) -> None:
-        """Gives the IPUs to evaluation, with the newest weights."""
+        """Give the IPUs to evaluation, with the newest weights."""
         self._release_training()
         if self._inference is None:
             self._step.eval()
@@ -196,7 +196,7 @@ class IpuSession:
             self._training.detachFromDevice()
 
     def _fetch(self) -> None:
-        """Brings the host's weights up to date; running statistics become the mean over processes."""
+        """Bring the host's weights up to date; running statistics become the mean over processes."""
         if not _is_attached(self._training) or not self._training.copyWeightsToHostIfNeeded():
             return
         if self._processes > 1 and any(True for _ in self._classifier.network.buffers()):
@@ -212,14 +212,14 @@ class IpuSession:
             self._inference.copyWeightsToDevice()
 
     def _sums(self, outputs: Sequence[torch.Tensor], labels: torch.Tensor) -> StepSums:
-        """What a call returned; with synthetic data, which return nothing, only the number of images."""
+        """Return what a call returned; with synthetic data, which return nothing, only the number of images."""
         if self._config.synthetic_data:
             return StepSums(images=int((labels != IGNORED).sum()))
         return StepSums.from_step(outputs)
 
 
 def _join_processes(layout: Layout) -> Processes:
-    """Connects the processes of the run, each with its replicas."""
+    """Connect the processes of the run, each with its replicas."""
     launch, plan = layout.launch, layout.plan
     if launch.processes == 1 and not popdist.isPopdistEnvSet():
         return OneProcess()

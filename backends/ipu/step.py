@@ -54,7 +54,7 @@ class DeviceStep(nn.Module):
 
 
 def use_plain_operations(network: nn.Module) -> None:
-    """Makes every norm and activation run as torch operations, which PopTorch compiles.
+    """Make every norm and activation run as torch operations, which PopTorch compiles.
 
     Raises:
         ConfigError: the configuration insists on what only the fused kernels of CPUs and GPUs do.
@@ -70,7 +70,7 @@ def use_plain_operations(network: nn.Module) -> None:
 
 
 def use_device_grouping(network: nn.Module) -> bool:
-    """Leaves strided group norm to the device, which has it as an option for all group norms; whether there is one.
+    """Leave strided group norm to the device, which has it as an option for all group norms; whether there is one.
 
     The device then groups channels as the layer would, c mod G, without moving them; the weights stay as they are.
     The option applies to each group norm of more than one and fewer than C groups, so they must agree.
@@ -90,7 +90,7 @@ def use_device_grouping(network: nn.Module) -> bool:
 
 
 def set_precision(classifier: Classifier, precision: str) -> None:
-    """Casts a float32 classifier: 16.16 computes with float16 weights, 16.32 casts float32 weights as they are used.
+    """Cast a float32 classifier: 16.16 computes with float16 weights, 16.32 casts float32 weights as they are used.
 
     Convolutions and norms compute in the type of their input; so images in float16 make all activations float16. The
     classifier layer works in the type of its weights. Running statistics, proxy statistics and the loss stay float32.

@@ -1,4 +1,6 @@
-"""Runs the series and writes the report:  python -m backends.ipu_report --system c600 --ipus 1
+"""Runs the series and writes the report.
+
+    python -m backends.ipu_report --system c600 --ipus 1
 
 Takes minutes to an hour, most of it compilation. It stops at the first failure that later steps would only repeat, and
 writes the report after every step. --device ipu_emulator tries the command itself, on small networks.
@@ -18,8 +20,13 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
+from pydantic import ValidationError
+
 from backends.ipu_report.series import MARK, Step, steps
+from configs.arguments import positive
 from configs.atomic_file import replace_file
+from configs.exit_codes import REFUSED
+from configs.explain import explain_options
 from configs.schema.device import IpuConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,13 +34,16 @@ _TAIL = 60  # lines of output that a failed step leaves in the report
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Returns 0 where every step passed, 1 where one failed, 2 for wrong arguments."""
+    """Return 0 where every step passed, 1 where one failed, 2 for wrong arguments."""
     options = _parser().parse_args(arguments)
     try:
         IpuConfig(system=options.system, ipus=options.ipus)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except ValidationError as error:
+        print(f"error: {explain_options(error)}", file=sys.stderr)
+        return REFUSED
+    if not Path(options.output).absolute().parent.is_dir():  # said now, and not after the first step
+        print(f"error: --output {options.output}: its folder is not there; make it, or name another", file=sys.stderr)
+        return REFUSED
     series = steps(emulated=options.device == "ipu_emulator")
     report: Dict[str, Any] = {"machine": describe_machine(), "asked": vars(options), "steps": []}
     blocked = ""
@@ -60,13 +70,13 @@ def _parser() -> argparse.ArgumentParser:
     devices = ["ipu", "ipu_model", "ipu_emulator"]
     add("--device", choices=devices, default="ipu", help="default: %(default)s; see docs/ipu.md")
     add("--system", choices=["mk1", "mk2", "bow", "c600", "c2"], required=True, help="kind of the IPUs")
-    add("--ipus", type=int, required=True, help="all of them; 1 for a C600, 2 for a C2")
-    add("--output", default="ipu_report.json", metavar="FILE", help="the report; written over")
+    add("--ipus", type=positive, required=True, help="all of them; 1 for a C600, 2 for a C2")
+    add("--output", default="ipu_report.json", metavar="FILE", help="the report's file; overwritten")
     return parser
 
 
 def run_step(step: Step, options: argparse.Namespace) -> Dict[str, Any]:
-    """Runs a step in a process and says how it ended."""
+    """Run a step in a process and says how it ended."""
     command = [sys.executable, "-m", "backends.ipu_report.step", step.name, options.device, options.system]
     start = time.monotonic()
     process = subprocess.Popen(
@@ -96,12 +106,12 @@ def run_step(step: Step, options: argparse.Namespace) -> Dict[str, Any]:
 
 
 def not_run(step: Step, blocked: str) -> Dict[str, Any]:
-    """The result of a step that would only fail again."""
+    """Return the result of a step that would only fail again."""
     return {"name": step.name, "expected": step.expected, "status": f"not run: {blocked} failed", "seconds": 0.0}
 
 
 def summary(result: Dict[str, Any], device: str) -> str:
-    """What to print of a result."""
+    """Return what to print of a result."""
     found = result.get("found", {})
     if found.get("refused_by_the_plan"):
         return "; not run, since the plan refuses it: " + "; ".join(found["refused_by_the_plan"])
@@ -109,13 +119,13 @@ def summary(result: Dict[str, Any], device: str) -> str:
         low, middle, high = found["planned_images_per_second"]
         measured = f"{found['images_per_second']:,.0f} images/s"
         if device == "ipu_emulator":
-            measured += " of the emulator, which says nothing of an IPU"
+            measured += " of the emulator, which says nothing about an IPU"
         return f"; {measured}, planned {middle:,.0f} ({low:,.0f} to {high:,.0f})"
     return f": {result['output'][-1]}" if result.get("output") else ""
 
 
 def describe_machine() -> Dict[str, Any]:
-    """What the report says of the machine: versions, cores, IPUs; no names of users, hosts or folders."""
+    """Return what the report says of the machine: versions, cores, IPUs; no names of users, hosts or folders."""
     variables = ("POPLAR", "POPART", "POPTORCH", "IPUOF", "POPRUN", "POPDIST")
     return {
         "platform": f"{platform.system()} {platform.machine()}",
@@ -129,7 +139,7 @@ def describe_machine() -> Dict[str, Any]:
 
 
 def _output(*command: str) -> Optional[str]:
-    """What a program prints; None where it is not here or fails."""
+    """Return what a program prints; None where it is not here or fails."""
     if shutil.which(command[0]) is None:
         return None
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

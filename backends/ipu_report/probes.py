@@ -25,7 +25,7 @@ def probe_attach(system: str) -> Dict[str, Any]:
 
 
 def probe_compile(uses_ipu_model: bool) -> Dict[str, Any]:
-    """A linear layer."""
+    """Return a linear layer."""
     torch.manual_seed(0)
     layer, x = nn.Linear(8, 4), torch.randn(3, 8)
     model = poptorch.inferenceModel(copy.deepcopy(layer), _options(uses_ipu_model))
@@ -82,7 +82,7 @@ def _options(uses_ipu_model: bool) -> Any:
 
 
 def _difference(what: str, found: Tensor, expected: Tensor) -> float:
-    """The largest difference, relative to the largest value.
+    """Return the largest difference, relative to the largest value.
 
     Raises:
         UnequalError: it is more than float32 explains.

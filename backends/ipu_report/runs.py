@@ -62,6 +62,9 @@ def measure_speed(device: str, system: str, ipus: int, experiment: str, is_netwo
     """Images/s of weight updates on one batch of synthetic images, after the first, which compiles; and the plan's.
 
     Args:
+        device: its name.
+        system: the kind of IPUs.
+        ipus: how many.
         experiment: of configs/.
         is_network: it is the name of a network instead, in place of generated_smoke's.
     """

@@ -36,7 +36,7 @@ class Step:
 
 
 def steps(emulated: bool) -> List[Step]:
-    """All steps in order.
+    """Return all steps in order.
 
     Args:
         emulated: with networks that a CPU can run.
@@ -46,7 +46,7 @@ def steps(emulated: bool) -> List[Step]:
         for name in SPEED_EXPERIMENTS[emulated]
     ]
     return [
-        Step("attach", "PopTorch is here, an IPU answers, and it is of the kind that --system names", 300.0),
+        Step("attach", "PopTorch is installed, an IPU answers, and it is the kind that --system names", 300.0),
         Step("compile", "one linear layer compiles, and gives torch's result", 900.0),
         Step("layer", "a GN + PN layer, forward and all gradients, equals the CPU's", 900.0),
         Step("updates", "four weight updates of ResNet-20 from equal weights equal the CPU's", 1800.0),

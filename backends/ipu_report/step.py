@@ -1,4 +1,6 @@
-"""One step of the series, in a process of its own:  python -m backends.ipu_report.step NAME DEVICE SYSTEM IPUS
+"""One step of the series, in a process of its own.
+
+    python -m backends.ipu_report.step NAME DEVICE SYSTEM IPUS
 
 Its last line of output is MARK and what it found, as JSON. An error of the device ends it as any other.
 """
@@ -15,14 +17,14 @@ from configs.schema.device import DeviceConfig, IpuConfig
 
 
 def main(arguments: List[str]) -> int:
-    """Runs the step and prints what it found."""
+    """Run the step and prints what it found."""
     name, device, system, ipus = arguments
     print(MARK + json.dumps(run_step(name, device, system, int(ipus))))
     return 0
 
 
 def run_step(name: str, device: str, system: str, ipus: int) -> Dict[str, Any]:
-    """What the step found. Raises whatever it failed with."""
+    """Return what the step found. Raises whatever it failed with."""
     if name.startswith("speed:"):
         from backends.ipu_report.runs import measure_speed
 

@@ -1,4 +1,6 @@
-"""Plans from the command line:  python -m backends.plan --config rn50_gn8pn --system bow --ipus 16
+"""Plans from the command line.
+
+    python -m backends.plan --config rn50_gn8pn --system bow --ipus 16
 
 Without --splits it proposes: the number of stages, balanced splits and the largest micro-batch that fits.
 """
@@ -12,6 +14,7 @@ from dataclasses import replace
 from typing import Any, Dict, List, Optional
 
 import torch
+from pydantic import ValidationError
 
 from backends.plan.calibrate import fit_code_bytes, fit_rates, format_published
 from backends.plan.compare import format_norm_comparison
@@ -24,7 +27,9 @@ from backends.plan.report import format_plan
 from backends.plan.systems_table import plan_systems
 from backends.plan.trace import Trace, trace_network
 from configs import Config, ConfigError, load_config
+from configs.arguments import MOST_BATCH, MOST_PIXELS, positive, real, whole
 from configs.exit_codes import REFUSED, explain
+from configs.explain import explain_options
 from configs.schema.device import IpuConfig
 from configs.standard_streams import open_standard_streams
 from models import NETWORKS, build_model
@@ -35,7 +40,7 @@ _CHANNELS = {"fashion_mnist": 1}  # of the data sets that are not coloured
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Runs the command line. Returns 0 for a plan that fits, 2 for one that is refused and for wrong arguments."""
+    """Run the command line. Returns 0 for a plan that fits, 2 for one that is refused and for wrong arguments."""
     options = _parser().parse_args(arguments)
     try:
         if options.calibrate:
@@ -46,7 +51,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         if options.config is None and options.model is None:
             raise ValueError("nothing to plan; give --config, --model, --published or --calibrate")
         return _plan(options)
-    except (ConfigError, ValueError) as error:
+    except (ConfigError, ValueError, OSError) as error:
         explain(error)
         return REFUSED
 
@@ -59,25 +64,38 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", metavar="NAME", help="without --config: a network of models/")
     add("--norm", default="group", help="without --config: as in a configuration; default group")
     add("--no-proxy", action="store_true", help="without --config: no Proxy Normalization")
-    add("--num-groups", type=int, help="without --config: groups of group norm")
-    add("--image-size", type=int, help="default: the configuration's or the network's own")
+    add("--num-groups", type=positive, help="without --config: groups of group norm")
+    add("--image-size", type=whole(most=MOST_PIXELS), help="default: the configuration's or the network's own")
     add("--system", choices=list(SYSTEMS), help="this and the next six: default as in section ipu of the configuration")
-    add("--ipus", type=int, help="all of them together, up to 256 in a Pod256")
+    add("--ipus", type=positive, help="all of them together, up to 256 in a Pod256")
     add("--precision", choices=["16.16", "16.32", "32.32"], help="bits of activations and of weights")
     add("--partials", choices=["half", "float"], help="type in which products are summed")
     add("--splits", nargs="*", metavar="PATH", help="modules at which stages begin; default: proposed")
     add("--checkpoints", nargs="+", metavar="PATH", help="with --splits: modules whose outputs are kept")
-    add("--available-memory-proportion", type=float, metavar="SHARE", help="of a tile's memory, for temporaries")
-    add("--ipus-per-replica", type=int, metavar="F", help="stages to propose splits for; default: the fastest number")
+    add("--available-memory-proportion", type=real(0, 1), metavar="SHARE", help="of a tile's memory, for temporaries")
     add(
-        "--global-batch-size", type=int, metavar="N", help="images per weight update; default: configuration's, or 1024"
+        "--ipus-per-replica",
+        type=positive,
+        metavar="F",
+        help="stages to propose splits for; default: the fastest number",
     )
-    add("--micro-batch-size", type=int, metavar="N", help="default: the largest that fits")
-    add("--compare-norms", type=int, metavar="N", help="also: batch norm with norm_batch_size N beside this norm")
+    add(
+        "--global-batch-size",
+        type=whole(most=MOST_BATCH),
+        metavar="N",
+        help="images per weight update; default: configuration's, or 1024",
+    )
+    add("--micro-batch-size", type=whole(most=MOST_BATCH), metavar="N", help="default: the largest that fits")
+    add(
+        "--compare-norms",
+        type=whole(most=MOST_BATCH),
+        metavar="N",
+        help="also: batch norm with norm_batch_size N beside this norm",
+    )
     add("--systems", action="store_true", help="instead: a table of one C600, one C2, and pods of 4, 16 and 64")
     add("--plot", metavar="PNG", help="also draw the stages as bars of memory")
     add("--published", action="store_true", help="instead: published throughputs against predicted ones")
-    add("--calibrate", action="store_true", help="instead: fit the constants anew")
+    add("--calibrate", action="store_true", help="instead: refit the constants")
     return parser
 
 
@@ -126,7 +144,7 @@ def _norm_arguments(config: Optional[Config], options: argparse.Namespace) -> Di
 
 
 def _choose(options: argparse.Namespace, trace: Trace, config: Optional[Config]) -> IpuPlan:
-    """The plan of the given splits, or a proposal."""
+    """Return the plan of the given splits, or a proposal."""
     ipu = _ipu_section(options, config)
     momentum = config.optimizer.momentum if config else 0.9
     like = Execution(
@@ -180,7 +198,10 @@ def _ipu_section(options: argparse.Namespace, config: Optional[Config]) -> IpuCo
     section = config.ipu if config else IpuConfig(precision="16.16", partials="half", available_memory_proportion=0.15)
     names = ("system", "ipus", "precision", "partials", "splits", "checkpoints", "available_memory_proportion")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    return IpuConfig(**{**section.model_dump(), **given})
+    try:
+        return IpuConfig(**{**section.model_dump(), **given})
+    except ValidationError as error:
+        raise ValueError(explain_options(error)) from error
 
 
 def _calibrate() -> int:

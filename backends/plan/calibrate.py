@@ -23,7 +23,7 @@ _DIFFERENCE = 1e-4  # of a logarithm, for derivatives
 
 
 def fit_rates(traces: Traces, rows: Sequence[Published] = CALIBRATION) -> Rates:
-    """The three constants with the least sum of squares of log(predicted / published) over the calibration rows.
+    """Return the three constants with the least sum of squares of log(predicted / published) over the calibration rows.
 
     Args:
         traces: gives the trace of a configuration's network.
@@ -46,7 +46,7 @@ def fit_rates(traces: Traces, rows: Sequence[Published] = CALIBRATION) -> Rates:
 
 
 def fit_code_bytes(traces: Traces, known_good: Sequence[Configuration]) -> float:
-    """The largest code allowance per product, pass and tile with which every known good configuration fits.
+    """Return the largest code allowance per product, pass and tile with which every known good configuration fits.
 
     What fits says nothing on how much more would fit, so this is the careful end of what the configurations allow.
     """
@@ -61,7 +61,7 @@ def fit_code_bytes(traces: Traces, known_good: Sequence[Configuration]) -> float
 
 
 def predict(traces: Traces, row: Published) -> IpuPlan:
-    """The plan of a published configuration with the calibrated constants."""
+    """Return the plan of a published configuration with the calibrated constants."""
     configuration = row.configuration
     return plan_ipu(traces(configuration), configuration.execution, system=configuration.system)
 
@@ -77,13 +77,13 @@ def largest_error(traces: Traces, fitted: Sequence[Published], judged: Sequence[
 
 
 def known_fullness(traces: Traces) -> Dict[str, float]:
-    """Configuration that is known to run -> share of the memory that its fullest IPU is estimated to need."""
+    """Return, for each configuration known to run, the share of memory that its fullest IPU is estimated to need."""
     running = [row.configuration for row in PUBLISHED] + list(KNOWN_GOOD)
     return {each.name: plan_ipu(traces(each), each.execution, system=each.system).full for each in running}
 
 
 def format_published(traces: Traces) -> str:
-    """The published rows: which half, predicted, published, error, and what had to be assumed; memory; the profile."""
+    """Return the published rows (half, published, predicted, error, assumptions), the memory and the profile."""
     lines = [f"{'':44}{'half':>11}{'published':>11}{'predicted':>11}{'error':>8}"]
     notes: Dict[str, int] = {}
     errors: List[float] = []
@@ -106,7 +106,7 @@ def format_published(traces: Traces) -> str:
 
 
 def _profile_lines() -> List[str]:
-    """The planner beside a profile of hardware that took no part in the fit (measured.py)."""
+    """Return the planner beside a profile of hardware that took no part in the fit (measured.py)."""
     predicted = predict_forward_cycles()
     rates, peak = Rates(), SYSTEMS["c600"].tiles * SYSTEMS["c600"].half_flops_per_cycle / 2
     lines = [

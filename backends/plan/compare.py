@@ -9,12 +9,13 @@ from backends.plan.hardware import MIB, System
 from backends.plan.ipu_plan import IpuPlan, plan_ipu
 from backends.plan.splits import propose_splits
 from backends.plan.trace import Trace
+from configs.counted import counted
 
 
 def format_norm_comparison(
     batch_norm: Trace, independent: Trace, norm_batch_size: int, like: Execution, system: System
 ) -> str:
-    """A table of the fullest IPU's memory: batch norm at its normalization batch, the other norm at 1, 2, 4, ...
+    """Return a table of the fullest IPU's memory: batch norm at its normalization batch, the other norm at 1, 2, 4, ...
 
     On IPUs replicas cannot share statistics, so batch norm needs micro-batches of norm_batch_size images. The other
     norm gives the same weights with any micro-batch. The images per weight update stay the same in all rows.
@@ -38,7 +39,7 @@ def format_norm_comparison(
     sizes = [size for size in range(1, norm_batch_size + 1) if norm_batch_size % size == 0]
     tied = _plan(batch_norm, norm_batch_size, share, like, system)
     lines = [
-        f"fullest of {like.ipus_per_replica} IPUs, {share} images per weight update and replica",
+        f"fullest of {counted(like.ipus_per_replica, 'IPU')}, {share} images per weight update and replica",
         f"{'norm':34}{'micro-batch':>12}{'MiB':>9}{'full':>7}{'freed MiB':>11}{'images/s':>10}",
         _line(f"batch, norm_batch_size {norm_batch_size}", tied, tied),
     ]

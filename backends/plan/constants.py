@@ -13,7 +13,7 @@ ALL_REDUCE_EFFICIENCY = 0.264  # share of the links' bandwidth that an all-reduc
 # on the configurations of published.py that are known to run: the largest allowance that accepts all of them.
 CODE_BYTES_PER_PRODUCT = 907.0
 
-# Compiled code that is no product reaches about a quarter of the SRAM bandwidth. Source: Jia et al. 2019 (MK1).
+# Compiled code that is not a product reaches about a quarter of the SRAM bandwidth. Source: Jia et al. 2019 (MK1).
 VECTOR_EFFICIENCY = 0.25
 
 # Products on float16 take 16 input channels at once and on float32 8; fewer leave the rest of the unit idle. Source:
@@ -44,7 +44,7 @@ SMALL_BACKWARD_PASSES = 2.2  # 4,460 in the backward pass of ResNet-50 with GN +
 SMALL_OPERATION_CODE_BYTES = 60.0
 
 # A copy between layouts that no kernel was made for, for each tile: the public profile's takes 126,283 cycles for
-# 16 x 729 x 729 float16 values on 1,472 tiles. In 16.32 each pass casts and so lays out anew the weights of products.
+# 16 x 729 x 729 float16 values on 1,472 tiles. In 16.32 each pass casts, and so rearranges, the weights of products.
 STRIDED_COPY_BYTES_PER_CYCLE = 0.0915
 
 # Plans leave a tenth of the memory free. On the public profile the fullest tile, which decides, holds 8 % more than the

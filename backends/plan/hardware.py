@@ -87,7 +87,7 @@ SYSTEMS: Dict[str, System] = {
 
 
 def find_system(name: str) -> System:
-    """One of SYSTEMS.
+    """Return one of SYSTEMS.
 
     Raises:
         ValueError: an unknown name.

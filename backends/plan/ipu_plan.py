@@ -128,7 +128,7 @@ def plan_ipu(
 
     Raises:
         ValueError: an unknown system or module path, splits out of order. What is merely too large or against a rule of
-            the IPU is no error but a refusal of the plan.
+            the IPU is not an error but a refusal of the plan.
     """
     if isinstance(system, str):
         system = find_system(system)
@@ -144,7 +144,7 @@ def plan_ipu(
 
 
 def as_trace(network: Union[nn.Module, Trace], image_size: Optional[int], in_channels: int) -> Trace:
-    """The network's trace, taken where it is not one already."""
+    """Return the network's trace, taken where it is not one already."""
     if isinstance(network, Trace):
         return network
     if image_size is None:

@@ -55,7 +55,7 @@ PRODUCT_CYCLES: Dict[str, MeasuredProduct] = {
 
 
 def predict_forward_cycles() -> float:
-    """The planner's cycles of the whole transformer, forward, one image."""
+    """Return the planner's cycles of the whole transformer, forward, one image."""
     execution = Execution(micro_batch_size=1, gradient_accumulation=1, recompute=False)
     system, rates = SYSTEMS["c600"], Rates()
     (stage,) = cut_stages(transformer_trace())

@@ -54,7 +54,7 @@ class StageMemory:
 def stage_memory(
     stage: Stage, execution: Execution, system: System, code_bytes_per_product: float = CODE_BYTES_PER_PRODUCT
 ) -> StageMemory:
-    """What one stage needs.
+    """Return what one stage needs.
 
     A stage before the last stashes what it keeps for `stash_depth` micro-batches. Where activations are recomputed,
     that is its inputs and checkpoints, and it recomputes one segment between them at a time; otherwise all that is
@@ -112,7 +112,7 @@ def accumulator_bytes(stage: Stage, execution: Execution) -> int:
 
 
 def _temporary_bytes(stage: Stage, execution: Execution, system: System) -> int:
-    """The largest operation's gradients of input and output, and a product's workspace.
+    """Return the largest operation's gradients of input and output, and a product's workspace.
 
     A product's workspace holds rearranged operands and partial sums, at most the given share of the memory.
     """

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from backends.plan.hardware import MIB
 from backends.plan.ipu_plan import IpuPlan
 from backends.plan.report import PARTS
+from configs.counted import counted
 from configs.picture_file import save_picture
 
 # Okabe-Ito: apart for colour-blind readers; hatches tell them apart in grey.
@@ -30,7 +31,7 @@ def plot_plan(plan: IpuPlan, out_png: Union[str, Path], title: str = "") -> None
 
     Args:
         plan: as `plan_ipu` gives it.
-        out_png: the picture; written over.
+        out_png: the picture's file; overwritten.
         title: above the picture, e.g. the network's name.
     """
     stages = plan.stages
@@ -70,8 +71,9 @@ def plot_plan(plan: IpuPlan, out_png: Union[str, Path], title: str = "") -> None
     axes.set_ylabel("pipeline stage")
     execution = plan.execution
     axes.set_title(
-        f"{title + ': ' if title else ''}micro-batch {execution.micro_batch_size}, {execution.replicas} replicas x "
-        f"{len(stages)} stages, {plan.images_per_second:,.0f} images/s expected",
+        f"{title + ': ' if title else ''}micro-batch {execution.micro_batch_size}, "
+        f"{counted(execution.replicas, 'replica')} x "
+        f"{counted(len(stages), 'stage')}, {plan.images_per_second:,.0f} images/s expected",
         fontsize=10,
     )
     axes.spines[["top", "right"]].set_visible(False)

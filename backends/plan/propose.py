@@ -27,7 +27,7 @@ def largest_micro_batch(
     in_channels: int = 3,
     system: Union[str, System] = "mk2",
 ) -> int:
-    """The largest micro_batch_size whose stages all leave a tenth of the memory free (MEMORY_AIM); 0 if none does.
+    """Return the largest micro_batch_size whose stages all leave a tenth of the memory free (MEMORY_AIM), or 0.
 
     Everything else is as in `execution`.
 
@@ -61,7 +61,7 @@ def propose_plan(
     ipus_per_replica: Optional[int] = None,
     micro_batch_size: Optional[int] = None,
 ) -> IpuPlan:
-    """The fastest plan on so many IPUs that leaves a tenth of the memory free; else the one that is least full.
+    """Return the fastest plan on so many IPUs that leaves a tenth of the memory free; else the one that is least full.
 
     For each number of stages that is a power of 2, with and without the blocks' outputs as checkpoints: the largest
     micro-batch that divides the replica's share of the global batch, fills the pipeline and leaves that margin with
@@ -77,10 +77,11 @@ def propose_plan(
         micro_batch_size: to be kept, for norms that depend on it; None: free.
 
     Raises:
-        ValueError: ipus is no power of 2; the sizes do not divide, or leave too few micro-batches to fill a pipeline.
+        ValueError: ipus is not a power of 2; the sizes do not divide, or leave too few micro-batches to fill a
+            pipeline.
     """
     if ipus < 1 or ipus & (ipus - 1):
-        raise ValueError(f"ipus {ipus} is not a power of 2; systems give out 1, 2, 4, ... 256 IPUs")
+        raise ValueError(f"ipus {ipus} is not a power of 2; systems allocate 1, 2, 4, ... 256 IPUs")
     counts = [1 << power for power in range(ipus.bit_length())] if ipus_per_replica is None else [ipus_per_replica]
     plans: List[IpuPlan] = []
     cut: Cuts = {}  # shared: what a stage needs does not depend on the number of stages
@@ -124,7 +125,7 @@ def _plans_of(trace: Trace, like: Execution, search: SplitSearch, share: int, si
 
 
 def _largest(sizes: Sequence[int], fits: Callable[[int], bool]) -> int:
-    """The largest of rising sizes that fits, where all smaller ones fit too; 0 if none does."""
+    """Return the largest of rising sizes that fits, where all smaller ones fit too; 0 if none does."""
     low, high = 0, len(sizes)  # sizes[:low] fit, sizes[high:] do not
     while low < high:
         middle = (low + high) // 2

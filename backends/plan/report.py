@@ -9,21 +9,18 @@ from typing import List, Tuple
 from backends.plan.constants import DECODED_IMAGES_PER_CORE, MEMORY_AIM
 from backends.plan.hardware import MIB
 from backends.plan.ipu_plan import IpuPlan, StagePlan
+from configs.counted import counted
 
 PARTS = ("weights", "optimizer_state", "accumulators", "stash", "activations", "temporaries", "code")
 _HEADS = ("weights", "state", "accum.", "stash", "activ.", "temp.", "code")
 
 
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def format_plan(plan: IpuPlan) -> str:
-    """One line for each stage, then speed, then why it is refused."""
+    """Return one line for each stage, then speed, then why it is refused."""
     execution, offered = plan.execution, plan.memory_bytes
     lines = [
-        f"{plan.system.name}: {_number(execution.ipus, 'IPU')} = {_number(execution.replicas, 'replica')} x "
-        f"{_number(execution.ipus_per_replica, 'stage')}, {offered / MIB:,.0f} MiB an IPU; "
+        f"{plan.system.name}: {counted(execution.ipus, 'IPU')} = {counted(execution.replicas, 'replica')} x "
+        f"{counted(execution.ipus_per_replica, 'stage')}, {offered / MIB:,.0f} MiB an IPU; "
         f"bits of activations {8 * execution.stored_bytes}, weights {8 * execution.weight_bytes}, "
         f"partial sums {8 * execution.partial_bytes}",
         f"global_batch_size {execution.global_batch_size} = micro_batch_size {execution.micro_batch_size} x "
@@ -56,7 +53,7 @@ def format_plan(plan: IpuPlan) -> str:
 
 
 def settings_by_hand(plan: IpuPlan) -> List[str]:
-    """The plan as settings of train.py, so that it can be repeated and changed by hand."""
+    """Return the plan as settings of train.py, so that it can be repeated and changed by hand."""
     execution = plan.execution
     values = {
         "ipu.splits": f"[{','.join(execution.splits)}]",

@@ -27,7 +27,7 @@ class SmallOperations(NamedTuple):
 
 
 def small_operations(stage: Stage, execution: Execution) -> SmallOperations:
-    """The proxies' operations and the others.
+    """Return the proxies' operations and the others.
 
     layer by layer   n (1 + b + r), n operations forward in all layers, b times as many backward, r = 1 if recomputed
     together         (m + 4) (1 + r) + m b + 4 L, for L layers whose longest has m operations forward

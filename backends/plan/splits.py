@@ -29,7 +29,7 @@ def propose_splits(
     system: Union[str, System] = "mk2",
     execution: Optional[Execution] = None,
 ) -> Tuple[str, ...]:
-    """Module paths at which to begin the second and later stages.
+    """Return module paths at which to begin the second and later stages.
 
     Among all ways to cut the network at the beginnings of its modules (children of a Sequential, such as blocks), the
     one whose slowest stage is fastest, where one leaves a tenth of the memory free (MEMORY_AIM); otherwise the one
@@ -54,7 +54,7 @@ def propose_splits(
 
 
 def split_places(trace: Trace) -> List[str]:
-    """Paths where a stage may begin, in the order of execution; one for each operation that begins one.
+    """Return paths where a stage may begin, in the order of execution; one for each operation that begins one.
 
     Only modules whose path ends in a number, that is children of a Sequential: between blocks few tensors are alive. A
     Sequential of blocks (stages.1) begins where its first block (stages.1.0) does: that is called by the block's path.
@@ -89,7 +89,7 @@ class SplitSearch:
         self._cut: Cuts = {} if cut is None else cut
 
     def best(self, execution: Execution) -> Tuple[str, ...]:
-        """Splits whose slowest stage is fastest, among those with a margin; else with the least full fullest stage."""
+        """Split whose slowest stage is fastest, among those with a margin; else with the least full fullest stage."""
         # How many splits there are decides what is recomputed; which they are does not.
         execution = replace(execution, splits=tuple(self.places[1 : self.stages]))
         checkpoints = find_checkpoints(self._trace, execution.checkpoints)

@@ -77,7 +77,7 @@ def stage_recomputes(stage: Stage, execution: Execution) -> bool:
 
 
 def cut_stages(trace: Trace, splits: Sequence[str] = (), checkpoints: Sequence[str] = ()) -> List[Stage]:
-    """The stages that begin at the modules `splits`, in the order of execution.
+    """Return the stages that begin at the modules `splits`, in the order of execution.
 
     Raises:
         ValueError: an unknown path, a split that is not after the one before it, a checkpoint without an output.
@@ -100,7 +100,7 @@ def cut_stages(trace: Trace, splits: Sequence[str] = (), checkpoints: Sequence[s
 
 
 def find_checkpoints(trace: Trace, paths: Sequence[str]) -> FrozenSet[int]:
-    """The tensors that these modules return.
+    """Return the tensors that these modules return.
 
     Raises:
         ValueError: an unknown path.

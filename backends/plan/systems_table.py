@@ -20,7 +20,7 @@ _COLUMNS = (
 
 
 def plan_systems(name: str, plan_of: Callable[[str, int], IpuPlan]) -> Tuple[str, bool]:
-    """A table with one line for each of SYSTEM_SIZES, and whether the experiment fits all of them.
+    """Return a table with one line for each of SYSTEM_SIZES, and whether the experiment fits all of them.
 
     Args:
         name: of the experiment.

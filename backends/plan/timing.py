@@ -44,7 +44,7 @@ class StageSeconds:
         overhead: of each product: rearranging, reducing, synchronizing.
         vectors: all other operations, at the speed of the memory.
         exchange: operands and results of products between tiles.
-        casts: laying out anew weights that are cast for each pass.
+        casts: rearranging weights that are cast for each pass.
         small: operations on values of channels alone, such as the proxy's.
         links: activations from the stage before, and their gradients back.
         host: images from the host, where IO tiles do not overlap them.
@@ -65,7 +65,7 @@ class StageSeconds:
 
 
 def stage_seconds(stage: Stage, execution: Execution, system: System, rates: Rates) -> StageSeconds:
-    """The time of one micro-batch on one stage.
+    """Return the time of one micro-batch on one stage.
 
     products  2 multiply_adds passes / (peak x efficiency x filled), filled = min(summed values / width of the unit, 1)
     vectors   bytes moved x passes / (SRAM bandwidth x efficiency)

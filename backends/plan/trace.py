@@ -117,7 +117,7 @@ class Trace:
 
 
 def trace_network(network: nn.Module, image_size: int, in_channels: int = 3) -> Trace:
-    """The operations of a training step's forward pass on square images.
+    """Return the operations of a training step's forward pass on square images.
 
     Args:
         network: any module from images to logits; it stays untouched.
@@ -203,7 +203,7 @@ class _Recorder(TorchDispatchMode):
                 self._note(value)
 
     def _note(self, value: torch.Tensor) -> int:
-        """The place of a tensor's storage in the list; new ones are made by the operation being recorded."""
+        """Return the place of a tensor's storage in the list; new ones are made by the operation being recorded."""
         key = _storage(value)
         if key not in self._index:
             self._index[key] = len(self.tensors)
@@ -218,7 +218,7 @@ class _Recorder(TorchDispatchMode):
         return value
 
     def _settle(self, reads: FrozenSet[int]) -> None:
-        """Inputs are saved before an operation runs and outputs after it: tell them apart by what it reads."""
+        """Tell saved inputs from saved outputs by what the operation reads: inputs are saved before it runs."""
         here = len(self.operations)
         for index in self._pending:
             saver = here if index in reads else max(here - 1, 0)

@@ -73,7 +73,7 @@ class TorchDevice:
         return TorchPlacement(self._device, self._config, self.precision, plan, workload.optimizer)
 
     def largest_micro_batch(self, saved_bytes_per_image: int) -> int:
-        """Images whose forward and backward are estimated to fit the memory of every process."""
+        """Return images whose forward and backward are estimated to fit the memory of every process."""
         if self._device.type == "cuda":
             free, sharing = torch.cuda.mem_get_info(self._device)[0], 1
         else:
@@ -96,12 +96,12 @@ def _choose_device(name: str) -> Tuple[torch.device, str]:
                 f"local process {local_rank} has no GPU of its own: this machine has {torch.cuda.device_count()}; "
                 "start at most that many processes, or use device.name cpu"
             )
-        return torch.device("cuda", local_rank), "asked for" if name == "cuda" else "a CUDA device is here"
+        return torch.device("cuda", local_rank), "asked for" if name == "cuda" else "a CUDA device is available"
     if name == "cuda":
         raise DeviceError(
-            f"device.name cuda: torch {torch.__version__} finds no CUDA device here; use device.name cpu or auto"
+            f"device.name cuda: torch {torch.__version__} finds no CUDA device; use device.name cpu or auto"
         )
-    return torch.device("cpu"), "no CUDA device is here"
+    return torch.device("cpu"), "no CUDA device is available"
 
 
 def _has_bfloat16(device: torch.device) -> bool:
@@ -117,7 +117,7 @@ def _choose_precision(name: str, device: torch.device) -> str:
 
 
 def _join_process_group(device: torch.device) -> bool:
-    """Joins the group of processes that torchrun started, if it did."""
+    """Join the group of processes that torchrun started, if it did."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return False
     join("nccl" if device.type == "cuda" else "gloo")

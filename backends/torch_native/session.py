@@ -179,7 +179,7 @@ class TorchSession:
     def _micro_batches(
         self, batch: Batch, step: int
     ) -> Iterator[Tuple[torch.Tensor, torch.Tensor, Optional[torch.Tensor], bool]]:
-        """Images and labels with those that they are mixed with in front, what is drawn for them, and is_last."""
+        """Yield images and labels with those that they are mixed with in front, what is drawn for them, and is_last."""
         images, labels = self._place(*batch)
         draws, plan = self._classifier.draws, self._plan
         drawn: Optional[torch.Tensor] = None
@@ -214,8 +214,10 @@ class TorchSession:
 
     @torch.no_grad()
     def _average_buffers(self) -> None:
-        """Batch norm's running statistics become the mean over the replicas, so that all of them evaluate, save and
-        continue with the same. After every update: when a checkpoint is written changes nothing then."""
+        """Set batch norm's running statistics to the mean over replicas, so that all evaluate, save and continue alike.
+
+        After every update, so that it makes no difference when a checkpoint is written.
+        """
         buffers = [buffer for buffer in self._classifier.network.buffers() if buffer.is_floating_point()]
         if not self._joined or not buffers or self._plan.norm_replicas == self._plan.replicas:
             return
@@ -227,7 +229,7 @@ class TorchSession:
 
 
 def _norm_group(plan: BatchPlan) -> Optional[dist.ProcessGroup]:
-    """The processes over which batch norm shares its statistics; None for each by itself."""
+    """Return the processes over which batch norm shares its statistics; None for each by itself."""
     if plan.norm_replicas == 1:
         return None
     group, _ = dist.new_subgroups(group_size=plan.norm_replicas)  # consecutive processes
@@ -241,7 +243,7 @@ def _copy_all(source: Mapping[str, torch.Tensor], target: Mapping[str, torch.Ten
 
 
 def _to_cpu(value: Any) -> Any:
-    """The same nested value with every tensor copied to the CPU, in the default layout."""
+    """Return the same nested value with every tensor copied to the CPU, in the default layout."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True).contiguous()
     if isinstance(value, dict):

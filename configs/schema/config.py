@@ -146,7 +146,7 @@ class DataConfig(Section):
 
     @field_serializer("dir", when_used="json")
     def without_password(self, value: Optional[str]) -> Optional[str]:
-        """What config.yaml, checkpoints and trackers are told."""
+        """Return the section as config.yaml, checkpoints and trackers show it."""
         return None if value is None else hide_passwords(value)
 
     @model_validator(mode="after")

@@ -78,7 +78,7 @@ class IpuConfig(Section):
     def check_ipus(cls, ipus: int) -> int:
         if ipus & (ipus - 1):
             below = 1 << (ipus.bit_length() - 1)
-            raise ValueError(f"{ipus} IPUs; systems give out a power of 2: use {below} or {2 * below}")
+            raise ValueError(f"{ipus} IPUs; systems allocate a power of 2: use {below} or {2 * below}")
         return ipus
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 import os
 from typing import Any, Tuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 from typing_extensions import Annotated
 
 
@@ -21,7 +21,18 @@ def expand_home(path: Any) -> Any:
     return os.path.expanduser(path) if isinstance(path, str) else path
 
 
-PathText = Annotated[str, BeforeValidator(expand_home)]
+def check_name(path: str) -> str:
+    """Refuse a name that files cannot have: YAML can write texts that no system takes."""
+    try:
+        is_name = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        is_name = False
+    if not is_name:
+        raise ValueError(f"{path!a} can be no name of a file; remove what is no character")
+    return path
+
+
+PathText = Annotated[str, BeforeValidator(expand_home), AfterValidator(check_name)]
 
 
 class Section(BaseModel):

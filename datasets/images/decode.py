@@ -61,6 +61,7 @@ def decode(file: BinaryIO, shrink: int = 1, max_pixels: int = MAX_PIXELS) -> Ima
     Args:
         file: the encoded image.
         shrink: 1, 2, 4 or 8; the sides of a JPEG image become ceil(side / shrink). Others keep their size.
+        max_pixels: more are refused.
 
     Raises:
         DataError: no image of FORMATS, more than MAX_PIXELS pixels or longer than MAX_ASPECT_RATIO times its width or
@@ -111,7 +112,9 @@ def reason(error: Exception, file: BinaryIO) -> str:
         return "it is an AVIF file, which needs Pillow 11.3 or newer, built with it"
     known = [name for begin, name in STARTS.items() if start.startswith(begin)]
     if known:
-        return f"it begins as a {known[0]} file, and is damaged or of a kind (bits, compression) that is not read"
+        return (
+            f"it begins like a {known[0]} file, but is damaged or of a kind (bits, compression) that is not supported"
+        )
     return f"no image of {', '.join(FORMATS)}: it begins with {start!r}"
 
 

@@ -53,7 +53,7 @@ def say_decoder() -> None:
     native_images()
     if simplejpeg is None:
         logging.getLogger(__name__).warning(
-            "simplejpeg is not installed: Pillow decodes JPEG files, to the same pixels and more slowly"
+            "simplejpeg is not installed: Pillow decodes JPEG files, more slowly, to the same pixels"
         )
 
 

@@ -83,11 +83,11 @@ class ResizedWindow:
 
     @classmethod
     def all_of(cls, image: Tuple[int, int], whole: Tuple[int, int], mirror: bool = False) -> ResizedWindow:
-        """The whole of an image, resized."""
+        """Return the whole of an image, resized."""
         return cls(image, whole, Window(0, 0, *whole), mirror)
 
     def source(self) -> Window:
-        """The part of the image that it is made of, and a pixel more at each side, for rounding."""
+        """Return the part of the image that it is made of, and a pixel more at each side, for rounding."""
         top, bottom = _source_range(self.image[0], self.whole[0], self.window.top, self.window.height)
         left, right = _source_range(self.image[1], self.whole[1], self.window.left, self.window.width)
         return Window(top, left, bottom - top, right - left)
@@ -141,6 +141,7 @@ class NativeImages:
             pixels: (H, W, 3), uint8, of a part of the image; the colours of a pixel and the pixels of a row lie side by
                 side.
             place: of their first one in the image: row, column.
+            target: the window to make.
         """
         row_bytes, *inner = pixels.strides
         if not self.resizes or pixels.dtype != np.uint8 or pixels.shape[2] != 3 or inner != [3, 1] or row_bytes < 0:
@@ -159,7 +160,7 @@ class NativeImages:
 
 
 def build_library(flags: Optional[Sequence[str]] = None) -> Path:
-    """Path of the compiled library, built first if it is not there.
+    """Return path of the compiled library, built first if it is not there.
 
     Args:
         flags: of the instruction set; None for those that $PROXYNORM_KERNEL_ISA names.
@@ -203,7 +204,7 @@ def jpeg_prefix() -> Optional[Path]:
 
 @lru_cache(maxsize=None)
 def native_images() -> Optional[NativeImages]:
-    """The library of this process, built and loaded at the first call; None, said once, where that is not possible."""
+    """Return this process's library, built and loaded at the first call; None, with one warning, if it cannot be."""
     try:
         native = NativeImages(build_library())
     except (BuildError, OSError) as error:
@@ -211,7 +212,7 @@ def native_images() -> Optional[NativeImages]:
         return None
     if not native.window_decoder:
         logger.warning(
-            "JPEG files are decoded whole, to the same pixels and more slowly: there is no header %s of libjpeg-turbo "
+            "JPEG files are decoded whole, more slowly, to the same pixels: there is no header %s of libjpeg-turbo "
             "2.1 or newer (Debian, Ubuntu: apt-get install libjpeg-dev)",
             HEADER,
         )

@@ -47,7 +47,7 @@ class RandomlyOperated:
 
 
 def random_operations(config: DataConfig, mean: Tuple[float, ...]) -> List[Callable[[torch.Tensor], torch.Tensor]]:
-    """The operations that a configuration asks for, in their order.
+    """Return the operations that a configuration asks for, in their order.
 
     AutoAugment    two operations (shear, rotation, colours, ...) of a policy found by search
     RandAugment    rand_augment_operations of the same kind, at one strength, each drawn from all
@@ -55,6 +55,7 @@ def random_operations(config: DataConfig, mean: Tuple[float, ...]) -> List[Calla
                    takes the mean colour of the data set, which is 0 for the network
 
     Args:
+        config: section `data`.
         mean: per channel, of pixels scaled to [0, 1].
 
     Source: Cubuk et al., "AutoAugment: Learning Augmentation Strategies from Data", 2019; Cubuk et al., "RandAugment:

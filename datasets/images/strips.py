@@ -28,7 +28,7 @@ def rgb_array(image: Image.Image) -> np.ndarray:
 
 
 def strips(image: Image.Image) -> Iterator[Tuple[int, Image.Image]]:
-    """Each strip with the row that it begins in."""
+    """Yield each strip with the row that it begins in."""
     rows = max(1, STRIP_PIXELS // max(1, image.width))
     if image.height <= rows:
         yield 0, image

@@ -51,6 +51,8 @@ def resize(image: torch.Tensor, height: int, width: int, mirror: bool = False) -
 
     Args:
         image: (C, H, W) uint8, C 1 or 3, any strides.
+        height: of the result.
+        width: of the result.
         mirror: reverse each row of the result.
     """
     # as decoders give it; arrays in memory are planes, for which the C++ would gain nothing
@@ -66,7 +68,7 @@ def resize(image: torch.Tensor, height: int, width: int, mirror: bool = False) -
 
 
 def resize_with_libraries(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """The same by torch, or by Pillow where torch's is wrong."""
+    """Return the same by torch, or by Pillow where torch's is wrong."""
     if TORCH_RESIZES_BYTES:
         output = functional.interpolate(image.unsqueeze(0), size=(height, width), mode="bilinear", antialias=True)
         return output.squeeze(0).contiguous()

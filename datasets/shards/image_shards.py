@@ -3,8 +3,8 @@
     python -m datasets.pack SRC DST        writes them from a folder of image files, with their index
 
 An index makes every image one access of known place, so shards are a data set like any other: any image by its number,
-the order decided elsewhere (training/order.py), exact continuation and splitting over processes for nothing. Shards of
-other origin get their index when they are first used, by reading their headers and labels, and again when they have
+the order decided elsewhere (training/order.py), exact continuation and splitting over processes for nothing. Shards
+from elsewhere get their index when they are first used, by reading their headers and labels, and again when they have
 changed.
 
 An order over all images reads from all shards at once. Where that is slow (a distant place, whose shards are copied
@@ -103,17 +103,25 @@ class ShardImages:
         return self.store.must_copy(self.shards)
 
     def load(self, index: int) -> Tuple[EncodedImage, int]:
-        """Return the image and its label. Raises DataError, naming shard, member and class, where it cannot be read,
-        and StoreError where that is due to the place and not to the image."""
+        """Return the image and its label.
+
+        Raises:
+            DataError: naming shard, member and class, where it cannot be read, and StoreError where that is due to the
+                place and not to the image.
+        """
         return EncodedImage(self.content(index), self.name(index), self.max_pixels), int(self.labels[index])
 
     def name(self, index: int) -> str:
-        """What errors call the image."""
+        """Return what errors call the image."""
         shard, member = self.shards[self.shard_of[index]], os.fsdecode(self.names[index])
         return f"{self.store.path(shard)}, {member} (class {self.class_names[self.labels[index]]})"
 
     def content(self, index: int) -> bytes:
-        """Return the bytes of the member. Raises DataError as `load` does."""
+        """Return the bytes of the member.
+
+        Raises:
+            DataError: as `load` does.
+        """
         shard, length, name = self.shards[self.shard_of[index]], int(self.lengths[index]), self.name(index)
         if length > MAX_BYTES:
             raise unusable(name, f"it has {length} bytes, over the limit of {MAX_BYTES} for an image")
@@ -132,7 +140,7 @@ def open_store(config: DataConfig) -> ShardStore:
         return RemoteStore(config.dir, Path(config.cache_dir).expanduser() if config.cache_dir else None)
     if config.cache_dir is not None:
         raise ConfigError(
-            f"data.cache_dir {config.cache_dir!r} has no effect: data.dir {config.dir!r} is no URL; remove it"
+            f"data.cache_dir {config.cache_dir!r} has no effect: data.dir {config.dir!r} is not a URL; remove it"
         )
     return FolderStore(data_folder(config.dir))
 
@@ -159,8 +167,7 @@ def find_shards(store: ShardStore, files: Iterable[str]) -> Dict[str, List[str]]
 
 
 def read_index(store: ShardStore, shard: str, files: Dict[str, StoredFile]) -> Optional[ShardIndex]:
-    """Return the index of a shard among `files`; None where there is none, or one built for another version of it
-    or by former rules.
+    """Return the index of a shard among `files`; None if there is none that fits its version and today's rules.
 
     Raises:
         DataError: the shard or its index is damaged, or they do not belong together.
@@ -175,13 +182,13 @@ def read_index(store: ShardStore, shard: str, files: Dict[str, StoredFile]) -> O
     if index.num_bytes != file.num_bytes:
         raise DataError(
             f"{store.path(shard)}: it has {file.num_bytes} bytes and its index says {index.num_bytes}: one of them "
-            "is damaged or of another origin; supply the shard again, or remove the index to have it built anew"
+            "is damaged or from elsewhere; replace the shard, or remove the index to rebuild it"
         )
     return dataclasses.replace(index, shard=shard)
 
 
 def build_index(store: ShardStore, shard: str, file: StoredFile) -> Tuple[ShardIndex, Optional[str]]:
-    """Build the index of a shard of other origin; return it, and why it could not be kept for the next start.
+    """Build the index of a shard from elsewhere; return it, and why it could not be saved for the next start.
 
     Raises:
         DataError: the shard is damaged, or of another layout.
@@ -201,7 +208,7 @@ def load_halves(store: ShardStore) -> Tuple[Dict[str, List[ShardIndex]], Tuple[s
     files = store.files()
     if UNFINISHED in files:
         raise DataError(
-            f"{store.path(UNFINISHED)}: these shards are being packed, or packing was ended before its end; wait, or "
+            f"{store.path(UNFINISHED)}: these shards are being packed, or packing was interrupted; wait, or "
             "pack again into a new folder"
         )
     halves = find_shards(store, files)
@@ -217,15 +224,15 @@ def load_halves(store: ShardStore) -> Tuple[Dict[str, List[ShardIndex]], Tuple[s
     companions = [index for index, _ in built if index.companions]
     if companions:
         LOGGER.warning(
-            "%d files of macOS (._NAME) are passed over, first in %s; COPYFILE_DISABLE=1 keeps tar from adding them",
+            "%d files of macOS (._NAME) are skipped, the first in %s; COPYFILE_DISABLE=1 keeps tar from adding them",
             sum(index.companions for index in companions),
             store.path(companions[0].shard),
         )
     reasons = [reason for _, reason in built if reason is not None]
     if reasons:
         LOGGER.warning(
-            "the index of %d shards cannot be kept (%s): each start reads these shards from end to end; set "
-            "data.cache_dir for a URL, or run `python -m datasets.check` once as somebody who may write to the folder",
+            "the index of %d shards cannot be saved (%s): each start reads these shards from end to end; set "
+            "data.cache_dir for a URL, or run `python -m datasets.check` once as a user who may write to the folder",
             len(reasons),
             reasons[0],
         )

@@ -26,7 +26,7 @@ FORMAT = "proxynorm-shard-index-2"
 # Of the same form, but scanned by rules that lost members of damaged or joined files.
 FORMER_FORMAT = "proxynorm-shard-index-1"
 NOT_COMPUTED = "-"
-LABEL_LIMIT = 1_000_000  # a network has an output for each label: a number beyond is no label but some identifier
+LABEL_LIMIT = 1_000_000  # a network has an output for each label: a number beyond is not a label but some identifier
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class ShardIndex:
         offsets: of each image's first byte, (N,) int64.
         lengths: of each image in bytes, (N,) int64.
         labels: (N,) int32.
-        names: of the members, N of them, with bytes that are no UTF-8 as os.fsdecode gives them.
+        names: of the members, N of them, with bytes that are not UTF-8 as os.fsdecode gives them.
         version: of the shard that was scanned for this index; "" for an index that came with its shard.
-        companions: files of macOS that the scan passed over; not kept.
+        companions: files of macOS that the scan skipped; not saved.
         is_former: scanned by rules that lost images.
         changed: how the images were changed when they were packed; "" for images as they came.
     """
@@ -60,7 +60,7 @@ class ShardIndex:
     changed: str = ""
 
     def content(self) -> bytes:
-        """The content of the index file."""
+        """Return the content of the index file."""
         rows = zip(self.offsets.tolist(), self.lengths.tolist(), self.labels.tolist(), self.names)
         header = [FORMAT, str(self.num_bytes), self.sha256, str(len(self.names)), self.version, self.changed]
         lines = ["\t".join(header).rstrip("\t")]  # what is empty at its end is left out
@@ -109,9 +109,7 @@ def parse_index(shard: str, content: bytes) -> ShardIndex:
         if len(rows) and (index.offsets.min() < 0 or (index.offsets + index.lengths).max() > index.num_bytes):
             raise ValueError(f"an image lies outside of the shard's {size} bytes")
     except (ValueError, IndexError, OverflowError) as error:
-        raise DataError(
-            f"{shard}{SUFFIX} is damaged or another file ({error}); remove it to have it built anew"
-        ) from error
+        raise DataError(f"{shard}{SUFFIX} is damaged or a different file ({error}); remove it to rebuild it") from error
     return index
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Dict, Mapping, Optional, Sequence, Set
 
 from configs.atomic_file import replace_file
+from configs.bounded_file import KIB, read_bounded
 from configs.passwords import hide_passwords
 from datasets.errors import StoreError
 from datasets.fetch_lock import fetch_lock
@@ -35,7 +36,7 @@ class RemoteStore:
         url: e.g. s3://bucket/imagenet.
         cache: folder of the copies; None: each image is read by one ranged request.
 
-    Passwords in the URL are sent to the place and told to nobody else.
+    Passwords in the URL are sent to the server and appear nowhere else.
     """
 
     def __init__(self, url: str, cache: Optional[Path]) -> None:
@@ -174,7 +175,7 @@ class RemoteStore:
         assert self.cache is not None
         copy = self.cache.folder / name
         try:
-            return StoredFile(copy.stat().st_size, version_path(copy).read_text()) == self.listing[name]
+            return StoredFile(copy.stat().st_size, read_bounded(version_path(copy), KIB).decode()) == self.listing[name]
         except FileNotFoundError:
             return False
 

@@ -2,12 +2,11 @@
 
 Members that look like a part of a sample and cannot be one are errors: an image without a label, a label without an
 image, a key whose members are not neighbours, a link to something that is not there. What neither looks like an image
-nor like a label is passed over, and so are the files named ._NAME that macOS adds to hold attributes.
+nor like a label is skipped, as are the files named ._NAME that macOS adds to hold attributes.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import posixpath
 import re
@@ -16,6 +15,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import BinaryIO, Dict, List, Optional, Tuple
 
+from configs.bounded_file import parse_json
 from datasets.errors import DataError
 from datasets.images.decode import EXTENSIONS
 from datasets.shards.index import NOT_COMPUTED, ShardIndex, check_label, make_index
@@ -35,7 +35,7 @@ def scan_shard(path: str, file: BinaryIO) -> ShardIndex:
     """Return the index of a tar file that came without one, by reading its headers and labels.
 
     Args:
-        path: what people call it.
+        path: its name in messages.
         file: the tar file.
 
     Raises:
@@ -55,7 +55,7 @@ def scan_shard(path: str, file: BinaryIO) -> ShardIndex:
 
 
 def _samples(path: str, file: BinaryIO) -> Tuple[List[Tuple[str, Sample]], int]:
-    """Return (key, members) of each run of neighbours, and how many companions of macOS are passed over."""
+    """Return (key, members) of each run of neighbours, and how many companions of macOS are skipped."""
     samples: List[Tuple[str, Sample]] = []
     contents: Dict[str, TarMember] = {}  # that a link may stand for
     companions = 0
@@ -78,7 +78,7 @@ def _samples(path: str, file: BinaryIO) -> Tuple[List[Tuple[str, Sample]], int]:
         if not samples or samples[-1][0] != key:
             samples.append((key, {}))
         if extension in samples[-1][1]:
-            raise DataError(f"{path}: {member.name} is there twice; remove one")
+            raise DataError(f"{path}: {member.name} occurs twice; remove one")
         samples[-1][1][extension] = content
     return samples, companions
 
@@ -89,9 +89,9 @@ def _is_companion(file: BinaryIO, member: TarMember) -> bool:
 
 def _no_content(path: str, member: TarMember) -> str:
     if member.kind not in LINKS:
-        return f"{path}: {member.name} is no file but a device or pipe; remove it"
+        return f"{path}: {member.name} is a device or pipe, not a file; remove it"
     return (
-        f"{path}: {member.name} is a link to {member.target}, which is no earlier member; write the tar file again "
+        f"{path}: {member.name} is a link to {member.target}, which is not an earlier member; write the tar file again "
         "with `tar --dereference --hard-dereference`, which stores files in place of links"
     )
 
@@ -108,9 +108,12 @@ def last_suffix(extension: str) -> str:
 
 
 def _row(path: str, file: BinaryIO, sample: Sample, is_scattered: bool) -> Optional[Tuple[int, int, int, str]]:
-    """Return (offset, length, label, name) of a sample's image, None for members that are no sample.
+    """Return (offset, length, label, name) of a sample's image, None for members that are not part of a sample.
 
     Args:
+        path: the file's name in messages.
+        file: the tar file.
+        sample: its members by extension.
         is_scattered: there are other members of the same key elsewhere.
     """
     images = [sample[extension] for extension in sample if extension in EXTENSIONS]
@@ -135,13 +138,14 @@ def _row(path: str, file: BinaryIO, sample: Sample, is_scattered: bool) -> Optio
     if half is not None:
         others = " ".join(member.name for member in sample.values() if member is not half) or "nothing else"
         raise DataError(
-            f"{path}: {half.name} is the label of no image: of its key there is {others}; expected one image "
+            f"{path}: {half.name} is a label without an image; its key also has {others}; expected one image "
             f"({' '.join(EXTENSIONS)}) for each label"
         )
     for extension, member in sample.items():
         if last_suffix(extension) in EXTENSIONS:
             raise DataError(
-                f"{path}: {member.name} is taken for no image: its key ends at the first dot of the name; keep that "
+                f"{path}: {member.name} is not taken for an image: its key ends at the first dot of the name; keep "
+                "that "
                 "dot for the extension alone"
             )
     return None
@@ -172,13 +176,13 @@ def parse_label(content: bytes, extension: str) -> Optional[int]:
     """Return the label that a member holds, None if it holds something else (a caption).
 
     Raises:
-        ValueError: a whole number that is no label.
+        ValueError: a whole number that is not a label.
     """
     if extension != ".json":
         return check_label(int(content)) if WHOLE_NUMBER.fullmatch(content) else None
     try:
-        values = json.loads(content)
-    except (ValueError, RecursionError):  # numbers of thousands of digits, or lists in lists in lists
+        values = parse_json(content)
+    except ValueError:  # numbers of thousands of digits, or lists in lists in lists
         return None
     if not isinstance(values, dict):
         return None

@@ -11,7 +11,7 @@ from typing import BinaryIO, Dict, Sequence
 from typing_extensions import Protocol
 
 from configs.atomic_file import replace_file
-from configs.bounded_file import MIB, read_bounded
+from configs.bounded_file import MIB, open_regular, read_bounded
 
 SUBFOLDERS = ("train", "val")
 BLOCK_BYTES = 1 << 22
@@ -37,10 +37,10 @@ class ShardStore(Protocol):
     """Files of one place, by name; a name may begin with one of SUBFOLDERS."""
 
     def files(self) -> Dict[str, StoredFile]:
-        """Return what is told about each file, by name."""
+        """Return what is known about each file, by name."""
 
     def path(self, name: str) -> str:
-        """Return what people call the file."""
+        """Return the file's name in messages."""
 
     def read(self, name: str) -> bytes: ...
 
@@ -53,7 +53,11 @@ class ShardStore(Protocol):
         """Return whether any of these files is copied here before it is read, and is not here yet."""
 
     def write_index(self, name: str, content: bytes) -> None:
-        """Keep a file that a later `read` finds. Raises OSError where that cannot be."""
+        """Keep a file that a later `read` finds.
+
+        Raises:
+            OSError: it cannot be written.
+        """
 
 
 class FolderStore:
@@ -92,7 +96,7 @@ class FolderStore:
             os.close(descriptor)
 
     def open(self, name: str) -> BinaryIO:
-        return open(self.folder / name, "rb")
+        return open_regular(self.folder / name)
 
     def must_copy(self, names: Sequence[str]) -> bool:
         return False

@@ -39,7 +39,7 @@ class TarMember:
     """One member.
 
     Attributes:
-        name: with bytes that are no UTF-8 as os.fsdecode gives them.
+        name: with bytes that are not UTF-8 as os.fsdecode gives them.
         kind: one of tarfile's types.
         offset: of its content's first byte.
         size: of its content.
@@ -57,7 +57,7 @@ def read_tar(path: str, file: BinaryIO) -> Iterator[TarMember]:
     """Give the members of a tar file, or of several joined end to end.
 
     Args:
-        path: what people call it.
+        path: its name in messages.
         file: seekable; only headers and end marks are read.
 
     Raises:
@@ -107,7 +107,7 @@ def read_at(file: BinaryIO, offset: int, num_bytes: int) -> bytes:
 
 
 def _skip_end_mark(path: str, file: BinaryIO, position: int, archive: int, size: int) -> int:
-    """Return where the zeros at `position` end, unless they are no end mark: a hole hides members."""
+    """Return where the zeros at `position` end, unless they are not an end mark: a hole hides members."""
     end = position
     while end < size and end - position <= MAX_END_BLOCKS * BLOCK and read_at(file, end, BLOCK) == ZEROS:
         end += BLOCK

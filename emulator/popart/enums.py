@@ -1,6 +1,6 @@
 """PopART's enumerations for the compiler's options; members and values as there.
 
-A member is no integer: int() makes it one, and `_Popart.set()` takes nothing else.
+A member is not an integer: int() makes it one, and `_Popart.set()` takes nothing else.
 """
 
 from __future__ import annotations

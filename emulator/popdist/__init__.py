@@ -55,7 +55,7 @@ def getNumIpusPerReplica() -> int:
 
 
 def getNumInstances() -> int:
-    """Number of instances."""
+    """Return number of instances."""
     return getNumTotalReplicas() // getNumLocalReplicas()
 
 

@@ -34,7 +34,7 @@ def connect() -> None:
 
 
 def _disconnect() -> None:
-    """Ends gloo's threads: one that lets go of a tensor while Python ends would abort the process."""
+    """End gloo's threads: one that lets go of a tensor while Python ends would abort the process."""
     if dist.is_initialized():
         gc.collect()  # what holds the group in a cycle of references
         dist.destroy_process_group()

@@ -46,7 +46,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         parser.error("no program given")
     if chosen.num_instances < 1 or chosen.num_replicas < 1 or chosen.num_replicas % chosen.num_instances:
         parser.error(
-            f"--num-replicas {chosen.num_replicas} is no multiple of --num-instances {chosen.num_instances}: "
+            f"--num-replicas {chosen.num_replicas} is not a multiple of --num-instances {chosen.num_instances}: "
             "every instance runs the same number of replicas"
         )
     program = list(chosen.program)
@@ -67,7 +67,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 def _variables(index: int, instances: int, replicas: int, ipus_per_replica: int, port: int) -> Dict[str, str]:
-    """The environment of one instance: poprun's variables, OpenMPI's, and where the instances meet."""
+    """Return the environment of one instance: poprun's variables, OpenMPI's, and where the instances meet."""
     local = replicas // instances
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     path = os.environ.get("PYTHONPATH", "")
@@ -108,7 +108,7 @@ def _wait(running: List[subprocess.Popen]) -> int:
 
 
 def console() -> None:
-    """The command `poprun`."""
+    """Run the command `poprun`."""
     sys.exit(main())
 
 

@@ -60,7 +60,7 @@ def setLogLevel(level: Union[str, int]) -> None:
 
 
 def level_of_environment() -> int:
-    """The level that POPTORCH_LOG_LEVEL asks for, in the words of the logging module."""
+    """Return the level that POPTORCH_LOG_LEVEL asks for, in the words of the logging module."""
     return _level(os.environ.get("POPTORCH_LOG_LEVEL", "WARN"))
 
 

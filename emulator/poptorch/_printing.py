@@ -9,7 +9,7 @@ import torch
 
 
 def module_repr(m: torch.nn.Module) -> str:
-    """A module's text as torch gives it, with BeginBlock(...) in front of modules that begin a block."""
+    """Return a module's text as torch gives it, with BeginBlock(...) in front of modules that begin a block."""
     children = [f"({name}): {_indented(module_repr(child))}" for name, child in m._modules.items() if child is not None]
     extra = m.extra_repr()
     lines = (extra.split("\n") if extra else []) + children

@@ -14,7 +14,7 @@ class MeanReductionStrategy(enum.IntEnum):
 
 
 class DataLoaderMode(enum.IntEnum):
-    """Where the loader runs: here, in its own process, or there with batches put together anew."""
+    """Where the loader runs: here, in its own process, or there with batches reassembled."""
 
     Sync = 0
     Async = 1

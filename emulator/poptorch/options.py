@@ -140,7 +140,7 @@ class Options(OptionsDict):
         return self
 
     def sourceLocationExcludes(self, excludes: List[str]) -> Options:
-        """Paths left out of source locations."""
+        """Return paths left out of source locations."""
         self._source_location_excludes = excludes
         return self
 
@@ -186,7 +186,7 @@ class Options(OptionsDict):
         return self
 
     def replicationFactor(self, replication_factor: int) -> Options:
-        """Copies of the model that this process runs."""
+        """Copy of the model that this process runs."""
         self.set(replication_factor=replication_factor)
         return self
 
@@ -204,7 +204,7 @@ class Options(OptionsDict):
         return self
 
     def broadcastBuffers(self, broadcast_buffers: bool = True) -> Options:
-        """False: each replica may keep its own values in buffers."""
+        """Allow each replica to keep its own values in buffers, with False."""
         self.set(broadcast_buffers=broadcast_buffers)
         return self
 
@@ -224,7 +224,7 @@ class Options(OptionsDict):
         return self
 
     def enableExecutableCaching(self, path: Optional[str]) -> Options:
-        """Keep executables in this folder; None: do not. (The emulator only makes the folder.)"""
+        """Keep executables in this folder; None: do not; the emulator only makes the folder."""
         if path is not None:
             self._Popart.set("cachePath", path)
         self._Popart.set("enableEngineCaching", path is not None)
@@ -242,7 +242,7 @@ class Options(OptionsDict):
         return self
 
     def syncPattern(self, sync_pattern: SyncPattern) -> Options:
-        """How IPUs wait for each other."""
+        """Set how IPUs wait for each other."""
         require_type(sync_pattern, SyncPattern, "sync_pattern")
         self.set(sync_pattern=sync_pattern.value)
         return self
@@ -271,7 +271,7 @@ class Options(OptionsDict):
         self.anchored_tensors[short_name] = [long_name, output_mode is None, output_mode, period]
 
     def outputMode(self, output_mode: OutputMode, output_return_period: Optional[int] = None) -> Options:
-        """Which micro steps' outputs come back; EveryN needs a positive period."""
+        """Set which micro steps' outputs come back; EveryN needs a positive period."""
         require_type(output_mode, OutputMode, "output_mode")
         if output_mode == OutputMode.EveryN:
             if not output_return_period or output_return_period <= 0:
@@ -336,7 +336,7 @@ class Options(OptionsDict):
         return self
 
     def toDict(self) -> Dict[str, Any]:
-        """All options in the back end's words; the output mode must have been chosen."""
+        """Return all options in the back end's words; the output mode must have been chosen."""
         if self.defaultOutputMode():
             raise AssertionError("An output mode must be picked before serialisation")
         options = self.update({**self._execution_strategy.backendOptions(), **self._Popart.options})
@@ -345,7 +345,7 @@ class Options(OptionsDict):
         return options
 
     def clone(self) -> Options:
-        """An unfrozen copy."""
+        """Return an unfrozen copy."""
         return copy.deepcopy(self)
 
     def __repr__(self) -> str:
@@ -355,7 +355,7 @@ class Options(OptionsDict):
 
 
 def _as_enum(value: Any) -> Any:
-    """ "ConnectionType.OnDemand" -> that member; anything else as it is."""
+    """Return the member that "ConnectionType.OnDemand" names; anything else as it is."""
     if not isinstance(value, str) or value.count(".") != 1:
         return value
     kind, member = value.split(".")

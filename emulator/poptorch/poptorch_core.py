@@ -61,7 +61,7 @@ def _throwTestError(error_type: TestErrorType) -> None:
 
 
 def ipuHardwareVersion(num_ipus: int = 1) -> int:
-    """The version of the IPUs; 0 where there are not as many."""
+    """Return the version of the IPUs; 0 where there are not as many."""
     return hardware.EMULATED_VERSION if hardware.ipuHardwareIsAvailable(num_ipus) else 0
 
 

@@ -13,10 +13,10 @@ class Channel:
         self.name = name
 
     def instrument(self, obj: Any, *methods: str) -> Any:
-        """The object itself."""
+        """Return the object itself."""
         return obj
 
     @contextlib.contextmanager
     def tracepoint(self, name: str) -> Iterator[None]:
-        """A context that records nothing."""
+        """Enter a context that records nothing."""
         yield

@@ -40,7 +40,7 @@ def registerCustomArgParser(arg_data_type: Type[Any], arg_parser: Optional[ICust
 
 
 def custom_parser(value: Any) -> Optional[ICustomArgParser]:
-    """The parser registered for the type of `value` or one of its bases; None if there is none."""
+    """Return the parser registered for the type of `value` or one of its bases; None if there is none."""
     exact = _parsers.get(type(value))
     if exact is not None or not _parsers:
         return exact
@@ -48,7 +48,7 @@ def custom_parser(value: Any) -> Optional[ICustomArgParser]:
 
 
 def tensors_in(structure: Any, like: Any = None) -> List[torch.Tensor]:
-    """All tensors of a nested structure in order; dictionaries in the key order of `like` where it is given."""
+    """Return all tensors of a nested structure in order; dictionaries in the key order of `like` where it is given."""
     return list(_iterate(structure, like))
 
 

@@ -65,7 +65,7 @@ def check_calibration(factory: NormActFactory) -> None:
 
 
 def source_of(path: str, norm: Union[BatchNorm, nn.modules.batchnorm._BatchNorm]) -> BatchNormSource:
-    """What calibration takes of a batch norm with running statistics, which `path` names."""
+    """Return what calibration takes of a batch norm with running statistics, which `path` names."""
     assert norm.running_var is not None
     var = norm.running_var.double()
     return BatchNormSource(path, (var / (var + norm.eps)).sqrt())

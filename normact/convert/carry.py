@@ -83,5 +83,5 @@ def _is_frozen(old: nn.Module, model: nn.Module, path: str) -> bool:
 
 
 def new_parameters(model: nn.Module, before: Set[int]) -> Tuple[str, ...]:
-    """Names of the parameters whose ids are not among those of before."""
+    """Return names of the parameters whose ids are not among those of before."""
     return tuple(name for name, parameter in model.named_parameters() if id(parameter) not in before)

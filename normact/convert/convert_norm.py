@@ -19,10 +19,11 @@ from normact.convert.calibrate import (
 from normact.convert.carry import carry_over, new_parameters, why_kept, why_not_taken
 from normact.convert.report import ConversionReport, ConvertedNorm
 from normact.convert.rewrite import Rewriting, has_in_place_operations, rewrite_forward, why_not_rewritten
-from normact.data_flow import Consumer, find_consumers, optional_arguments
+from normact.data_flow import Consumer, find_consumers
 from normact.factory import NormActFactory
 from normact.norm_act import NormAct
 from normact.recognize import NormDescription, describe_norm
+from normact.tracing import optional_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,8 @@ def convert_norm(
     ones that the report names. Where a norm's parameters are frozen, so are its layer's. From batch norm to batch norm
     the running statistics and momentum are carried over; eps and the rest are the factory's. The network
     is edited in place, after every layer was built: an error leaves it as it was. Optional arguments of the
-    network's own forward are taken at their defaults. Hooks do not run.
+    network's own forward are taken at their defaults. Hooks do not run. torch.jit.script takes no network with these
+    layers, and says so; torch.jit.trace, torch.export and torch.compile do.
 
     Args:
         model: any network.
@@ -89,7 +91,7 @@ def convert_norm(
     """
     if factory.norm.endswith("+ws"):
         raise ValueError(
-            f"norm {factory.norm!r}: convert_norm replaces norms and no convolutions; use {factory.norm[:-3]!r}, or "
+            f"norm {factory.norm!r}: convert_norm replaces norms, not convolutions; use {factory.norm[:-3]!r}, or "
             "build the network with factory.conv2d"
         )
     if calibrate is not None:
@@ -113,6 +115,7 @@ def convert_norm(
         more, in_place = _remove_in_place_operations(model)
         rewritten = rewritten | more
     calibrated: Tuple[CalibratedLayer, ...] = ()
+    uncalibrated: Tuple[str, ...] = ()
     if calibrate is not None:
         layers = {
             plan.layer: source_of(plan.path, plan.old)
@@ -120,6 +123,7 @@ def convert_norm(
             if plan.layer is not None and isinstance(plan.old, _BatchNorm) and plan.old.running_mean is not None
         }
         calibrated = calibrate_layers(model, layers, calibrate)
+        uncalibrated = tuple(plan.path for plan in plans if plan.layer is not None and plan.layer not in layers)
     for path, error in failures:
         logger.warning("convert_norm: data flow of %s could not be traced: %s", path or "the network", error)
     return model, ConversionReport(
@@ -129,6 +133,7 @@ def convert_norm(
         new_parameters=new_parameters(model, before),
         in_place=in_place,
         calibrated=calibrated,
+        uncalibrated=uncalibrated,
     )
 
 
@@ -141,7 +146,7 @@ def _with_fit_activation(consumer: Consumer, channels: int, factory: NormActFact
 def _find_rewrites(
     model: nn.Module, norms: List[Tuple[str, nn.Module, NormDescription]], consumers: Dict[nn.Module, Consumer]
 ) -> Tuple[List[_Rewrite], Dict[nn.Module, str]]:
-    """The pairs that need a rewritten graph, and why some cannot have one."""
+    """Return the pairs that need a rewritten graph, and why some cannot have one."""
     rewrites: List[_Rewrite] = []
     for path, module, _ in norms:
         consumer = consumers.get(module)
@@ -169,7 +174,7 @@ def _is_exclusive(model: nn.Module, consumer: Consumer) -> bool:
 
 
 def _enclosing(model: nn.Module, norm_path: str, caller: str) -> str:
-    """The smallest module around a pair that takes required arguments alone.
+    """Return the smallest module around a pair that takes required arguments alone.
 
     It holds the norm, and is the activation's caller or holds it. An optional argument (a shortcut that may be
     None) lets one module run two codes, and the trace of that module by itself knows one of them.
@@ -236,7 +241,7 @@ def _choose_activation(
     *,
     factory: NormActFactory,
 ) -> Tuple[Optional[Activation], str, Optional[nn.Module]]:
-    """The activation that joins the layer, else the reason for none, and the module to be emptied."""
+    """Return the activation that joins the layer, else the reason for none, and the module to be emptied."""
     if description.no_pair_because:
         return None, description.no_pair_because, None
     if description.activation != "identity":
@@ -269,7 +274,7 @@ def _edit(model: nn.Module, plans: List[_Plan], rewrites: List[_Rewrite]) -> Tup
 
 
 def _remove_in_place_operations(model: nn.Module) -> Tuple[Set[str], Tuple[Tuple[str, str], ...]]:
-    """The paths of the modules that got a new forward, and (path, why) of those that may go on changing values."""
+    """Return the paths of modules with a new forward, and (path, why) of those that may change values in place."""
     rewritten: Set[str] = set()
     left: List[Tuple[str, str]] = []
     for path, module in model.named_modules():

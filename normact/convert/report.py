@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import List, Optional, Tuple
 
 from normact.convert.calibrate import CalibratedLayer
+from normact.counted import counted
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class ConversionReport:
         new_parameters: names of the parameters that the network did not have: an optimizer made before lacks them.
         in_place: with out_of_place, (path, why) of the modules whose in-place operations stay.
         calibrated: with calibrate, one row for each layer that took the place of a batch norm.
+        uncalibrated: with calibrate, paths of the replaced norms that were no batch norms with running statistics.
     """
 
     norms: Tuple[ConvertedNorm, ...]
@@ -50,6 +52,7 @@ class ConversionReport:
     new_parameters: Tuple[str, ...] = ()
     in_place: Tuple[Tuple[str, str], ...] = ()
     calibrated: Tuple[CalibratedLayer, ...] = ()
+    uncalibrated: Tuple[str, ...] = ()
 
     def __str__(self) -> str:
         header = ("norm", "was", "is", "groups", "activation", "PN", "note")
@@ -71,7 +74,7 @@ class ConversionReport:
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
         replaced = sum(norm.replaced_by is not None for norm in self.norms)
         with_proxy = sum(norm.proxy for norm in self.norms)
-        lines.append(f"{len(self.norms)} norms: {replaced} replaced, {with_proxy} of them with PN")
+        lines.append(f"{counted(len(self.norms), 'norm')}: {replaced} replaced, {with_proxy} of them with PN")
         if self.rewritten:
             lines.append("with a new forward, a torch.fx graph: " + ", ".join(_name(path) for path in self.rewritten))
         for path, error in self.trace_failures:
@@ -83,6 +86,11 @@ class ConversionReport:
         for layer in self.calibrated:
             if layer.note:
                 lines.append(f"calibration of {_name(layer.path)}: {layer.output or 'moments'}; {layer.note}")
+        if self.uncalibrated:
+            lines.append(
+                f"{len(self.uncalibrated)} layers not calibrated ({_name(self.uncalibrated[0])}, ...): what they "
+                "replaced was no batch norm with running statistics"
+            )
         if self.new_parameters:
             lines.append(
                 f"{len(self.new_parameters)} new parameters ({self.new_parameters[0]}, ...): an optimizer made before "
@@ -94,7 +102,7 @@ class ConversionReport:
 def _calibration(layers: Tuple[CalibratedLayer, ...]) -> str:
     counts = {kind: sum(layer.output == kind for layer in layers) for kind in ("taken back", "neutral", "changed")}
     proxies = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-    return f"{len(layers)} layers calibrated" + (f"; Proxy Normalization: {proxies}" if proxies else "")
+    return f"{counted(len(layers), 'layer')} calibrated" + (f"; Proxy Normalization: {proxies}" if proxies else "")
 
 
 def _name(path: str) -> str:

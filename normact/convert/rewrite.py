@@ -10,9 +10,9 @@ import torch
 import torch.fx
 from torch import nn
 
-from normact.data_flow import FlowTracer, kept_attributes, optional_arguments, training_mode
 from normact.known_activations import hooks_of
 from normact.recognize import is_dropout, is_pass_through
+from normact.tracing import FlowTracer, kept_attributes, optional_arguments, training_mode
 
 _OUT_OF_PLACE: Dict[Any, Any] = {
     operator.iadd: operator.add,
@@ -68,7 +68,7 @@ def why_not_rewritten(module: nn.Module, rewriting: Rewriting) -> str:
 def rewrite_forward(module: nn.Module, rewriting: Rewriting) -> None:
     """Give a module its new forward, in place.
 
-    Its class becomes one that extends its own by that forward. Copies and pickles make the forward anew.
+    Its class becomes one that extends its own by that forward. Copies and pickles recreate the forward.
     """
     with training_mode(module, module.training):
         graph = _tracer(rewriting).trace(module)
@@ -177,7 +177,7 @@ def _nodes_after(node: torch.fx.Node) -> Set[torch.fx.Node]:
 
 
 def _named_arguments(node: torch.fx.Node) -> Dict[str, Any]:
-    """The arguments of a call to a function written in Python, but the first, by name; empty where it is not one."""
+    """Return a call's arguments after the first, by name; empty unless the function is written in Python."""
     try:
         parameters = list(inspect.signature(node.target).parameters)  # type: ignore[arg-type]
     except (TypeError, ValueError):  # a builtin function

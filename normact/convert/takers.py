@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.nn.utils import parametrize
 
-from normact.data_flow import TracedPart, traced_parts
 from normact.fold.flow import find_takers, has_hooks
 from normact.fold.layers import ABSENT, ChannelAffine, by_output_channel
 from normact.norm_act import NormAct
+from normact.tracing import TracedPart, traced_parts
 
 _TAKERS = (nn.Conv2d, nn.Linear)
 
@@ -30,7 +30,7 @@ class TakersFound(NamedTuple):
 
 
 def takers_of(model: nn.Module, layers: Collection[NormAct]) -> Dict[NormAct, TakersFound]:
-    """What takes the output of each layer in evaluation; a layer that no trace reaches is left out."""
+    """Return what takes the output of each layer in evaluation; a layer that no trace reaches is left out."""
     names: Dict[int, int] = {}
     for module in model.modules():
         for parameter in module._parameters.values():

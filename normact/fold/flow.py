@@ -61,14 +61,14 @@ def find_takers(node: Node, affine: ChannelAffine, modules: Dict[str, nn.Module]
 
 
 def conv_in_front(node: Node, modules: Dict[str, nn.Module]) -> Optional[Node]:
-    """The convolution whose output goes into this call and nowhere else."""
+    """Return the convolution whose output goes into this call and nowhere else."""
     conv = node.all_input_nodes[0]
     module = module_of(modules, conv)
     return conv if type(module) in _CONVS and len(conv.users) == 1 and not has_hooks(module) else None
 
 
 def module_of(modules: Dict[str, nn.Module], node: Node) -> Optional[nn.Module]:
-    """The module that a node calls; None where it calls none."""
+    """Return the module that a node calls; None where it calls none."""
     return modules[str(node.target)] if node.op == "call_module" else None
 
 
@@ -88,7 +88,7 @@ def _takes(module: Optional[nn.Module], channels: int, is_flat: bool) -> bool:
 
 
 def _passage(node: Node, module: Optional[nn.Module]) -> str:
-    """How scale_c x + shift_c passes a call: "same", "max" (scales must be positive), "flat"; "" where it does not."""
+    """Return how scale_c x + shift_c passes a call: "same", "max" (scales must be positive), "flat", or "" if not."""
     if type(module) is nn.MaxPool2d:  # pads with minus infinity
         return "" if module.return_indices else "max"
     if type(module) is nn.AvgPool2d:

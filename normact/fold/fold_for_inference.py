@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from normact import kernels
-from normact.data_flow import FlowTracer, optional_arguments, training_mode
 from normact.fold.flow import Takers, conv_in_front, find_takers, has_hooks, module_of
 from normact.fold.layers import ABSENT, ChannelAffine, FoldedNormAct, folded_conv, folded_linear
 from normact.fold.report import FoldedLayer, FoldReport
 from normact.norm_act import NormAct
 from normact.proxy import proxy_statistics
+from normact.tracing import FlowTracer, optional_arguments, training_mode
 from normact.weight_standardization import WeightStandardizedConv2d
 
 _TORCH_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -28,7 +28,7 @@ _UPPER_BOUNDS: Dict[str, Optional[float]] = {"relu": None, "relu6": 6.0}
 
 
 def fold_for_inference(model: nn.Module) -> Tuple[torch.fx.GraphModule, FoldReport]:
-    """An evaluation copy of a network in which everything that its weights fix is a constant.
+    """Return an evaluation copy of a network in which everything that its weights fix is a constant.
 
     * Weight standardization becomes plain weights.
     * Batch norm's running statistics and the affine (that of norm "none" too) go into the convolution in front, where
@@ -218,13 +218,13 @@ def _affine_constants(layer: Any, norm: Any) -> Tuple[Dict[str, Tensor], bool]:
 
 
 def _running_affine(norm: Any) -> Tuple[Tensor, Tensor]:
-    """What torch's batch norm is in evaluation: (scale, shift), float64."""
+    """Return what torch's batch norm is in evaluation: (scale, shift), float64."""
     scale = torch.rsqrt(norm.running_var.double() + norm.eps)
     return scale, -norm.running_mean.double() * scale
 
 
 def _like(layer: Any) -> Tensor:
-    """A tensor of the layer's channels, type and device."""
+    """Return a tensor of the layer's channels, type and device."""
     return layer.running_var if layer.weight is None else layer.weight
 
 
@@ -238,7 +238,7 @@ def _is_fused(layer: NormAct) -> bool:
 
 
 def _build(model: nn.Module, graph: torch.fx.Graph, folder: _Folder) -> torch.fx.GraphModule:
-    """The graph as a module that shares nothing with the original."""
+    """Return the graph as a module that shares nothing with the original."""
     calls: Dict[str, List[Node]] = {}
     for node in graph.nodes:
         if node.op == "call_module":

@@ -156,7 +156,7 @@ class BorderedConv2d(nn.Conv2d):
 
 
 def folded_conv(conv: nn.Module, before: Optional[ChannelAffine], after: Optional[ChannelAffine]) -> nn.Module:
-    """A convolution of `before`, followed by `after`, as one convolution; weight standardization becomes weights.
+    """Return `before` followed by `after` as one convolution; weight standardization becomes weights.
 
     Formula: w'_oc = a_o w_oc s_c, bias'_o = a_o (bias_o + sum of w_oc t_c over c and taps) + b_o, with before = (s, t)
     and after = (a, b). Where the convolution pads with zeros and t is there, the sum is over the taps inside the image
@@ -198,7 +198,7 @@ def folded_conv(conv: nn.Module, before: Optional[ChannelAffine], after: Optiona
 
 
 def folded_linear(linear: nn.Linear, before: ChannelAffine) -> nn.Module:
-    """A linear layer of `before`, whose channels are each repeated where the layer takes flattened maps.
+    """Return a linear layer of `before`, whose channels are each repeated where the layer takes flattened maps.
 
     Formula: w'_oi = w_oi s_c(i), bias'_o = bias_o + sum_i w_oi t_c(i), with c(i) = i // (in_features / C).
 

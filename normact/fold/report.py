@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import List, Tuple
 
+from normact.counted import counted
+
 
 @dataclass(frozen=True)
 class FoldedLayer:
@@ -51,7 +53,9 @@ class FoldReport:
         norms = sum(bool(layer.norm_into) for layer in self.layers)
         outputs = {kind: sum(layer.output == kind for layer in self.layers) for kind in _OUTPUTS}
         counts = ", ".join(f"{count} {kind}" for kind, count in outputs.items() if count)
-        lines.append(f"{len(self.layers)} layers: {norms} norms folded; outputs: {counts or 'none'}")
+        lines.append(
+            f"{counted(len(self.layers), 'layer')}: {counted(norms, 'norm')} folded; outputs: {counts or 'none'}"
+        )
         if self.standardized:
             lines.append(f"{len(self.standardized)} weight-standardized convolutions are now plain ones")
         return "\n".join(lines)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def memory_format_of(x: Tensor) -> torch.memory_format:
-    """The format in which the kernels work on x and write their results: channels_last where x is, else contiguous."""
+    """Return the format of the kernels' inputs and results: channels_last where x is, else contiguous."""
     channels_last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
     if channels_last is not None and not x.is_contiguous() and x.is_contiguous(memory_format=channels_last):
         return channels_last

@@ -38,7 +38,7 @@ def why_not_loaded() -> Optional[str]:
 
 
 def why_not_loaded_on_cuda() -> Optional[str]:
-    """The same for CUDA tensors: Triton kernels below the operators and gradients of why_not_loaded."""
+    """Return the same for CUDA tensors: Triton kernels below the operators and gradients of why_not_loaded."""
     if not _cuda_outcome:
         with _lock:
             if not _cuda_outcome:
@@ -57,9 +57,40 @@ def has_fused_kernels() -> bool:
 
 
 def _load() -> Optional[str]:
-    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
-    if version < OLDEST_TORCH:
+    from normact.kernels.cpu.build import torch_version
+
+    if torch_version() < OLDEST_TORCH:
         return f"torch {torch.__version__} is older than {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]}"
+    if not _load_prebuilt():
+        reason = _load_built()
+        if reason is not None:
+            return reason
+    _register_shapes()
+    register_transforms()
+    return None
+
+
+def _load_prebuilt() -> bool:
+    """Load the library that a wheel brings; False where there is none for this machine."""
+    from normact.kernels.cpu.prebuilt import prebuilt_library
+
+    library = prebuilt_library()
+    if library is None:
+        return False
+    try:
+        from normact.kernels.gradients import register_gradients
+
+        torch.ops.load_library(str(library))
+    except (ImportError, OSError) as error:  # another torch than those it was tried with, or an older C library
+        logger.warning("the wheel's kernels do not load here (%s), so they are built", error)
+        return False
+    logger.info("kernels of the wheel: %s", library.name)
+    register_gradients()
+    return True
+
+
+def _load_built() -> Optional[str]:
+    """Build the library if it is not there, and load it; the reason where that fails."""
     from normact.kernels.cpu.build import build_library
     from normact.kernels.cpu.compiler import BuildError
 
@@ -71,8 +102,6 @@ def _load() -> Optional[str]:
         torch.ops.load_library(str(library))
     except OSError as error:  # it is whole: its sum was compared
         return f"the built library does not load ({error}); remove {library.parent} to have it built again"
-    _register_shapes()
-    register_transforms()
     return None
 
 
@@ -89,7 +118,7 @@ def _load_on_cuda() -> Optional[str]:
 
 
 def _like(x: Tensor) -> Tensor:
-    """An output of the kernels."""
+    """Return an output of the kernels."""
     return torch.empty_like(x, memory_format=memory_format_of(x))
 
 
@@ -123,7 +152,7 @@ def _register_shapes() -> None:
 
 
 def _of_all_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` as it is called with all arguments of the operator of its name: it gets those that it names."""
+    """Return `function` as called with all arguments of the operator of its name: it gets those that it names."""
     schema = getattr(torch.ops.normact, function.__name__).default._schema
     wanted = inspect.signature(function).parameters
     places = {argument.name: place for place, argument in enumerate(schema.arguments) if argument.name in wanted}

@@ -40,7 +40,7 @@ class Recipe(NamedTuple):
     out_version: int
 
     def recompute(self) -> Tensor:
-        """The output again, to the bit.
+        """Return the output again, to the bit.
 
         Raises:
             RuntimeError: a tensor it is computed from was changed in place since forward.
@@ -121,7 +121,7 @@ def attach_recipe(
 
 
 def recipe_of(tensor: Tensor) -> Optional[Recipe]:
-    """How backward would compute `tensor` again; None where the tensor itself is kept."""
+    """Return how backward would compute `tensor` again; None where the tensor itself is kept."""
     return getattr(tensor, _RECIPE, None)
 
 
@@ -130,7 +130,7 @@ def _versions(*tensors: Optional[Tensor]) -> Tuple[int, ...]:
 
 
 def pack(tensor: Tensor) -> Union[Tensor, Recipe]:
-    """What is kept for backward in the place of a tensor: its recipe where it has one, else the tensor."""
+    """Return what is kept for backward in the place of a tensor: its recipe where it has one, else the tensor."""
     recipe = recipe_of(tensor)
     if recipe is None or tensor._version != recipe.out_version:
         return tensor
@@ -138,5 +138,5 @@ def pack(tensor: Tensor) -> Union[Tensor, Recipe]:
 
 
 def unpack(saved: Union[Tensor, Recipe]) -> Tensor:
-    """The tensor that `pack` was given."""
+    """Return the tensor that `pack` was given."""
     return saved.recompute() if isinstance(saved, Recipe) else saved

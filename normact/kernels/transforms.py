@@ -29,7 +29,7 @@ def register_transforms() -> None:
 def norm_act_of_batches(
     info: Any, in_dims: Tuple[Optional[int], ...], x: Tensor, *others: Any
 ) -> Tuple[Tuple[Tensor, ...], Tuple[int, int]]:
-    """A batch of x alone is a larger batch; with parameters of its own, each member is computed by itself."""
+    """Return a batch of x alone is a larger batch; with parameters of its own, each member is computed by itself."""
     if in_dims[0] is not None and not any(dim is not None for dim in in_dims[1:]):
         stacked = x.movedim(in_dims[0], 0)
         results = torch.ops.normact.norm_act(stacked.flatten(0, 1), *others)
@@ -55,7 +55,7 @@ def norm_act_differentiable_backward(
     activation: str,
     eps: float,
 ) -> Tuple[Tensor, Tensor]:
-    """The gradient of x, and those of the four per-channel values as rows of float32."""
+    """Return the gradient of x, and those of the four per-channel values as rows of float32."""
     grouping = "strided" if strided else "contiguous"
 
     def forward(x: Tensor, *rows: Optional[Tensor]) -> Tensor:
@@ -79,7 +79,7 @@ def proxy_statistics_differentiable_backward(
     proxy_gamma: Optional[Tensor],
     eps: float,
 ) -> Tensor:
-    """The gradients of the four parameters as rows of float32."""
+    """Return the gradients of the four parameters as rows of float32."""
     parameters = (weight, bias, proxy_beta, proxy_gamma)
     given = next(value for value in parameters if value is not None)
     ones, zeros = torch.ones_like(given, dtype=torch.float32), torch.zeros_like(given, dtype=torch.float32)
@@ -96,7 +96,7 @@ def proxy_statistics_differentiable_backward(
 def _pulled_back(
     function: Callable[..., Any], arguments: Sequence[Optional[Tensor]], grads: Any
 ) -> List[Optional[Tensor]]:
-    """The gradients of a function's arguments, differentiable by arguments and grads.
+    """Return the gradients of a function's arguments, differentiable by arguments and grads.
 
     None for an argument that is absent or needs no gradient.
     """

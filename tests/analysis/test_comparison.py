@@ -192,8 +192,10 @@ def test_a_norm_without_statistics_to_reestimate_is_compared_as_it_is(tmp_path: 
 
 def test_unknown_references_and_metrics_that_no_run_has_are_refused(tmp_path: Path) -> None:
     runs = grid(tmp_path)
-    with pytest.raises(ResultsError, match="--against bnn: no row has this name; bn"):
+    with pytest.raises(ResultsError, match="--against bnn: no row is called bnn; bn"):
         compared(runs, against="bnn")
+    with pytest.raises(ResultsError, match="--pair gn n: no row is called n; "):
+        compare_rows(group_runs(runs), METRICS["top1"], pairs=[("gn", "n")])
     with pytest.raises(ResultsError, match="no run has a training top-1"):
         compared(runs, "train_top1")
 
@@ -204,3 +206,20 @@ def test_any_name_stays_in_its_cell(name: str) -> None:
     assert "\n" not in escaped and "\r" not in escaped
     unescaped = escaped.replace("\\\\", "")
     assert all(unescaped[place - 1] == "\\" for place, letter in enumerate(unescaped) if letter in "|<`*[]")
+
+
+def test_a_pair_compares_a_row_with_another_than_the_rest(tmp_path: Path) -> None:
+    runs = grid(tmp_path)
+    for seed, value in enumerate(GN):
+        write_result(tmp_path, "gnpn", seed, value + 0.01 * (1 + seed % 2))
+    rows = group_runs([*runs, *load_results([tmp_path / f"gnpn.seed{seed}.json" for seed in range(len(GN))])])
+    comparison = compare_rows(rows, METRICS["top1"], "bn", [("gnpn", "gn")])
+    means = [None if each.difference is None else each.difference.mean for each in comparison.summaries]
+    assert means == [None, pytest.approx(11 / 6), pytest.approx(1.5)]
+    table = markdown_of(comparison)
+    assert "| difference (points) |" in table
+    assert "\\] to bn**" in table and "\\] to gn**" in table
+    alone = compare_rows(rows, METRICS["top1"], pairs=[("gnpn", "gn")])
+    assert [each.difference is None for each in alone.summaries] == [True, True, False]
+    with pytest.raises(ResultsError, match="two pairs begin with the same row"):
+        compare_rows(rows, METRICS["top1"], pairs=[("gnpn", "gn"), ("gnpn", "bn")])

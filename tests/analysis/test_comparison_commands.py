@@ -28,7 +28,7 @@ After.
 
 @pytest.fixture
 def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A grid of two rows with three seeds; the current folder is the one that it lies in."""
+    """Return a grid of two rows with three seeds; the current folder is the one that it lies in."""
     monkeypatch.chdir(tmp_path)
     for seed in range(3):
         write_result(Path("grid"), "bn", seed, 0.8 + seed / 100)
@@ -77,13 +77,13 @@ def test_rows_are_chosen_and_ordered(grid: Path, capsys: pytest.CaptureFixture[s
     ("arguments", "message"),
     [
         (["compare", "none"], "none: no such run folder"),
-        (["compare", "grid", "--against", "bm"], "--against bm: no row has this name; bn"),
+        (["compare", "grid", "--against", "bm"], "--against bm: no row is called bm; bn"),
         (["compare", "grid", "--rows", "ln"], "--rows ln: no row has this name; there are bn; gn"),
         (["compare", "grid", "--pictures", "bars"], "--pictures has no effect without --out"),
         (["compare", "grid", "--out", "o", "--pictures", "power"], "no picture power: setting needs --x"),
         (["compare", "grid", "--x", "norm.num_groups"], "no rows of one norm differ in it"),
         (["report", "grid", "--metric", "train_top1", "--out", "o"], "no run has a training top-1"),
-        (["curves", "grid"], "grid is no folder of a run: it has no config.yaml"),
+        (["curves", "grid"], "grid is not a run folder: it has no config.yaml"),
         (["results", "--page", "none.md"], "--page none.md cannot be read: No such file"),
     ],
 )
@@ -100,7 +100,7 @@ def test_a_page_is_filled_the_same_each_time_and_checked(grid: Path, capsys: pyt
     page = Path("page.md")
     page.write_text(PAGE)
     assert analyze.main(["results", "--page", "page.md", "--check"]) == 2
-    assert "page.md, pictures/bars.svg: not what the result files give" in capsys.readouterr().err
+    assert "page.md, pictures/bars.svg: not what the result files say" in capsys.readouterr().err
     assert page.read_text() == PAGE
     assert analyze.main(["results", "--page", "page.md"]) == 0
     filled = page.read_text()

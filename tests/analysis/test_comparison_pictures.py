@@ -79,7 +79,7 @@ def test_a_setting_in_which_no_rows_differ_or_that_is_no_number_is_refused(tmp_p
 def test_bars_begin_at_zero_and_have_the_seeds_as_dots(tmp_path: Path) -> None:
     picture = small_batch(tmp_path, at_two=None).pictures["bars"]
     (axes,) = drawn(picture).axes
-    bars: List[Tuple[float, float]] = [(patch.get_x(), patch.get_width()) for patch in axes.patches]
+    bars: List[Tuple[float, float]] = [(patch.get_x(), patch.get_width()) for patch in axes.patches]  # type: ignore[attr-defined]
     assert bars == [(0, pytest.approx(19)), (0, pytest.approx(9))]
     assert axes.get_xlim()[0] == 0
     assert [label.get_text() for label in axes.get_yticklabels()] == ["bn2 (no mean)", "bn8", "gn8"]
@@ -93,7 +93,7 @@ def test_bars_of_every_column_are_wholly_in_view(tmp_path: Path) -> None:
     panels = drawn(answer(Question((tmp_path,))).pictures["bars"]).axes
     assert [axes.get_title(loc="left") for axes in panels] == ["easy", "hard"]
     for axes in panels:
-        assert all(patch.get_width() <= axes.get_xlim()[1] for patch in axes.patches)
+        assert all(patch.get_width() <= axes.get_xlim()[1] for patch in axes.patches)  # type: ignore[attr-defined]
 
 
 def test_learning_curves_have_the_mean_and_a_band_from_least_to_greatest(tmp_path: Path) -> None:

@@ -115,4 +115,4 @@ def test_the_command_goes_on_from_its_file(
     assert "monai is left out" in capsys.readouterr().out
     (tmp_path / "rows.jsonl").write_text(line.replace('"timm"', '"made"') + "\nbroken\n")
     assert analyze.main(arguments) != 0
-    assert "line 2 is no result of a survey" in capsys.readouterr().err
+    assert "line 2 is not a survey result" in capsys.readouterr().err

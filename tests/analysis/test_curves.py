@@ -26,7 +26,7 @@ def write(path: Path, *records: Dict[str, Any]) -> Path:
 
 
 def drawn_lines(monkeypatch: pytest.MonkeyPatch) -> List[Line]:
-    """What is handed to matplotlib from here on, in order."""
+    """Return what is handed to matplotlib from here on, in order."""
     lines: List[Line] = []
     plot = Axes.plot
 
@@ -72,7 +72,7 @@ def test_a_torn_last_line_is_passed_over_and_a_torn_middle_line_is_an_error(tmp_
     plot_curves(metrics, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").exists()
     metrics.write_text(whole[:20] + "\n" + whole)
-    with pytest.raises(ValueError, match="line 1 is no metrics record"):
+    with pytest.raises(ValueError, match="line 1 is not a metrics record"):
         plot_curves(metrics, tmp_path / "curves.png")
 
 

@@ -8,7 +8,7 @@ from analysis.detector import detector_images, detector_residual
 
 
 def least_residual_of_instance_norm() -> float:
-    """What instance norm cannot do better than: 1/2 for large images.
+    """Return what instance norm cannot do better than: 1/2 for large images.
 
     An output of mean beta and standard deviation gamma in every image is at least
     (mean(t) - beta)^2 + (std(t) - gamma)^2 from the map t of an image. Half of the images have mean 1/n and standard

@@ -38,7 +38,7 @@ def test_channels_that_are_constants_are_a_matter_of_balance() -> None:
 
 
 def two_values() -> Tensor:
-    """Mean 0 and deviation 1 in both channels, and far from Gaussian."""
+    """Return mean 0 and deviation 1 in both channels, and far from Gaussian."""
     return torch.tensor([[[[1.0, -1.0]], [[-1.0, 1.0]]]])
 
 

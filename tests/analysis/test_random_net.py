@@ -19,6 +19,7 @@ from analysis.power_plot import PowerPanel, evenly, plot_power
 from analysis.random_net_runs import results_paths, run_random_nets
 from analysis.random_power import measure_layer, propagate
 from analysis.results_file import ResultsError, read_results, write_results
+from analyze import read_photo
 from models.random_net import RandomLayer, RandomNet, RandomNetShape
 from normact import NormActFactory
 
@@ -239,15 +240,15 @@ def test_patches_come_from_all_photographs_of_a_folder(tmp_path: Path) -> None:
         pixels = np.stack([np.add.outer(rows, rows) + first] * 3, axis=2).astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no photograph")
-    patches = photo_patches(tmp_path, 6, 8, seed=0)
+    patches = photo_patches(tmp_path, 6, 8, seed=0, read=read_photo)
     assert patches.shape == (6, 3, 8, 8)
     means = patches.mean(dim=(1, 2, 3))
     assert bool((means[::2] < 0).all() and (means[1::2] > 0).all())  # the darker and the brighter photograph in turn
-    assert torch.equal(patches, photo_patches(tmp_path, 6, 8, seed=0))
+    assert torch.equal(patches, photo_patches(tmp_path, 6, 8, seed=0, read=read_photo))
     with pytest.raises(ValueError, match="smaller than patches of 41 x 41"):
-        photo_patches(tmp_path / "a.png", 1, 41, seed=0)
-    with pytest.raises(ValueError, match="is no photograph"):
-        photo_patches(tmp_path / "nothing", 1, 8, seed=0)
+        photo_patches(tmp_path / "a.png", 1, 41, seed=0, read=read_photo)
+    with pytest.raises(ValueError, match="is not a photograph"):
+        photo_patches(tmp_path / "nothing", 1, 8, seed=0, read=read_photo)
 
 
 def test_a_constant_colour_channel_is_refused() -> None:

@@ -39,7 +39,7 @@ addEventListener("load", () => {
 
 
 def browser() -> str:
-    """A Chromium; tests are skipped without one, but not in continuous integration, which installs it."""
+    """Return a Chromium; tests are skipped without one, but not in continuous integration, which installs it."""
     for name in ("chromium", "chromium-browser", "google-chrome"):
         found = shutil.which(name)
         if found:
@@ -50,7 +50,7 @@ def browser() -> str:
 
 
 def shown(folder: Path, *options: str) -> List[Dict[str, Any]]:
-    """What the browser says of folder/index.html in each width; its console must stay silent."""
+    """Return what the browser says of folder/index.html in each width; its console must stay silent."""
     frames = "".join(
         f'<iframe src="index.html" style="width:{width}px;height:900px;border:0"></iframe>' for width in WIDTHS
     )
@@ -85,7 +85,7 @@ def shown(folder: Path, *options: str) -> List[Dict[str, Any]]:
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
-    """A page with wide tables, long names, all pictures but power, and one clear difference."""
+    """Return a page with wide tables, long names, all pictures but power, and one clear difference."""
     grid = tmp_path / "grid"
     for seed in range(6):
         for batch in (2, 8, 32, 128):

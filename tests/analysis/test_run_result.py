@@ -89,17 +89,17 @@ def test_an_unfinished_run_is_refused_with_its_state(tmp_path: Path) -> None:
         ({"seed": "0"}, "seed '0' is not a whole number"),
         ({"seed": True}, "seed True is not a whole number"),
         ({"seed": -1}, "seed -1 is not a whole number"),
-        ({"row": 3}, "row 3 is not a text"),
-        ({"row": "a\nb"}, "is not a text of one line"),
-        ({"column": "a\0"}, "is not a text of one line"),
-        ({"config": {"model": 3}}, "not made of sections with keys"),
+        ({"row": 3}, "row 3 is not one line of text"),
+        ({"row": "a\nb"}, "is not one line of text"),
+        ({"column": "a\0"}, "is not one line of text"),
+        ({"config": {"model": 3}}, "does not consist of sections with keys"),
         ({"summary": []}, "summary .. is not an object"),
-        ({"summary": {"loss": 1.0}}, "it has no figure top1; it has loss"),
-        ({"summary": {"top1": 50.0}}, "top1 50.0 is no fraction"),
-        ({"summary": {"top1": "0.5"}}, "top1 '0.5' is no number"),
-        ({"summary": {"top1": 0.5, "loss": float("inf")}}, "loss inf is no number"),
+        ({"summary": {"loss": 1.0}}, "it has no top1; it has loss"),
+        ({"summary": {"top1": 50.0}}, "top1 50.0 is not a fraction"),
+        ({"summary": {"top1": "0.5"}}, "top1 '0.5' is not a number"),
+        ({"summary": {"top1": 0.5, "loss": float("inf")}}, "loss inf is not a number"),
         ({"evaluations": {}}, "records are not a list"),
-        ({"evaluations": [{"split": "eval"}]}, "record 1 has not all of split, epoch, loss, top1"),
+        ({"evaluations": [{"split": "eval"}]}, "record 1 lacks some of split, epoch, loss, top1"),
         ({"power": [{"layers": []}]}, "the last power record has no layers"),
         ({"power": [{"layers": [{"name": "a", "power": [1, 2]}]}]}, r"no name and power \[P1, P2, P3, P4\]"),
         ({"power": [{"layers": [{"name": "a", "power": [1, 0, 0, None]}]}]}, "the power of a is not finite"),
@@ -126,7 +126,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, text: str, message:
 def test_paths_that_hold_no_run_and_paths_named_twice_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match="no such run folder"):
         load_results([tmp_path / "none"])
-    with pytest.raises(ResultsError, match="is no run folder"):
+    with pytest.raises(ResultsError, match="is not a run folder"):
         load_results([tmp_path])
     run = write_run(tmp_path / "run", 0, 0.5)
     with pytest.raises(ResultsError, match="named twice"):

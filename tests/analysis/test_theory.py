@@ -147,7 +147,7 @@ def test_weight_standardization_must_normalize_while_gamma_is_1_and_beta_0() -> 
 def test_theorem_2_is_about_each_of_the_four_parts(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
     power = torch.tensor([[0.0], [0.0], [1.0], [0.0]], dtype=torch.float64)
     shape = RandomNetShape(width=4, depth=1)
-    monkeypatch.setattr("analysis.theory._channel_power", lambda y: power)
+    monkeypatch.setattr("analysis.theory.channel_power", lambda y: power)
     assert theory._theorem_2(shape).holds
     power[part] += -1e-4 if part == 2 else 1e-4
     assert not theory._theorem_2(shape).holds

@@ -25,7 +25,9 @@ def dry_run(*overrides: str) -> PlannedRun:
 def test_of_photographs_it_says_how_many_cores_must_decode() -> None:
     assert "host" not in dry_run().placement.details
     line = dry_run("data.image_size=128", "ipu.ipus=1").placement.details["host"]
-    assert re.fullmatch(r"\d+ cores decode as many JPEG files of 500 x 400 pixels; here are \d+(, too few: .*)?", line)
+    assert re.fullmatch(
+        r"\d+ cores decode as many JPEG files of 500 x 400 pixels; this host has \d+(, too few: .*)?", line
+    )
 
 
 def test_what_it_prints_can_be_given_back_with_all_checkpoints() -> None:
@@ -49,7 +51,7 @@ def test_a_plan_that_does_not_fit_is_told_by_the_exit_code(capsys: pytest.Captur
     assert train.main([*command, "--set", "data.image_size=256", "--set", "model.width=64"]) == 2
     printed = capsys.readouterr()
     assert "refused: stage 0 needs" in printed.out  # the plan is there to see why
-    assert "error: this is estimated not to run: stage 0 needs" in printed.err
+    assert "error: this is not expected to run: stage 0 needs" in printed.err
 
 
 @pytest.mark.parametrize(

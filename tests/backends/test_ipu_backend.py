@@ -71,7 +71,7 @@ def assert_same_weights(first: Dict[str, torch.Tensor], second: Dict[str, torch.
     """float32 sums in another order differ by 1e-7; where that moves a value across a ReLU's kink, by about 1e-5."""
     assert first.keys() == second.keys()
     for name, tensor in first.items():
-        torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=2e-5, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=2e-5, msg=lambda text, n=name: f"{n}: {text}")  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -199,8 +199,11 @@ def test_a_non_finite_loss_stops_the_run_and_no_checkpoint_is_made_of_it() -> No
 @pytest.mark.parametrize(
     ("overrides", "part"),
     [
-        (["ipu.splits=[stages.1.1]"], "ipu.splits 'stages.1.1' is no module of this network; the nearest is stages.1"),
-        (["ipu.splits=[]", "ipu.checkpoints=[stage.0]"], "ipu.checkpoints 'stage.0' is no module"),
+        (
+            ["ipu.splits=[stages.1.1]"],
+            "ipu.splits 'stages.1.1' is not a module of this network; the nearest is stages.1",
+        ),
+        (["ipu.splits=[]", "ipu.checkpoints=[stage.0]"], "ipu.checkpoints 'stage.0' is not a module"),
         (["ipu.splits=[stages.1.0, stages.2.0]"], "ipu.ipus 4 is not an integer x 3 stages"),
         (["ipu.splits=[stages.1.0]", "batch.micro_batch_size=8"], "gradient_accumulation 2 with 2 pipeline stages"),
         (["ipu.splits=[stages.1.0]", "ipu.io_tiles=32", "batch.micro_batch_size=2"], "without a pipeline only"),

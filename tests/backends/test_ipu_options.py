@@ -21,7 +21,7 @@ def prepared(device: str, *overrides: str, dry_run: bool = False) -> Any:
 
 
 def popart_of(*overrides: str) -> Any:
-    """The options of a training session after one weight update."""
+    """Return the options of a training session after one weight update."""
     run = prepared("ipu_emulator", *PLAIN, *overrides).start()
     session = run.session
     batch = next(iter(session.training_batches(run.data.train, 0, 0, 0)))
@@ -59,12 +59,12 @@ def test_each_of_them_is_a_choice() -> None:
     [
         (
             {"enableExplicitIr": True},
-            "'enableExplicitIr' is no option of PopART 3.4; the nearest are enableExplicitIR,",
+            "'enableExplicitIr' is not an option of PopART 3.4; the nearest are enableExplicitIR,",
         ),
-        ({"enableExplicitIR": 1}, "enableExplicitIR = 1 must be of type bool"),  # for PopART too, 1 is no bool
+        ({"enableExplicitIR": 1}, "enableExplicitIR = 1 must be of type bool"),  # for PopART too, 1 is not a bool
         ({"firstDotOp": True}, "firstDotOp = True must be of type int"),
-        ({"enableStableNorm": True}, "enableStableNorm is the affair of ipu.stable_norm; leave it out"),
-        ({"disableOptimizerStateTensorStreams": True}, "the affair of checkpoints"),
+        ({"enableStableNorm": True}, "enableStableNorm is set by ipu.stable_norm; leave it out"),
+        ({"disableOptimizerStateTensorStreams": True}, "set by checkpoints"),
     ],
 )
 def test_an_option_that_popart_lacks_or_another_field_sets_is_refused(given: Dict[str, Any], part: str) -> None:
@@ -73,7 +73,7 @@ def test_an_option_that_popart_lacks_or_another_field_sets_is_refused(given: Dic
 
 
 def test_a_dry_run_refuses_them_too() -> None:
-    with pytest.raises(ConfigError, match="no option of PopART"):
+    with pytest.raises(ConfigError, match="not an option of PopART"):
         prepared("ipu", "ipu.ipus=2", "ipu.popart={nothing: true}", dry_run=True)
 
 

@@ -76,7 +76,7 @@ def test_the_first_failure_that_all_later_steps_would_repeat_ends_the_series(
 
 
 def fake_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str) -> None:
-    """Makes each step's process run this program instead."""
+    """Make each step's process run this program instead."""
     script = tmp_path / "python"
     script.write_text(f"#!{sys.executable}\n{program}\n")
     script.chmod(0o755)
@@ -122,7 +122,7 @@ def test_a_result_is_told_in_a_line(found: Dict[str, Any], words: str) -> None:
 
 def test_the_emulators_speed_is_said_to_be_its_own() -> None:
     found = {"images_per_second": 9.0, "planned_images_per_second": [800.0, 1e3, 1200.0]}
-    words = "9 images/s of the emulator, which says nothing of an IPU, planned 1,000"
+    words = "9 images/s of the emulator, which says nothing about an IPU, planned 1,000"
     assert words in command.summary({"status": "passed", "found": found}, "ipu_emulator")
 
 

@@ -15,7 +15,7 @@ RESNET = ["--config", "rn50_gn8pn_ipu", "--ipus", "1"]
 
 @pytest.mark.parametrize(
     ("arguments", "first"),
-    [(["--published"], ""), ([*RESNET, "--compare-norms", "32"], "fullest of 1 IPUs")],
+    [(["--published"], ""), ([*RESNET, "--compare-norms", "32"], "fullest of 1 IPU")],
     ids=["published", "compare-norms"],
 )
 def test_the_document_has_the_output_of_the_command(

@@ -210,7 +210,7 @@ def test_the_largest_micro_batch_takes_seven_tenths_of_what_is_free(
     assert TorchDevice(DeviceConfig(name="cpu")).largest_micro_batch(saved_bytes) == images
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is available")
 def test_a_device_that_is_not_here_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(DeviceError, match="no CUDA device"):
         choose_device(DeviceConfig(name="cuda"), IpuConfig())

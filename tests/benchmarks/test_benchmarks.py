@@ -6,13 +6,26 @@ import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Callable, Dict, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 import pytest
 import torch
 from torch import nn
 
-from benchmarks import data, growth, inference, layer, layer_cuda, memory, networks, peers, protocol, report, step
+from benchmarks import (
+    data,
+    growth,
+    inference,
+    layer,
+    layer_cuda,
+    loading,
+    memory,
+    networks,
+    peers,
+    protocol,
+    report,
+    step,
+)
 from benchmarks.networks import BATCH_NORM, CHANNELS_LAST_BFLOAT16, GNPN, GNPN_RECOMPUTE, NCHW_FLOAT32, NO_NORM
 from benchmarks.protocol import Timing, measure
 from benchmarks.results import write_results
@@ -36,7 +49,7 @@ def built_kernels() -> None:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the files of all benchmarks but the layer's and the GPU's."""
+    """Return a folder with the files of all benchmarks but the layer's and the GPU's."""
     folder = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as patch:
         # What is tested is that the numbers arrive; a busy machine must not stop the tests.
@@ -195,7 +208,14 @@ def complete(results: Path, tmp_path: Path) -> Tuple[Path, Path]:
     timed = {"images_per_second": 601.4, "speed_ratio": 1.816, "first_quartile": 1.7, "third_quartile": 1.9}
     loaded = {"name": "loading processes: 1", "loader_alone": 480.2, "network_alone": 273.0, "together": 246.4}
     settings = {"width": 500, "height": 400, "quality": 90}
-    write_results("data", settings, [{"name": "224 px, folder", **timed}, loaded], folder=results)
+    rates = {"one thread": 1344.4, "0": 1301.0, "1": 1260.2}
+    loaders = {
+        "name": "224 px, shards",
+        "batch": 32,
+        "images_per_second": rates,
+        "thread_ratio": {"0": 0.968, "1": 0.938},
+    }
+    write_results("data", settings, [{"name": "224 px, folder", **timed}, loaders, loaded], folder=results)
     page = tmp_path / "speed.md"
     page.write_text(f"# before\n\n{report.BEGIN}\nold\n{report.END}\n\nafter\n")
     return results, page
@@ -221,6 +241,8 @@ def test_the_tables_hold_the_numbers_of_the_files(complete: Tuple[Path, Path], t
     assert "| nchw float32 relu | 0.39 | 75-75 % |" in text
     assert "relu 22 us" in text and "GPU: not measured." in text
     assert "| 224 px, folder | 601 | 1.82 | 1.70-1.90 |" in text
+    assert "| batch | one thread | loading processes: 0 | loading processes: 1 |" in text
+    assert "| 224 px, shards | 32 | 1344 | 1301 (0.97) | 1260 (0.94) |" in text
     assert "loading processes: 1: 480 images/s alone, 246 while a network trains that could take 273." in text
     ratio = read(complete[0], "step")["rows"][0]["timings"][GNPN]["ratio"]
     assert f"| {TINY[0].name} | {GNPN} | {ratio:.2f} |" in text
@@ -261,5 +283,30 @@ def test_every_way_of_loading_images_is_timed_beside_torchvisions(
     assert rows["32 px, torchvision"]["speed_ratio"] == 1.0
     # at 32 of 400 pixels most of the work is left out, in both decoders
     assert rows["32 px, folder"]["speed_ratio"] > 1.2
-    training = data.time_training(shards, 32, workers=1)
+    train = data.open_ours("image_shards", shards, 32).train
+    training = loading.time_training("32 px", train, 4, workers=1)
     assert min(training[name] for name in ("loader_alone", "network_alone", "together")) > 0
+
+
+def test_loaders_are_timed_beside_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "WORKERS", (0, 2))
+    train = loading.small_images(channels=3, side=8, padding=1)
+    assert train[1, 3][0].shape == (3, 8, 8)
+    row = loading.time_loaders("tiny", train, batch=16, number=64, repetitions=2)
+    assert set(row["images_per_second"]) == {"one thread", "0", "2"} and set(row["thread_ratio"]) == {"0", "2"}
+    assert min(*row["images_per_second"].values(), *row["thread_ratio"].values()) > 0
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_only_batches_of_a_loader_under_way_count(monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    now = [0.0]
+    monkeypatch.setattr(loading, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    seen: List[int] = []
+
+    def step(images: torch.Tensor, labels: torch.Tensor) -> None:
+        seen.append(len(images))
+        now[0] += 100.0 if len(seen) <= 1 + 2 * workers else 0.5  # the first are slow
+
+    train = loading.small_images(channels=1, side=4, padding=0)
+    assert loading.time_loader(train, 8, 40, workers, step) == 16
+    assert sum(seen[1 + 2 * workers :]) >= 40

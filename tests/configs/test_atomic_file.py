@@ -1,5 +1,4 @@
-"""The one writer of whole files: links that others planted are not written through, and a file is for whom the umask
-says."""
+"""The one writer of whole files: it follows no planted links, and files are for whom the umask says."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def target_of(folder: Path, *names: str) -> Path:
-    """A file of the victim, with links to it planted in the folder under these names."""
+    """Return a file of the victim, with links to it planted in the folder under these names."""
     target = folder.parent / "target"
     target.write_text("precious")
     folder.mkdir(exist_ok=True)
@@ -113,7 +112,7 @@ def test_a_file_is_judged_before_it_is_read(tmp_path: Path) -> None:
         read_bounded(path, 1 << 30)
     os.mkfifo(tmp_path / "pipe")
     for endless in (tmp_path / "pipe", Path("/dev/zero")):
-        with pytest.raises(OSError, match="no regular file"):
+        with pytest.raises(OSError, match="not a regular file"):
             read_bounded(endless, 5)
     with pytest.raises(IsADirectoryError):
         read_bounded(tmp_path, 5)

@@ -41,6 +41,105 @@ def test_every_shipped_config_loads_and_its_dump_reads_back_equal(name: str, tmp
     assert load_config(write(tmp_path, dump_config(config))) == config
 
 
+@pytest.mark.parametrize("key", ["run.output_dir", "data.dir", "data.cache_dir", "model.pretrained"])
+@pytest.mark.parametrize("text", ['"\\0"', '"a\\0b"', '"\\ud800"'])
+def test_a_path_that_no_system_takes_is_refused(key: str, text: str) -> None:
+    message = message_of("generated_smoke", [f"{key}={text}"])
+    assert message.startswith(f"--set {key}={text}: ") and "can be no name of a file" in message
+
+
+VALUES = [
+    "nan",
+    ".nan",
+    ".inf",
+    "-1",
+    "0",
+    "1",
+    "2",
+    "0.5",
+    "1e99",
+    "1e-320",
+    "0x10",
+    "010",
+    "1_000",
+    "12:30:00",
+    "true",
+]
+VALUES += [
+    "false",
+    "null",
+    "~",
+    "",
+    "''",
+    '"\\0"',
+    '"\\ud800"',
+    "[]",
+    "{}",
+    "[1, 2]",
+    "[[]]",
+    "{a: 1}",
+    "[null]",
+    "9" * 20,
+]
+VALUES += [
+    "9" * 5000,
+    str(2**63),
+    "a" * 5000,
+    "é",
+    "/",
+    "~/x",
+    "{0}",
+    "!!python/name:os.system",
+    "&a 1",
+    "*a",
+    "2001-01-01",
+]
+VALUES += [
+    "on",
+    "relu",
+    "group",
+    "group+ws",
+    "adamw",
+    "sgd",
+    "cosine",
+    "generated",
+    "image_shards",
+    "cifar10",
+    "cpu",
+    "ipu",
+]
+VALUES += [
+    "leaky_relu(nan)",
+    "leaky_relu()",
+    "[1,2",
+    "{",
+    "'",
+    "a: b: c",
+    "- 1",
+    "\t1",
+    "1\n2",
+    "\0",
+    "\x85",
+    "\ud800",
+    "|\n x",
+]
+VALUES += ["@a", "%YAML 2.0", "--- 1\n--- 2", "[0.9, 0.999]", "[nan, 0]", "[stages.0]", "s3://u:p@h/x", "http://[::1"]
+
+
+@pytest.mark.parametrize(
+    "first", [0, *(pytest.param(first, marks=pytest.mark.slow) for first in range(100, 1000, 100))]
+)
+def test_a_hundred_drawn_overrides_are_a_configuration_or_an_error_that_names_them(first: int) -> None:
+    keys = [f"{section}.{key}" for section, part in load_config("generated_smoke") for key in type(part).model_fields]
+    for seed in range(first, first + 100):
+        random = Random(seed)
+        drawn = [f"{random.choice(keys)}={random.choice(VALUES)}" for _ in range(random.choice((1, 1, 3)))]
+        try:
+            dump_config(load_config(random.choice(config_names()), drawn))
+        except ConfigError as error:
+            assert len(str(error)) < 3000 and " object at 0x" not in str(error), drawn
+
+
 @pytest.mark.parametrize("name", config_names())
 def test_every_shipped_config_opens_with_its_contract(name: str) -> None:
     head = find_config(name).read_text().split("\n\n")[0]

@@ -58,6 +58,11 @@ def test_ctrl_c_ends_with_130_and_every_other_signal_with_75() -> None:
     assert [exit_code_of_signal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == [75, 75]
 
 
+def test_what_is_printed_of_an_error_commands_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert explain(CheckpointError("a tensor \x1b[2J\0é\nand another")) == 4
+    assert capsys.readouterr().err == "error: a tensor \\x1b[2J\\x00é\nand another\n"
+
+
 def test_what_is_printed_of_an_error_hides_its_passwords(capsys: pytest.CaptureFixture[str]) -> None:
     assert explain(DataError("https://user:secret@host/a cannot be read")) == 3
     assert capsys.readouterr().err == "error: https://user:***@host/a cannot be read\n"

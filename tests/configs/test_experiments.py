@@ -270,7 +270,7 @@ def test_every_network_of_the_tables_builds_at_its_native_size(name: str) -> Non
 
 
 def run_one_step(name: str) -> None:
-    """One weight update at a reduced image and batch size, on generated images."""
+    """Train one weight update at a reduced image and batch size, on generated images."""
     config = load_config(name)
     uses_batch_norm = config.norm.name.startswith("batch")
     size = 16 if config.data.image_size is None and "rn20" in name else 32

@@ -74,7 +74,7 @@ def learning(choose: random.Random) -> Settings:
         )
     )
     if "optimizer.betas" in optimizer:
-        optimizer["optimizer.eps"] = 1e-6
+        optimizer["optimizer.eps"] = 1e-6  # type: ignore[assignment]
     schedule = choose.choice(
         (
             {"schedule.name": "constant"},

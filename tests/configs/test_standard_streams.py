@@ -33,6 +33,13 @@ def test_a_run_its_evaluation_and_its_curves_are_whole_without_a_console(tmp_pat
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_name_that_is_no_text_is_printed_with_its_bytes_written_out() -> None:
+    code = "from configs.standard_streams import *; open_standard_streams(); print(os.fsdecode(b'caf\\xe9'), 'é')"
+    command = [sys.executable, "-X", "utf8", "-c", code]
+    printed = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
+    assert printed.decode() == "caf\\udce9 é\n"
+
+
 @pytest.mark.parametrize(
     "command",
     [["train.py", "--config", "none"], ["reproduce.py", "none"], ["evaluate.py", "none", "--batch-size", "0"]],

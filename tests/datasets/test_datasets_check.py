@@ -47,7 +47,7 @@ def test_every_fault_of_a_folder_is_listed(folder, capsys):
     code, lines = lines_of(capsys, "rn50_gn8pn", f"data.dir={folder}")
     assert code == 3 and lines[-1].startswith("errors of ")
     text = "\n".join(lines)
-    assert "error: not as the layout needs it: 6" in text
+    assert "error: not in the expected layout: 6" in text
     for part in (
         "val/notes.txt: not a class folder", "ant/list.csv: not an image file", "bee/gone.jpg: not an image file",
         "val/empty: a class without images", "class cat is in train alone", "class empty is in val alone",

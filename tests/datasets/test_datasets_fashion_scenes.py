@@ -98,7 +98,7 @@ SUM = "eef886ddfcc4106f1e4404f1bc9a3b3e0f434c86a569f54321d742e1a48ab035"
 
 
 def line_of(garment: np.ndarray, side: float, start: float, place: int) -> np.ndarray:
-    """The mean of a garment's rows under the triangle around one row of the scene; rows outside it are empty."""
+    """Return the mean of a garment's rows under the triangle around one row of the scene; rows outside it are empty."""
     scale = 28 / side
     centre, reach = (place + 0.5 - start) * scale - 0.5, max(scale, 1.0)
     weights = {row: max(0.0, 1 - abs(row - centre) / reach) for row in range(-40, 70)}
@@ -106,7 +106,7 @@ def line_of(garment: np.ndarray, side: float, start: float, place: int) -> np.nd
 
 
 def scene_by_the_formula(garment: np.ndarray, half: str, number: int) -> np.ndarray:
-    """One scene, number after number as scenes.py documents them, with neither arrays of images nor whole units."""
+    """Return one scene, number by number as scenes.py documents them, without arrays of images or whole units."""
     random = KeyedRandom(scenes.SCENES, scenes.HALVES[half], number)
     photo = list(PHOTOS.values())[random.integer(2)].astype(float)
     corners = [(top, left) for of, top, left in blocks(*photo.shape[:2]) if of == half]

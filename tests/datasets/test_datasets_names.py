@@ -1,4 +1,4 @@
-"""Shards and folders whose names are no UTF-8, and members that hold what is no label."""
+"""Shards and folders whose names are not UTF-8, and members that hold what is not a label."""
 
 import os
 import tarfile
@@ -19,7 +19,7 @@ LATIN = os.fsdecode(b"caf\xe9")
 
 
 def write_latin(path: Path, *names: str) -> None:
-    """Write images whose names are encoded in Latin-1, each with its place as label; the last is no image."""
+    """Write images whose names are encoded in Latin-1, each with its place as label; the last is not an image."""
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
         for label, name in enumerate(names):
             add(tar, f"{name}.jpg", jpeg(label) if label < len(names) - 1 else b"<html>")
@@ -86,7 +86,7 @@ def test_numbers_that_do_not_fit_make_an_index_damaged(tmp_path, row):
     folder = write_foreign(tmp_path)
     build_datasets(shards_config(folder), 0)
     (folder / "set-train-0.tar.index").write_text(f"{FORMAT}\t99\t-\t1\n{row}\n")
-    with pytest.raises(DataError, match="is damaged or another file"):
+    with pytest.raises(DataError, match="is damaged or a different file"):
         build_datasets(shards_config(folder), 0)
 
 
@@ -106,7 +106,7 @@ def test_lines_of_classes_may_end_as_any_system_writes_them(tail):
         (b"cat\ndog\ncat\n", "two classes look the same: cat"),
         ("caf\u00e9\ncafe\u0301\n".encode(), r"two classes look the same: .*'caf\\xe9' and 'cafe\\u0301'"),
         (b"cat\rdog\rbee\n", "has a line break in its name"),
-        ("cat\ndog\n".encode("utf-16"), "no text of one class name a line"),
+        ("cat\ndog\n".encode("utf-16"), "not UTF-8 text with one class name per line"),
     ],
 )
 def test_class_names_that_would_shift_labels_or_look_the_same_are_refused(tmp_path, content, message):

@@ -19,7 +19,7 @@ from datasets.photo_patches import FOLDER, PATCH, choose_patches, places
 
 
 def located_photo(height: int, width: int) -> np.ndarray:
-    """A noisy photograph whose pixels tell their place: the first two channels, with noise in the third."""
+    """Return a noisy photograph whose pixels tell their place: the first two channels, with noise in the third."""
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     pixels[:, :, 0] = np.arange(height)[:, None] // 4
     pixels[:, :, 1] = np.arange(width)[None] // 4
@@ -120,7 +120,7 @@ def refuse(package: str) -> Any:
 
 
 def fake_photos(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One photograph each of two packages that exist nowhere."""
+    """Pretend one photograph each of two packages that exist nowhere."""
     made = [photo_files.Photo(name, f"made_{name}/data/{name}.png", SUM_OF_X) for name in ("one", "two")]
     monkeypatch.setattr(photo_files, "PHOTOS", made)
     monkeypatch.setattr(photo_files, "WHEELS", {photo.package: "made==1" for photo in made})
@@ -159,7 +159,7 @@ def test_a_photograph_of_other_content_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(photo_files.subprocess, "run", lambda command, **options: failed)
     with pytest.raises(DataError) as caught:
         photo_files.obtain_photos()
-    assert "made_one/data/one.png is another file than expected" in str(caught.value)
+    assert "made_one/data/one.png is not the expected file" in str(caught.value)
     assert "pip ended with status 1: ERROR: no network" in str(caught.value) and "not installed" in str(caught.value)
 
 

@@ -59,7 +59,7 @@ def test_a_file_that_is_deleted_while_a_run_goes_on_ends_it_with_its_name(
 
     def deleting(*values: object) -> object:
         (folder / "train" / "ant" / "1.jpg").unlink(missing_ok=True)
-        return evaluate(*values)  # type: ignore[arg-type]
+        return evaluate(*values)
 
     monkeypatch.setattr(train, "evaluate", deleting)
     assert train.main(arguments(folder, tmp_path / "run")) == 3

@@ -54,7 +54,7 @@ def shards(source: Path, tmp_path: Path) -> Path:
 
 
 def contents(images: Any) -> List[Tuple[bytes, int]]:
-    """The files and labels of a half, in an order of their own."""
+    """Return the files and labels of a half, in an order of their own."""
     loaded = [images.source.load(index) for index in range(len(images))]
     return sorted((image.content, label) for image, label in loaded)
 
@@ -390,8 +390,8 @@ def test_shards_of_another_layout_are_refused_at_construction(tmp_path, fault, m
 
 INDEX_FAULTS = {
     "shard cut": (lambda f: cut(f / "train-000001.tar", 0.6), r"train-000001\.tar: it has \d+ bytes and its index"),
-    "another format": (lambda f: (f / "train-000001.tar.index").write_text("{}"), "is damaged or another file"),
-    "empty": (lambda f: (f / "train-000001.tar.index").write_text(""), "is damaged or another file"),
+    "another format": (lambda f: (f / "train-000001.tar.index").write_text("{}"), "is damaged or a different file"),
+    "empty": (lambda f: (f / "train-000001.tar.index").write_text(""), "is damaged or a different file"),
     "cut line": (lambda f: cut(f / "train-000001.tar.index", 0.9), "cut short: it has 1 whole lines, expected 2"),
     "outside": (
         lambda f: (f / "train-000001.tar.index").write_text(f"{FORMAT}\t99\t-\t1\n90\t10\t0\ta.jpg\n"), "lies outside",
@@ -435,7 +435,7 @@ def test_a_damaged_image_is_named_with_shard_member_and_class(shards):
 
 @pytest.fixture
 def url(shards) -> Any:
-    """The shards in fsspec's memory: a place without files."""
+    """Give the shards in fsspec's memory: a place without files."""
     memory = fsspec.filesystem("memory")
     for path in shards.iterdir():
         memory.pipe_file(f"/bucket/set/{path.name}", path.read_bytes())

@@ -47,7 +47,7 @@ def config(folder: Path) -> DataConfig:
 
 
 def stored(folder: Path) -> List[Tuple[str, bytes]]:
-    """The members that are images, without the number and the class."""
+    """Return the members that are images, without the number and the class."""
     images = build_datasets(config(folder), 0).train.source
     found = []
     for index in range(len(images)):
@@ -129,8 +129,8 @@ def test_the_command_packs_smaller_and_refuses_what_makes_no_sense(source, tmp_p
     assert build_datasets(config(tmp_path / "new"), 0).changed == WORDS
     for options, words in (
         (["--quality", "90"], "add --short-side"),
-        (["--short-side", "0"], "--short-side must be 1 or more"),
-        (["--short-side", "9", "--quality", "101"], "--quality from 1 to 100"),
+        (["--short-side", "0"], "argument --short-side: 0 is not a whole number from 1"),
+        (["--short-side", "9", "--quality", "101"], "argument --quality: 101 is not a whole number from 1 to 100"),
     ):
         with pytest.raises(SystemExit):
             pack.main([str(source), str(tmp_path / "other"), *options])

@@ -39,7 +39,7 @@ def emptied() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch: pytest.MonkeyPatch) -> List[float]:
-    """The pauses that would have been made."""
+    """Return the pauses that would have been made."""
     made: List[float] = []
     monkeypatch.setattr(remote_store.time, "sleep", made.append)
     return made
@@ -125,8 +125,8 @@ def test_the_check_reads_shards_without_sums_again(tmp_path):
     relabel(folder)
     os.utime(path, ns=(time, time))  # a change that no version tells
     report = check.check(config, workers=0)
-    assert report.errors and "train: 1 shards, 1 of them without a sum" in report.lines
-    assert f"  {path}: other images or labels than its index says; remove the index" in report.lines
+    assert report.errors and "train: 1 shard, 1 of them without a sum" in report.lines
+    assert f"  {path}: its images or labels differ from its index; remove the index" in report.lines
 
 
 def test_the_check_reads_shards_at_a_url(tmp_path):
@@ -182,12 +182,12 @@ def test_an_index_that_cannot_be_kept_is_said_once(tmp_path, monkeypatch, caplog
         for _ in range(2):
             caplog.clear()
             assert contents(build_datasets(config, 0).train) == OLD
-            (said,) = (record.message for record in caplog.records if "cannot be kept" in record.message)
+            (said,) = (record.message for record in caplog.records if "cannot be saved" in record.message)
             reason = "Permission denied" if place == "a folder" else "data.cache_dir is not set"
-            assert said.startswith(f"the index of 2 shards cannot be kept ({reason}): each start reads these shards")
+            assert said.startswith(f"the index of 2 shards cannot be saved ({reason}): each start reads these shards")
     caplog.clear()
     assert contents(build_datasets(shards_config(folder), 0).train) == OLD
-    assert "cannot be kept" not in caplog.text and "building the index of 2 shards" in caplog.text
+    assert "cannot be saved" not in caplog.text and "building the index of 2 shards" in caplog.text
 
 
 # Places that do not answer

@@ -1,4 +1,4 @@
-"""Tar files of other origin: every image of them is found with its label, or an error says what is wrong and where."""
+"""Tar files from elsewhere: every image of them is found with its label, or an error says what is wrong and where."""
 
 import io
 import random
@@ -20,7 +20,7 @@ APPLE_DOUBLE = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(100)
 
 
 def samples(first: int = 0, last: int = NUM_IMAGES) -> List[Member]:
-    """Images of 600 bytes and more, with the last digit of their number as label."""
+    """Return images of 600 bytes and more, with the last digit of their number as label."""
     parts = [[(f"{n:06}.jpg", jpeg(n)), (f"{n:06}.cls", str(n % 10).encode())] for n in range(first, last)]
     return [member for part in parts for member in part]
 
@@ -83,7 +83,7 @@ def captions(text: bytes) -> List[Member]:
 
 
 def linked(kind: bytes) -> List[Member]:
-    """Images 0 to 7, of which the last is a link to a member in front of all."""
+    """Return images 0 to 7, of which the last is a link to a member in front of all."""
     first = [("store/seven.bin", jpeg(7))]
     folder = [(f"a/{name}", content) for name, content in samples()]
     target = "store/seven.bin" if kind == tarfile.LNKTYPE else "../store/seven.bin"
@@ -116,7 +116,7 @@ READ: Dict[str, Callable[[], bytes]] = {
     "macOS, pax": lambda: tar(with_companions(), tarfile.PAX_FORMAT),
     "a caption of digits": lambda: tar(captions(b"2020")),
     "a caption of words": lambda: tar(captions(b"a dog")),
-    "files that are no samples": lambda: tar(
+    "files that are not samples": lambda: tar(
         [("README", b"x"), ("links.csv", b"a")] + samples() + [(".DS_Store", b"")]
     ),
     "further images of a key": lambda: tar(
@@ -199,16 +199,18 @@ REFUSED: Dict[str, Tuple[Callable[[], bytes], str]] = {
     "an unknown type": (lambda: tar(samples() + [("a.jpg", of_type(b"Q"))]), r"a\.jpg is of the type b'Q'"),
     "a link outside": (
         lambda: tar([("a.jpg", link("/etc/passwd", tarfile.SYMTYPE)), ("a.cls", b"0")]),
-        r"a\.jpg is a link to /etc/passwd, which is no earlier member; .* `tar --dereference --hard-dereference`",
+        r"a\.jpg is a link to /etc/passwd, which is not an earlier member; .* `tar --dereference --hard-dereference`",
     ),
     "a label that is a link outside": (lambda: tar([("a.jpg", b"x"), ("a.cls", link("b"))]), r"a\.cls is a link to b,"),
-    "a pipe": (lambda: tar([("a.jpg", of_type(tarfile.FIFOTYPE))]), r"a\.jpg is no file but a device or pipe"),
+    "a pipe": (lambda: tar([("a.jpg", of_type(tarfile.FIFOTYPE))]), r"a\.jpg is a device or pipe, not a file"),
     "images of another format": (
         lambda: tar(interleaved()[:4] + [("a.heic", b"x"), ("a.cls", b"1")]),
-        r"a\.cls is the label of no image: of its key there is a\.heic; expected one image \(\.avif",
+        r"a\.cls is a label without an image; its key also has a\.heic; expected one image \(\.avif",
     ),
-    "a label alone": (lambda: tar(samples() + [("a.cls", b"1")]), r"a\.cls is the label of no image: .* nothing else"),
-    "a dot in the key": (lambda: tar(samples() + [("a.v2.jpg", b"x")]), r"a\.v2\.jpg is taken for no image: .* dot"),
+    "a label alone": (lambda: tar(samples() + [("a.cls", b"1")]), r"a\.cls is a label without an image; .* nothing "
+    r"else"),
+    "a dot in the key": (lambda: tar(samples() + [("a.v2.jpg", b"x")]), r"a\.v2\.jpg is not taken for an image: .* "
+    r"dot"),
     "a label of 17 MiB": (lambda: tar([("a.jpg", b"x"), ("a.json", bytes(17 << 20))]), "over the limit of 16777216"),
     "a name of 2 MiB": (lambda: tar([("x" * (2 << 20), b"x")]), "bytes of names, over the limit of 1048576"),
 }  # fmt: skip
@@ -236,11 +238,11 @@ def test_the_files_of_macos_are_told_of_once(tmp_path, caplog):
     for _ in range(2):  # the second time, their indices are read
         assert len(build_datasets(shards_config(folder), 0).train) == 2 * NUM_IMAGES
     said = [record.message for record in caplog.records if "macOS" in record.message]
-    assert len(said) == 1 and said[0].startswith("32 files of macOS (._NAME) are passed over, first in ")
+    assert len(said) == 1 and said[0].startswith("32 files of macOS (._NAME) are skipped, the first in ")
 
 
 def test_a_name_like_those_of_macos_is_an_image_where_its_content_is_not_theirs():
-    with pytest.raises(DataError, match=r"\._a\.jpg is taken for no image"):
+    with pytest.raises(DataError, match=r"\._a\.jpg is not taken for an image"):
         found(tar(samples() + [("._a.jpg", jpeg())]))
 
 
@@ -275,13 +277,13 @@ def test_an_index_that_former_rules_built_is_built_anew(tmp_path):
 
 
 def base(number: int) -> bytes:
-    """One of the kinds of tar files that are read whole."""
+    """Return one of the kinds of tar files that are read whole."""
     kinds = sorted(READ)
     return READ[kinds[number % len(kinds)]]()
 
 
 def damaged(content: bytes, draw: random.Random) -> Tuple[str, bytes]:
-    """The content with one damage of the kinds that disks, networks and people make.
+    """Return the content with one damage of the kinds that disks, networks and people make.
 
     Not such that whole samples are missing and the rest is again a tar file: no reader can see that without a sum.
     """
@@ -312,7 +314,7 @@ def damaged(content: bytes, draw: random.Random) -> Tuple[str, bytes]:
 
 
 def lost_without_a_word(seed: int) -> Optional[str]:
-    """What is wrong with how a damaged shard is read: nothing, if it is an error of the data or has all images."""
+    """Return what is wrong with how a damaged shard is read; nothing for a data error, or if all images are there."""
     draw = random.Random(seed)
     kind, content = damaged(base(seed), draw)
     try:

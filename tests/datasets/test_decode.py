@@ -15,7 +15,7 @@ from datasets.images.decode import FORMATS, decode, read_header
 
 
 def png(width: int, height: int, bit_depth: int, color_type: int, rows: bytes, before_data: bytes = b"") -> bytes:
-    """A PNG file around already filtered rows."""
+    """Return a PNG file around already filtered rows."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -55,7 +55,7 @@ def palette_image(**options) -> BytesIO:
 
 
 def tiff(width: int, bits: int, row: bytes, white_is_zero: bool = False, sample_format: int = 1) -> BytesIO:
-    """A little-endian TIFF file of one uncompressed row of gray samples."""
+    """Return a little-endian TIFF file of one uncompressed row of gray samples."""
     tags = [(256, 4, width), (257, 4, 1), (258, 3, bits), (259, 3, 1), (262, 3, 0 if white_is_zero else 1)]
     tags += [(273, 4, 8), (277, 3, 1), (278, 4, 1), (279, 4, len(row)), (339, 3, sample_format)]
     place = 8 + len(row) + len(row) % 2
@@ -65,7 +65,7 @@ def tiff(width: int, bits: int, row: bytes, white_is_zero: bool = False, sample_
 
 
 def twelve_bit_tiff(samples: "list[int]") -> BytesIO:
-    """Two samples in three bytes, the higher bits first."""
+    """Return two samples in three bytes, the higher bits first."""
     digits = "".join(f"{sample:03x}" for sample in samples)
     return tiff(len(samples), 12, bytes.fromhex(digits + "0" * (len(digits) % 2)))
 
@@ -179,7 +179,7 @@ def test_a_12_bit_ramp_keeps_all_its_256_levels():
 
 @pytest.mark.parametrize("bits", [10, 14])
 def test_depths_that_pillow_does_not_read_are_refused_as_such(bits):
-    with pytest.raises(DataError, match=r"^it begins as a TIFF file, and is damaged or of a kind \(bits"):
+    with pytest.raises(DataError, match=r"^it begins like a TIFF file, but is damaged or of a kind \(bits"):
         decode(tiff(4, bits, bytes(8)))
 
 
@@ -187,7 +187,7 @@ REFUSALS = {
     "empty": (b"", "^it is empty$"),
     "a web page": (b"<html><body>404", r"^no image of BMP, GIF, JPEG, .*: it begins with b'<html><body>'$"),
     "HEIC": (b"\0\0\0\x18ftypheic" + bytes(50), r"^no image of .*: it begins with b'.*ftypheic'$"),
-    "a damaged PNG": (b"\x89PNG\r\n\x1a\n" + bytes(40), "^it begins as a PNG file, and is damaged or of a kind"),
+    "a damaged PNG": (b"\x89PNG\r\n\x1a\n" + bytes(40), "^it begins like a PNG file, but is damaged or of a kind"),
     "a damaged JPEG": (b"\xff\xd8\xff" + bytes(40), "JPEG|marker"),
 }
 

@@ -28,7 +28,7 @@ def noisy_photograph(width: int, height: int) -> Image.Image:
 
 
 def both_decoders(content: bytes) -> Tuple[EncodedImage, EncodedImage]:
-    """The image for simplejpeg, and for Pillow alone."""
+    """Return the image for simplejpeg, and for Pillow alone."""
     fast = EncodedImage(content, "made.jpg")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encoded_image, "simplejpeg", None)
@@ -185,5 +185,5 @@ def test_a_missing_fast_decoder_is_said_once(monkeypatch, caplog):
         say_decoder()
     say_decoder.cache_clear()
     assert [record.message for record in caplog.records if "simplejpeg is not installed" in record.message] == [
-        "simplejpeg is not installed: Pillow decodes JPEG files, to the same pixels and more slowly"
+        "simplejpeg is not installed: Pillow decodes JPEG files, more slowly, to the same pixels"
     ]

@@ -23,7 +23,7 @@ HEADERS = {
 
 
 def made_content(name: str) -> bytes:
-    """A file of full size: image i is filled with i modulo 251, label i is i modulo 10."""
+    """Return a file of full size: image i is filled with i modulo 251, label i is i modulo 10."""
     count = 60_000 if name.startswith("train") else 10_000
     numbers = np.arange(count)
     values = np.repeat(numbers % 251, 784) if "images" in name else numbers % 10

@@ -40,7 +40,7 @@ needs_resize = pytest.mark.skipif(
 
 
 def resized(instructions: str, pixels: np.ndarray, height: int, width: int, mirror: bool = False):
-    """The whole of an image, resized."""
+    """Resize the whole of an image."""
     target = ResizedWindow.all_of(pixels.shape[:2], (height, width), mirror)
     return built(instructions).resize(pixels, (0, 0), target)
 
@@ -209,7 +209,7 @@ def test_damaged_files_get_the_other_decoders_answer(first, count):
 
 
 def sanitizer() -> Optional[str]:
-    """The library that has to be loaded first; None where the compiler has none."""
+    """Return the library that has to be loaded first; None where the compiler has none."""
     compiler = shutil.which("g++")
     if compiler is None or platform.system() != "Linux":
         return None

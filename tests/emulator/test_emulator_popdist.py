@@ -73,7 +73,7 @@ def test_one_failing_instance_ends_all(tmp_path):
 def test_replicas_must_divide_over_instances(capsys):
     with pytest.raises(SystemExit):
         popdist.run.main(["--num-instances", "2", "--num-replicas", "3", "program.py"])
-    assert "--num-replicas 3 is no multiple of --num-instances 2" in capsys.readouterr().err
+    assert "--num-replicas 3 is not a multiple of --num-instances 2" in capsys.readouterr().err
 
 
 BLOCKED = [

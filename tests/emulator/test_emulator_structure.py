@@ -17,7 +17,7 @@ def module_of(path, root):
 
 
 def imports_of(path, module, modules):
-    """The modules of `modules` that a file imports, wherever in it the import stands."""
+    """Return the modules of `modules` that a file imports, wherever in it the import stands."""
     package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -32,13 +32,13 @@ def imports_of(path, module, modules):
 
 
 def graph_of(root):
-    """Each module of a folder with the modules that it imports."""
+    """Return each module of a folder with the modules that it imports."""
     files = {module_of(path, root): path for path in root.rglob("*.py")}
     return {module: set(imports_of(path, module, files)) for module, path in files.items()}
 
 
 def circle_in(graph):
-    """The members of one circle in order; None if there is none."""
+    """Return the members of one circle in order; None if there is none."""
     done = set()
 
     def visit(node, path):

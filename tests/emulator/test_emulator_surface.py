@@ -19,7 +19,7 @@ LEFT_OUT = {
 
 
 def resolve(path):
-    """The object of a dotted path; option classes live in poptorch.options, as there."""
+    """Return the object of a dotted path; option classes live in poptorch.options, as there."""
     module, _, name = path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
@@ -32,7 +32,7 @@ def resolve(path):
 
 
 def shown(default):
-    """A default as the facts write it, without spaces, module names and the kind of quotation mark."""
+    """Return a default as the facts write it, without spaces, module names and the kind of quotation mark."""
     if isinstance(default, enum.Enum):
         return f"{type(default).__name__}.{default.name}"
     return plain(repr(default))

@@ -61,12 +61,12 @@ def with_records(data: bytes, records: Records) -> bytes:
 
 
 def odd_name(canary: Path) -> bytes:
-    """A second pickle in an archive of weights, under a name in capitals."""
+    """Return a second pickle in an archive of weights, under a name in capitals."""
     return with_records(pickled({"w": torch.ones(1)}), {"archive/EXTRA.PKL": pickle.dumps(Payload(canary), protocol=2)})
 
 
 def legacy_tar(canary: Path) -> bytes:
-    """The format of torch 0.1: a tar file with pickles in it."""
+    """Return the format of torch 0.1: a tar file with pickles in it."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name in ("pickle", "storages", "tensors", "sys_info"):
@@ -78,7 +78,7 @@ def legacy_tar(canary: Path) -> bytes:
 
 
 def legacy_stream(canary: Path) -> bytes:
-    """The format before torch 1.6: several pickles one after another."""
+    """Return the format before torch 1.6: several pickles one after another."""
     buffer = io.BytesIO()
     torch.save({"w": Payload(canary)}, buffer, _use_new_zipfile_serialization=False)
     return buffer.getvalue()

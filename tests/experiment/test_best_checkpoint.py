@@ -115,7 +115,7 @@ def test_evaluate_refuses_choices_that_are_not_there(whole: Path, capsys: pytest
     assert evaluate.main([str(whole), "--weights", "average"]) == 4
     assert "holds no average of its weights" in capsys.readouterr().err
     assert evaluate.main([checkpoint, "--checkpoint", "best"]) == 4
-    assert "is a file, and the best checkpoint is one of a run folder" in capsys.readouterr().err
+    assert "is a file, and only run folders have a best checkpoint" in capsys.readouterr().err
     assert evaluate.main([str(whole), "--split", "validation", "--set", "data.validation_images=null"]) == 2
     assert "no images were held out" in capsys.readouterr().err
 

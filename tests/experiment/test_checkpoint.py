@@ -241,7 +241,9 @@ def test_a_crash_inside_the_first_write_of_all_starts_from_nothing(tmp_path: Pat
 
 def test_an_unknown_crash_point_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROXYNORM_CRASH_AT", "midwrite")
-    with pytest.raises(CheckpointError, match="PROXYNORM_CRASH_AT=midwrite is no crash point; use one of before_write"):
+    with pytest.raises(
+        CheckpointError, match="PROXYNORM_CRASH_AT=midwrite is not a crash point; use one of before_write"
+    ):
         save_checkpoint(tmp_path, make_state(1), 1, keep=1)
 
 
@@ -348,7 +350,7 @@ def test_missing_checkpoint_files_and_broken_manifests_fall_back_too(tmp_path: P
     third.with_suffix(".json").write_text('{"size": 3')
     told: List[str] = []
     assert newest_checkpoint(tmp_path, tell=told.append) == first
-    assert "step_00000003.json is no manifest" in told[0] and "step_00000002.pt cannot be read" in told[1]
+    assert "step_00000003.json is not a manifest" in told[0] and "step_00000002.pt cannot be read" in told[1]
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(tmp_path: Path) -> None:
@@ -425,8 +427,8 @@ def test_files_that_are_no_archive_never_reach_torch(tmp_path: Path, monkeypatch
 
 
 OTHER_FILES: List[Tuple[str, Any, str]] = [
-    ("weights alone", {"weight": torch.ones(2)}, "no checkpoint of this program: it has no entry 'format'"),
-    ("a list", [1, 2], "no checkpoint of this program"),
+    ("weights alone", {"weight": torch.ones(2)}, "not a checkpoint of this program: it has no entry 'format'"),
+    ("a list", [1, 2], "not a checkpoint of this program"),
     ("a newer format", {"format": 4}, "has checkpoint format 4, and this program reads format 3"),
     ("missing keys", {"format": 3, "model": {}}, r"lacks the keys \['average', 'class_names', 'config'"),
 ]

@@ -39,7 +39,7 @@ WEIGHT = "stages.0.0.conv1.weight"
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 3 epochs of 2 steps, as it was after step 3."""
+    """Return a run of 3 epochs of 2 steps, as it was after step 3."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     assert train.main([*COMMAND, "--output-dir", str(folder)]) == 0
     for path in (folder / "checkpoints").iterdir():
@@ -49,7 +49,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def set_to(*keys: Any) -> Callable[[State], None]:
-    """Sets the entry at keys[:-1] to keys[-1]."""
+    """Set the entry at keys[:-1] to keys[-1]."""
 
     def change(state: State) -> None:
         for key in keys[:-2]:
@@ -60,7 +60,7 @@ def set_to(*keys: Any) -> Callable[[State], None]:
 
 
 def changed(*keys: Any) -> Callable[[State], None]:
-    """Replaces the entry at keys[:-1] by what keys[-1] makes of it."""
+    """Replace the entry at keys[:-1] by what keys[-1] makes of it."""
 
     def change(state: State) -> None:
         for key in keys[:-2]:
@@ -71,7 +71,7 @@ def changed(*keys: Any) -> Callable[[State], None]:
 
 
 def in_both(function: Callable[[Tensor], Tensor]) -> Callable[[State], None]:
-    """The same to a weight and to its average."""
+    """Return the same to a weight and to its average."""
 
     def change(state: State) -> None:
         for weights in (state["model"], state["average"]["weights"]):
@@ -175,7 +175,7 @@ RESUMED: List[Row] = [
 
 
 def damaged(run_folder: Path, change: Callable[[State], None], target: Path) -> None:
-    """Writes the changed checkpoint with a manifest that fits it: nothing but what it holds can tell."""
+    """Write the changed checkpoint with a manifest that fits it: nothing but what it holds can tell."""
     state = load_checkpoint(run_folder / "checkpoints" / "step_00000003.pt")
     change(state)
     torch.save(state, target)
@@ -192,7 +192,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def refusal(run_folder: Path, use: Callable[[State], None], change: Callable[[State], None], tmp_path: Path) -> str:
-    """What is said of the run's checkpoint after `change`."""
+    """Return what is said of the run's checkpoint after `change`."""
     path = tmp_path / "step_00000003.pt"
     damaged(run_folder, change, path)
     with pytest.raises(CheckpointError) as caught:
@@ -261,7 +261,7 @@ def intact(run_folder: Path) -> State:
 
 @pytest.fixture(scope="module")
 def use(intact: State) -> Callable[[State], None]:
-    """What evaluating and continuing make of a checkpoint."""
+    """Return what evaluating and continuing make of a checkpoint."""
     config = Config.model_validate(intact["config"])
     _, network = build_network(config, build_datasets(config.data, 0))
 
@@ -280,7 +280,7 @@ def use(intact: State) -> Callable[[State], None]:
 
 
 def entries(value: Any, path: Tuple[Any, ...] = ()) -> Iterator[Tuple[Any, ...]]:
-    """The paths of all entries of nested dictionaries and lists."""
+    """Yield the paths of all entries of nested dictionaries and lists."""
     found = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in found:
         yield (*path, key)

@@ -23,7 +23,7 @@ SEEDS = pytest.mark.parametrize(
 
 
 def loaded_or_refused(load: Callable[[], Any], seed: int) -> Any:
-    """The state; None where it is refused as a checkpoint. Any other error names the seed."""
+    """Return the state; None where it is refused as a checkpoint. Any other error names the seed."""
     try:
         return load()
     except CheckpointError:

@@ -43,7 +43,7 @@ class Network(nn.Module):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A program with a free batch size, as torch writes it."""
+    """Return a program with a free batch size, as torch writes it."""
     path = tmp_path_factory.mktemp("exported") / "model.pt2"
     torch.manual_seed(0)
     sizes = ({0: torch.export.Dim("batch", min=2, max=512)},)
@@ -157,7 +157,7 @@ def guard_that_is_python(records: Records, canary: Path) -> None:
 
 
 def name_that_is_python(records: Records, canary: Path) -> None:
-    """An input's name goes into the source of forward(): here with a default value."""
+    """Give an input a name with a default value, since names go into the source of forward()."""
     old, new = json.dumps("x"), json.dumps(f"x={python(canary)}")
     name = "model/models/model.json"
     records[name] = records[name].replace(old.encode(), new.encode())
@@ -182,7 +182,7 @@ PROGRAMS = [
     (nested_load, "asks for the global torch.serialization.load"),
     (pickled_weight, "asks for the global posix.system"),
     (pickled_constant, "asks for the global posix.system"),
-    (opaque_constant, "data/constants/opaque_obj_0 is no tensor"),
+    (opaque_constant, "data/constants/opaque_obj_0 is not a tensor"),
     (legacy_weights, "'data/weights/model.pt' is neither graph nor tensors"),
     (legacy_constants, "'data/constants/model.pt' is neither graph nor tensors"),
     (shared_library, "'data/aotinductor/model/model.so' is neither graph nor tensors"),
@@ -190,7 +190,7 @@ PROGRAMS = [
     (operator_that_loads_a_library, "its graph calls 'torch.ops.load_library'"),
     (operator_that_writes_a_file, "which reaches beyond tensors"),
     (size_that_is_python, "expected arithmetic of numbers and symbols"),
-    (name_that_is_python, "which is no plain name"),
+    (name_that_is_python, "which is not a plain name"),
     (tree_that_imports, "nested in 'collections.defaultdict'"),
 ]
 

@@ -40,7 +40,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
-    """A place that notes who connects: the canary of a URL."""
+    """Give a place that notes who connects: the canary of a URL."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
@@ -57,7 +57,7 @@ def was_connected_to(server: socket.socket) -> bool:
 
 
 def with_data(run_folder: Path, path: Path, **data: Any) -> Path:
-    """A copy of the run's checkpoint whose configuration names other data."""
+    """Return a copy of the run's checkpoint whose configuration names other data."""
     newest = newest_checkpoint(run_folder / "checkpoints")
     assert newest is not None
     state = torch.load(newest, weights_only=True)

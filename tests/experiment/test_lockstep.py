@@ -60,7 +60,7 @@ class Process:
         self, processes: Processes, batches: Sequence[Any], then: Optional[Callable[[Process], None]] = None
     ) -> None:
         self.signals = StopSignals()
-        self.lockstep = Lockstep(processes, self.signals)  # type: ignore[arg-type]  # of the backend, these alone
+        self.lockstep = Lockstep(processes, self.signals)  # of the backend, these alone
         self.batches, self.then = batches, then
         self.taken: List[Any] = []
         self.thread = threading.Thread(target=self.run, daemon=True)
@@ -152,7 +152,7 @@ def test_a_signal_ends_a_wait_for_images_at_once() -> None:
             return word
 
     with StopSignals() as signals:
-        lockstep = Lockstep(Alone(), signals)  # type: ignore[arg-type]
+        lockstep = Lockstep(Alone(), signals)
         assert list(lockstep.batches(Hanging())) == [0]
         assert lockstep.signal_number == signal.SIGTERM and lockstep.failure is None
 

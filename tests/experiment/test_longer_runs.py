@@ -42,7 +42,7 @@ def test_more_epochs_are_refused_where_they_are_not_asked_for(
 ) -> None:
     assert run(tmp_path, 1) == 0
     assert run(tmp_path, 2, "--resume") == 4
-    assert "schedule.epochs was 1, is 2. To train longer add --extend-epochs" in capsys.readouterr().err
+    assert "schedule.epochs was 1, is now 2. To train longer add --extend-epochs" in capsys.readouterr().err
     assert summary(tmp_path)["epochs"] == 1
     assert run(tmp_path, 2, "--extend-epochs") == 2
     assert "add --resume, or leave it out" in capsys.readouterr().err
@@ -58,7 +58,7 @@ def test_nothing_else_may_change_with_them(tmp_path: Path, capsys: pytest.Captur
 def test_epochs_cannot_become_fewer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, 2) == 0
     assert run(tmp_path, 1, "--resume", "--extend-epochs") == 4
-    told = "schedule.epochs was 2, is 1. --extend-epochs makes a run longer, never shorter: give 2 or more"
+    told = "schedule.epochs was 2, is now 1. --extend-epochs makes a run longer, never shorter: give 2 or more"
     assert told in capsys.readouterr().err
 
 
@@ -69,7 +69,7 @@ def test_with_a_constant_learning_rate_the_result_is_that_of_the_longer_run_to_t
     assert run(tmp_path / "longer", 1, schedule="constant") == 0
     capsys.readouterr()
     assert run(tmp_path / "longer", 3, "--resume", "--extend-epochs", schedule="constant") == 0
-    told = "schedule.epochs was 1, is 3: the learning rates so far are those of 3 epochs, and so is the result"
+    told = "schedule.epochs was 1, is now 3: the learning rates so far are those of 3 epochs, and so is the result"
     assert told in capsys.readouterr().out
     straight, longer = final(tmp_path / "straight", 6), final(tmp_path / "longer", 6)
     for name, tensor in straight["model"].items():
@@ -87,7 +87,7 @@ def test_with_a_cosine_the_change_is_told_and_recorded_and_the_shorter_result_st
     capsys.readouterr()
     assert run(folder, 4, "--resume", "--extend-epochs") == 0
     told = capsys.readouterr().out
-    assert "schedule.epochs was 2, is 4: from step 4 on learning rates are those of 4 epochs" in told
+    assert "schedule.epochs was 2, is now 4: from step 4 on learning rates are those of 4 epochs" in told
     assert "The result is not that of 4 epochs from the beginning" in told
     assert rates(folder) == shorter + rates(tmp_path / "straight")[4:]
     assert summary(folder)["extended"] == [{"epochs": 2, "step": 4}] and summary(folder)["epochs"] == 4

@@ -41,9 +41,10 @@ for call in json.load(open(sys.argv[1])):
 
 
 def measured(folder: Path, calls: Sequence[Tuple[str, str]]) -> List[Tuple[str, int]]:
-    """What a process of its own says to each call, and the MiB by which its peak grows in it.
+    """Return what a process of its own says to each call, and the MiB by which its peak grows in it.
 
     Args:
+        folder: for files.
         calls: what is imported, and what is called.
     """
     file = folder / "calls.json"
@@ -70,7 +71,7 @@ def compressed_archive(path: Path) -> None:
 
 
 def overlapping_archive(path: Path) -> None:
-    """One stored record of 1 MiB that a thousand names of the archive's list share."""
+    """Write one stored record of 1 MiB that a thousand names of the archive's list share."""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data/0", bytes(MIB))
         first = archive.infolist()[0]
@@ -128,7 +129,7 @@ NAMES = [f"{name} {make.__name__} {reader[1].partition('(')[0]}" for name, make,
 
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Dict[str, Tuple[str, int]]:
-    """What each reader said about its bomb, and what it took."""
+    """Return what each reader said about its bomb, and what it took."""
     calls = []
     for number, (file_name, make, (imports, call), _) in enumerate(BOMBS):
         path = tmp_path_factory.mktemp(str(number)) / file_name
@@ -144,7 +145,7 @@ def test_a_bomb_is_refused_before_it_takes_memory(verdicts: Dict[str, Tuple[str,
 
 
 def png(side: int, colour: int, depth: int, channels: int, *chunks: Tuple[bytes, bytes]) -> bytes:
-    """A black square; `colour` is PNG's colour type."""
+    """Return a black square; `colour` is PNG's colour type."""
     row = bytes(1 + (side * channels * depth + 7) // 8)
     packer = zlib.compressobj(9)
     pixels = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()

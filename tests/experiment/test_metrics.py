@@ -130,7 +130,7 @@ def test_a_broken_line_in_the_middle_is_an_error_and_the_file_stays(tmp_path: Pa
     write_steps(log, 1)
     log.path.write_bytes(log.path.read_bytes() + b"oops\n" + log.path.read_bytes())
     before = log.path.read_bytes()
-    with pytest.raises(CheckpointError, match="line 2 is no metrics record: b'oops'"):
+    with pytest.raises(CheckpointError, match="line 2 is not a metrics record: b'oops'"):
         log.truncate_after(1, evaluated_step=0)
     assert log.path.read_bytes() == before
 

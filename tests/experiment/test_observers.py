@@ -51,7 +51,7 @@ def test_a_run_calls_its_observers_before_the_first_step_after_each_epoch_and_at
 def observers(folder: Path, calls: List[Tuple[Any, ...]], is_primary: bool) -> Observers:
     output = RunOutput(RunFolder(folder), is_primary=False, resume=False)
     (folder / "config.yaml").write_text("run: {seed: 0}\n")
-    return Observers([Noted(calls, OSError(28, "No space left on device")), Noted(calls)], "name", output, is_primary)
+    return Observers([Noted(calls, OSError(28, "No space left on device")), Noted(calls)], "name", output, is_primary)  # type: ignore[list-item]
 
 
 def test_a_picture_that_cannot_be_written_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -74,6 +74,6 @@ def test_only_the_primary_process_reads_and_cuts_the_power_log(tmp_path: Path) -
             is_primary = False
 
     (tmp_path / "power.jsonl").write_text("half of a rec")
-    log = PowerLog(Elsewhere(), RunOutput(RunFolder(tmp_path), is_primary=False, resume=False))  # type: ignore[arg-type]
+    log = PowerLog(Elsewhere(), RunOutput(RunFolder(tmp_path), is_primary=False, resume=False))
     assert log.resume(4, 4) == []
     assert (tmp_path / "power.jsonl").read_text() == "half of a rec"

@@ -3,10 +3,11 @@
 import pytest
 from tqdm import tqdm
 
+from configs.counted import counted
 from experiment.progress import Progress
 from experiment.run_folder import RunFolder
 from experiment.run_output import RunOutput
-from experiment.words import counted, time_left
+from experiment.words import time_left
 from training.metrics import StepSums
 
 

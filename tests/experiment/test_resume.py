@@ -67,10 +67,10 @@ def test_other_decoders_and_those_that_were_not_recorded_make_continuing_inexact
     facts = {"torch": "2", "python": "3.11", "decoder": "simplejpeg 1.9, Pillow 13"}
     assert why_inexact(facts, {**facts, "python": "3.12"}) == []
     assert why_inexact(facts, {**facts, "decoder": "Pillow 13"}) == [
-        "decoder was simplejpeg 1.9, Pillow 13, is Pillow 13"
+        "decoder was simplejpeg 1.9, Pillow 13, is now Pillow 13"
     ]
     earlier = {"torch": "2", "python": "3.11"}
-    assert why_inexact(earlier, facts) == ["decoder was not recorded, is simplejpeg 1.9, Pillow 13"]
+    assert why_inexact(earlier, facts) == ["decoder was not recorded, is now simplejpeg 1.9, Pillow 13"]
     assert why_inexact(earlier, {**facts, "decoder": ""}) == []  # images in memory need none
 
 
@@ -79,5 +79,5 @@ def test_a_run_with_a_fingerprint_over_contents_is_another_than_one_without() ->
     before = config()
     del before["data"]["fingerprint"]  # as checkpoints before this setting
     check_same_run(before, config(), "step_00000001.pt")
-    with pytest.raises(CheckpointError, match=r"data\.fingerprint was None, is 'contents'"):
+    with pytest.raises(CheckpointError, match=r"data\.fingerprint was None, is now 'contents'"):
         check_same_run(config(), config("data.fingerprint=contents"), "step_00000001.pt")

@@ -6,7 +6,7 @@ import io
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import pytest
 import torch
@@ -23,12 +23,13 @@ from planted_code import (
 from torch import nn
 
 from experiment.checkpoint import load_checkpoint
+from experiment.pickled_growth import refuse_growth
 from experiment.weights_file import read_weights
 from training.weights import CheckpointError
 
 
 def doubled(canary: Path) -> bytes:
-    """Two records called data.pkl: which one is read differs between readers."""
+    """Return two records called data.pkl: which one is read differs between readers."""
     with pytest.warns(UserWarning, match="Duplicate name"):
         return with_records(
             pickled({"w": torch.ones(1)}), {"archive/data.pkl": pickle.dumps(Payload(canary), protocol=2)}
@@ -45,8 +46,12 @@ def compressed(canary: Path) -> bytes:
 
 
 def behind_another_file(canary: Path) -> bytes:
-    """What Python takes for an archive and torch for a bare pickle."""
+    """Return what Python takes for an archive and torch for a bare pickle."""
     return pickle.dumps(Payload(canary), protocol=2) + pickled({"w": torch.ones(1)})
+
+
+def pickled_as(code: bytes) -> bytes:
+    return with_records(b"", {"archive/data.pkl": code, "archive/version": b"3\n", "archive/byteorder": b"little"})
 
 
 def stack_global_from_memo(canary: Path) -> bytes:
@@ -54,11 +59,11 @@ def stack_global_from_memo(canary: Path) -> bytes:
     text = lambda words: b"\x8c" + bytes([len(words)]) + words  # noqa: E731
     code = b"\x80\x04" + text(b"os") + b"\x94" + text(b"system") + b"\x94" + text(b"torch._utils") + b"0"
     code += text(b"_rebuild_tensor_v2") + b"000" + b"h\x00h\x01\x93" + text(f"touch {canary}".encode()) + b"\x85R."
-    return with_records(b"", {"archive/data.pkl": code, "archive/version": b"3\n", "archive/byteorder": b"little"})
+    return pickled_as(code)
 
 
 def torch_script(canary: Path) -> bytes:
-    """A program of torch.jit, which is no code of Python but is none of weights either."""
+    """Return a program of torch.jit, which is not code of Python but is none of weights either."""
     buffer = io.BytesIO()
     torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), buffer)
     return buffer.getvalue()
@@ -116,7 +121,7 @@ def held_by_itself() -> Any:
         (in_one_another(40, copies=2), "repeat themselves to more than"),  # 2^40 lists
         (in_one_another(200, copies=1), "more than 100 deep"),
         ([in_one_another(60, copies=1), [in_one_another(60, copies=1)]], None),
-        (held_by_itself(), "hold themselves"),
+        (held_by_itself(), "contain themselves"),
     ],
     ids=["a bomb", "deep", "not so deep", "a circle"],
 )
@@ -127,6 +132,97 @@ def test_entries_that_repeat_themselves_without_end_are_refused(tmp_path: Path, 
     with pytest.raises(CheckpointError, match=told or "has checkpoint format a list of 2, and") as caught:
         load_checkpoint(path)
     assert len(str(caught.value)) < 400 + len(str(path))
+
+
+def tuples_in_one_another(depth: int) -> bytes:
+    """Instructions that put down a tuple of 2^depth entries."""
+    code = b")q\0"
+    for number in range(depth):
+        code += b"h%ch%c\x86q%c" % (number, number, number + 1)
+    return code
+
+
+BOMB = tuples_in_one_another(24)  # 17 million entries: whoever hashes them in a test that fails comes to an end
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        b"}" + BOMB + b"K\x01s",
+        b"}(" + BOMB + b"K\x01u",
+        b"ccollections\nOrderedDict\n](" + BOMB + b"K\x01\x86e\x85R",
+        b"ccollections\nCounter\n](" + BOMB + b"e\x85R",
+        b"c__builtin__\nset\n](" + BOMB + b"e\x85R",
+        b"\x8f(" + BOMB + b"\x90",
+        b"(" + BOMB + b"\x91",
+        b"(" + BOMB + b"K\x01K\x01K\x01K\x01tQ",
+        b"ctorch\nSize\n" + BOMB + b"\x85R",
+        b"ccollections\nOrderedDict\n)R" + BOMB + b"b",
+        b"(l" + BOMB + b"a",
+        b"(" + BOMB + b"cargparse\nNamespace\n" + BOMB + b"o",
+    ],
+    ids="SETITEM SETITEMS OrderedDict Counter set EMPTY_SET FROZENSET BINPERSID Size BUILD LIST OBJ".split(),
+)
+def test_entries_that_unpickling_itself_walks_through_are_counted_before_it(tmp_path: Path, code: bytes) -> None:
+    """What is hashed or printed while it is read: a key, an entry of a set, an argument, the name of a storage."""
+    path = tmp_path / "x.pt"
+    path.write_bytes(pickled_as(b"\x80\x02" + code + b"."))
+    with pytest.raises(CheckpointError, match="its entries repeat themselves to more than"):
+        read_weights(path)
+
+
+def test_objects_that_know_what_holds_them_are_no_circle() -> None:
+    """Settings of omegaconf hold their parent in their state, which is not read."""
+    code = b"\x80\x02}q\0X\1\0\0\0acargparse\nNamespace\n)\x81q\1}X\6\0\0\0parenth\0sbs."
+    refuse_growth(code, most=len(code))
+
+
+@pytest.mark.parametrize("code", [b"s.", b"}s.", b"h\x05.", b"(K\x01s.", b"u.", b"(", b""])
+def test_instructions_that_take_what_was_not_put_down_are_an_error(code: bytes) -> None:
+    with pytest.raises(ValueError):
+        refuse_growth(b"\x80\x02" + code, most=100)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: pickled({"w": torch.zeros(1).expand(1 << 40)}), r"a tensor of \(1099511627776,\), which is more than"),
+        (lambda: with_records(b"", {"/etc/data.pkl": b"\x80\x02}."}), "it has no record data.pkl in a folder"),
+        (lambda: with_records(b"", {f"a/{number}": b"" for number in range(20_001)}), "it has 20,001 records, over"),
+        (lambda: bytes(12), r"it begins with b'\\x00"),
+        (lambda: b"", r"it begins with b''"),
+    ],
+    ids=["expanded", "of other names", "many records", "zeros", "empty"],
+)
+def test_what_is_no_archive_of_weights_is_told(tmp_path: Path, make: Callable[[], bytes], told: str) -> None:
+    path = tmp_path / "x.pt"
+    path.write_bytes(make())
+    with pytest.raises(CheckpointError, match=told):
+        read_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        (b"{}", "it holds no tensors"),
+        (b'{"w":' + b"[" * 100_000, None),
+        (b'{"w":{"dtype":"F32","shape":[4611686018427387904,8],"data_offsets":[0,0]}}', None),
+    ],
+)
+def test_headers_of_safetensors_that_are_none_are_told(tmp_path: Path, header: bytes, told: Optional[str]) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match=told or "cannot be read as safetensors"):
+        read_weights(path)
+
+
+def test_a_tensor_that_stands_twice_in_a_safetensors_file_is_told(tmp_path: Path) -> None:
+    entry = b'"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
+    header = b"{" + entry + b"," + entry + b"}"
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(CheckpointError, match="two of its entries are called 'w'"):
+        read_weights(path)
 
 
 def test_a_setting_that_many_groups_share_is_no_repetition(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def records(folder: Path) -> List[Dict[str, Any]]:
 
 
 def events(folder: Path) -> Dict[str, List[Tuple[int, float]]]:
-    """What TensorBoard's own reader finds: steps and values by tag."""
+    """Return what TensorBoard's own reader finds: steps and values by tag."""
     accumulator = EventAccumulator(str(folder / "tensorboard"))
     accumulator.Reload()
     tags = accumulator.Tags()["scalars"]

@@ -69,7 +69,7 @@ def test_a_pickle_in_the_place_of_a_text_or_an_image_is_an_error_and_not_run(
 
 
 def shards_of(folder: Path, content: bytes) -> DataConfig:
-    """A data set whose shards hold the content as images, labels, index and names of classes."""
+    """Return a data set whose shards hold the content as images, labels, index and names of classes."""
     place = folder / "shards"
     place.mkdir(exist_ok=True)
     for half in ("train", "val"):
@@ -98,7 +98,7 @@ def test_a_pickle_in_the_place_of_cifars_is_refused_for_its_sum_and_not_run(tmp_
 
 
 def gif_of(width: int, height: int) -> bytes:
-    """A picture of 4 x 4 whose screen is said to be larger."""
+    """Return a picture of 4 x 4 whose screen is said to be larger."""
     buffer = io.BytesIO()
     Image.new("P", (4, 4)).save(buffer, "GIF")
     data = bytearray(buffer.getvalue())
@@ -107,7 +107,7 @@ def gif_of(width: int, height: int) -> bytes:
 
 
 def webp_of(width: int, height: int) -> bytes:
-    """A picture of 4 x 4 on a canvas that is said to be larger."""
+    """Return a picture of 4 x 4 on a canvas that is said to be larger."""
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4)).save(buffer, "WEBP", lossless=True)
     size = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
@@ -116,7 +116,7 @@ def webp_of(width: int, height: int) -> bytes:
 
 
 def tiff_of(width: int, height: int) -> bytes:
-    """A picture of 4 x 4 whose tags ImageWidth and ImageLength say more."""
+    """Return a picture of 4 x 4 whose tags ImageWidth and ImageLength say more."""
     buffer = io.BytesIO()
     Image.new("L", (4, 4)).save(buffer, "TIFF", compression="tiff_lzw")
     data = bytearray(buffer.getvalue())

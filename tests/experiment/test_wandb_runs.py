@@ -20,7 +20,7 @@ for setting in ("data.num_train_images=64", "data.num_eval_images=20", "run.eval
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> List[Dict[str, Any]]:
-    """What wandb.init is called with, in place of wandb."""
+    """Return what wandb.init is called with, in place of wandb."""
     calls: List[Dict[str, Any]] = []
 
     def init(**given: Any) -> Any:

@@ -223,9 +223,9 @@ def test_the_last_epochs_loss_weighs_its_records_by_their_steps() -> None:
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
-        ("optimizer.weight_decay=0.1", "optimizer.weight_decay was 0.0005, is 0.1"),
-        ("run.seed=1", "run.seed was 0, is 1"),
-        ("run.power_every_epochs=1", "run.power_every_epochs was None, is 1"),
+        ("optimizer.weight_decay=0.1", "optimizer.weight_decay was 0.0005, is now 0.1"),
+        ("run.seed=1", "run.seed was 0, is now 1"),
+        ("run.power_every_epochs=1", "run.power_every_epochs was None, is now 1"),
         ("data.workers=1", None),
         ("device.threads=4", None),
         ("run.log_every_steps=3", None),
@@ -243,9 +243,7 @@ def test_a_setting_that_is_newer_than_a_result_had_its_default() -> None:
     del saved["norm"]["kernel"]
     assert why_changed(saved, load_config("generated_smoke")) == []
     saved["norm"]["gone"] = 1
-    assert why_changed(saved, load_config("generated_smoke")) == [
-        "norm.gone is not what it was when the result was made"
-    ]
+    assert why_changed(saved, load_config("generated_smoke")) == ["norm.gone has changed since the result was made"]
 
 
 def test_a_file_that_is_no_result_is_refused(tmp_path: Path) -> None:

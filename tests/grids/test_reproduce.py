@@ -62,7 +62,7 @@ def trained_steps(run: Path) -> int:
 
 
 def trainers(folder: Path) -> List[int]:
-    """The processes of train.py that train below `folder`."""
+    """Return the processes of train.py that train below `folder`."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -76,7 +76,7 @@ def trainers(folder: Path) -> List[int]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Tuple[Path, str]:
-    """A grid with a learning-rate check, run to its end; and its printed lines."""
+    """Return a grid with a learning-rate check, run to its end; and its printed lines."""
     folder = tmp_path_factory.mktemp("finished")
     rates = "rates: {seed: 100, factors: [1, 0.001], rows: [gn]}\nfigures: [top1, loss]\n"
     text = f"{HEAD}seeds: 0-1\nrows:\n  gn: {{set: [norm.proxy=false]}}\n  gnpn: {{}}\n{rates}"
@@ -100,7 +100,11 @@ def test_a_result_holds_what_the_run_was_and_what_came_out(finished: Tuple[Path,
     folder, _ = finished
     found = result(folder, "gnpn.seed1")
     run = folder / "runs" / "gnpn.seed1"
-    assert found["summary"] == json.loads((run / "summary.json").read_text())
+    summary = json.loads((run / "summary.json").read_text())
+    command = summary.pop("command")
+    assert f"--output-dir {run}" in command and command.endswith(" --resume")
+    assert found["summary"].pop("command") == command.replace(f" --output-dir {run}", "").replace(" --resume", "")
+    assert found["summary"] == summary
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert found["evaluations"] == [record for record in records if record["split"] == "eval"]
     assert (found["grid"], found["row"], found["column"], found["seed"]) == ("tiny", "gnpn", None, 1)
@@ -168,7 +172,7 @@ def test_a_changed_configuration_is_refused_with_what_differs_and_run_again_when
     assert reproduce.main(arguments(tmp_path, grid)) == 2
     message = capsys.readouterr().err
     assert "gnpn seed 0" in message
-    assert "optimizer.weight_decay was 0.0005, is 0.25" in message
+    assert "optimizer.weight_decay was 0.0005, is now 0.25" in message
     assert "--rerun" in message
     assert "gn seed 0" not in message
     assert result(tmp_path, "gnpn.seed0")["config"]["optimizer"]["weight_decay"] == 5e-4

@@ -33,7 +33,7 @@ def test_the_difference_is_relative_to_the_largest_weight_of_its_tensor() -> Non
 )
 def test_weights_of_another_network_are_refused(other: object) -> None:
     with pytest.raises(ValueError, match="not the same network"):
-        largest_difference(other, {"a": torch.ones(2)})  # type: ignore[arg-type]
+        largest_difference(other, {"a": torch.ones(2)})
 
 
 def test_group_norm_with_pn_gives_the_same_weights_with_every_micro_batch(

@@ -93,7 +93,7 @@ def test_small_resnet_equals_timms_basic_blocks_behind_a_stem_for_small_images()
 
 
 def small_timm_efficientnet(expansion: int, group_size: Optional[int]) -> nn.Module:
-    """The stages of efficientnet_small in timm's own notation."""
+    """Return the stages of efficientnet_small in timm's own notation."""
     stages = [["ds_r1_k3_s1_e1_c16_se0.25"], [f"ir_r2_k3_s2_e{expansion}_c24_se0.25"]]
     stages += [[f"ir_r3_k5_s2_e{expansion}_c48_se0.25"]]
     model = TimmEfficientNet(

@@ -70,7 +70,7 @@ def fused(
     tensors: Dict[str, Tensor], activation: str, num_groups: int, grouping: str, proxy: bool, **options: bool
 ) -> Tensor:
     parameters = [tensors[name] for name in NAMES[1:]]
-    mean, inverse_std = kernels.fused_proxy_statistics(activation, *parameters, PROXY_EPS) if proxy else (None, None)
+    mean, inverse_std = kernels.fused_proxy_statistics(activation, *parameters, PROXY_EPS) if proxy else (None, None)  # type: ignore[call-arg]
     return kernels.fused_norm_act(
         tensors["x"], parameters[0], parameters[1], mean, inverse_std,
         num_groups=num_groups, grouping=grouping, activation=activation, eps=EPS, **options,

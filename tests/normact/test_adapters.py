@@ -60,7 +60,7 @@ def test_timms_signature_is_taken_whole() -> None:
     assert make(8, apply_act=False).activation is None
     assert make(8, act_layer=nn.LeakyReLU, act_kwargs={"negative_slope": 0.2}).activation == "leaky_relu(0.2)"
     layer = make(8, eps=1e-3, inplace=True, dtype=torch.float64, device="cpu")
-    assert layer.norm.groups().eps == 1e-3 and layer.weight.dtype == torch.float64  # type: ignore[union-attr]
+    assert layer.norm.groups().eps == 1e-3 and layer.weight.dtype == torch.float64
     block = timm.layers.ConvNormAct(3, 8, norm_layer=make, act_layer=nn.SiLU)
     assert [layer.activation for layer in layers(block).values()] == ["silu"]
     with pytest.raises(ValueError, match=r"momentum=0\.1 has no effect with norm 'group'"):
@@ -103,7 +103,7 @@ def test_nnunets_plain_network_has_pn_in_every_block() -> None:
     model = unet.PlainConvUNet(**settings, norm_op=norm, norm_op_kwargs={"eps": 1e-4, "affine": True}, nonlin=None)
     assert len(layers(model)) == 10
     for layer in layers(model).values():
-        assert layer.activation == "leaky_relu(0.01)" and layer.norm.groups().eps == 1e-4  # type: ignore[union-attr]
+        assert layer.activation == "leaky_relu(0.01)" and layer.norm.groups().eps == 1e-4
     trains(model, torch.randn(2, 1, 8, 8, 8))
 
 

@@ -169,10 +169,13 @@ def test_dead_channels_modes_and_frozen_parameters_stay_sound() -> None:
     assert converted(torch.randn(2, 3, 5, 5)).isfinite().all()
 
 
-def test_a_norm_that_was_no_batch_norm_is_left_alone() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.ReLU())
-    _, report = convert_norm(model, PROXY, calibrate=torch.randn(4, 3, 5, 5))
-    assert report.norms[0].proxy and report.calibrated == ()
+@pytest.mark.parametrize("norm", [nn.GroupNorm(2, 8), nn.BatchNorm2d(8, track_running_stats=False)])
+def test_a_norm_that_was_no_batch_norm_with_statistics_is_left_alone_and_told_of(norm: nn.Module) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), norm, nn.ReLU())
+    _, report = convert_norm(copy.deepcopy(model), PROXY, calibrate=torch.randn(4, 3, 5, 5))
+    assert report.norms[0].proxy and report.calibrated == () and report.uncalibrated == ("1",)
+    assert "1 layers not calibrated (1, ...): what they replaced was no batch norm" in str(report)
+    assert "not calibrated" not in str(convert_norm(model, PROXY)[1])
 
 
 @pytest.mark.parametrize("norm", ["batch", "frn", "dyt"])

@@ -148,6 +148,13 @@ class Untraceable(Case):
         return F.relu(y) if x.sum() > 0 else y
 
 
+class PadsBySize(nn.Conv2d):
+    """A convolution whose code cannot be traced, as timm's Conv2dSame."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, [max(x.shape[3] % 2, 1)] * 2))
+
+
 class Optional2(Case):
     def forward(self, x: Tensor, skip: Any = None) -> Tensor:
         y = F.relu(self.norm(self.conv(x)))
@@ -180,6 +187,9 @@ CASES = [
     (Module(**case_modules(act=nn.CELU(alpha=0.5))), "celu(0.5)", (), ""),
     (Module(**case_modules(act=nn.ELU(alpha=0.5))), "elu(0.5)", (), ""),
     (Shared(**case_modules()), "relu", ("",), ""),
+    (Module(**case_modules(conv=PadsBySize(3, 8, 3))), "relu", (), ""),
+    (Functional(conv=PadsBySize(3, 8, 3)), "leaky_relu(0.2)", ("",), ""),
+    (Untraceable(conv=PadsBySize(3, 8, 3)), None, (), "no traced data flow"),
     (TwoUses(**case_modules()), None, (), "used in 2 places"),
     (Twice(**case_modules()), None, (), "called at 2 places"),
     (DependsOnMode(), None, (), "differs between training and evaluation"),
@@ -210,6 +220,14 @@ def test_each_case_pairs_or_says_why_not(model: nn.Module, activation: Any, rewr
     assert report.rewritten == rewritten
     assert reason in row.reason and bool(reason) == bool(row.reason)
     assert "BatchNorm2d" in str(report) and reason in str(report)
+
+
+def test_a_pair_behind_a_convolution_that_pads_by_size_is_found_in_timms_nasnet() -> None:
+    block = pytest.importorskip("timm").models.nasnet.BranchSeparables(8, 8, 3, 2, pad_type="same")
+    model = nn.Sequential(block, nn.Flatten())
+    _, report = convert_norm(model, NormActFactory(num_groups=4))
+    assert [(row.path, row.activation) for row in report.norms] == [("0.bn_sep_1", "relu"), ("0.bn_sep_2", None)]
+    assert not report.trace_failures and model(torch.randn(2, 8, 9, 9)).isfinite().all()
 
 
 def test_a_failed_trace_is_in_the_report() -> None:
@@ -247,7 +265,7 @@ def test_a_layer_that_cannot_be_built_names_the_norm_and_leaves_the_network_alon
 
 
 def test_weight_standardization_is_refused() -> None:
-    with pytest.raises(ValueError, match="no convolutions"):
+    with pytest.raises(ValueError, match="not convolutions"):
         convert_norm(nn.Sequential(nn.BatchNorm2d(8)), NormActFactory(norm="group+ws"))
 
 

@@ -36,7 +36,7 @@ def hooked(norm: nn.Module) -> nn.Module:
 
 
 def with_own_forward(norm: nn.Module) -> nn.Module:
-    norm.forward = lambda x: x  # type: ignore[method-assign]
+    norm.forward = lambda x: x
     return norm
 
 
@@ -304,8 +304,58 @@ def test_a_frozen_network_gets_no_trainable_parameters(affine: bool) -> None:
 def test_new_modules_are_in_the_mode_of_those_that_they_replace() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval()
     converted, _ = convert_norm(model, FACTORY)
-    assert [type(m).__name__ for m in converted] == ["Conv2d", "NormAct", "Identity"]
+    assert [type(m).__name__ for m in converted] == ["Conv2d", "NormAct", "Identity"]  # type: ignore[attr-defined]
     assert not any(module.training for module in converted.modules())
+
+
+def normalized_weights(wrap: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    convolutions = [nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)]
+    return nn.Sequential(wrap(convolutions[0]), nn.BatchNorm2d(8), nn.ReLU(), wrap(convolutions[1]))
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        nn.utils.spectral_norm,
+        nn.utils.weight_norm,
+        nn.utils.parametrizations.spectral_norm,
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.parametrizations.orthogonal,
+        parametrized,
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+def test_convolutions_whose_weights_are_computed_stay_so(
+    wrap: Callable[[nn.Module], nn.Module], calibrated: bool
+) -> None:
+    model = normalized_weights(wrap).eval()
+    x = torch.randn(4, 3, 8, 8)
+    names = {name: value.clone() for name, value in model.state_dict().items() if not name.startswith("1.")}
+    expected = model(x)
+    same, _ = convert_norm(normalized_weights(wrap).eval(), SAME)
+    torch.testing.assert_close(same(x), expected)
+    converted, report = convert_norm(model, FACTORY, calibrate=x if calibrated else None)
+    (row,) = report.norms
+    assert row.activation == "relu"
+    after = converted.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in names.items())
+    assert [layer.note for layer in report.calibrated if "used by" not in layer.note] == []
+    converted.train()(x).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in converted.parameters())
+
+
+def test_what_torch_jit_took_before_is_traced_afterwards_and_script_says_why_not() -> None:
+    model = normalized_weights(lambda convolution: convolution).eval()
+    torch.jit.script(model)
+    converted, _ = convert_norm(model, FACTORY)
+    with pytest.raises(NotImplementedError, match=r"does not take a NormAct layer.*torch.jit.trace"):
+        torch.jit.script(converted)
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(torch.jit.trace(converted, x)(x), converted(x))
+    kept, _ = convert_norm(nn.Sequential(nn.Flatten(), nn.LayerNorm(192), nn.ReLU()), FACTORY)
+    torch.testing.assert_close(torch.jit.script(kept)(x), kept(x))
 
 
 def test_a_script_module_is_told() -> None:

@@ -1,10 +1,13 @@
 """torch.export, ONNX and TorchScript carry folded and unfolded networks, in operations that every runtime knows."""
 
 import logging
+import shutil
+from pathlib import Path
 from typing import Any, Callable, Dict, Tuple
 
 import pytest
 import torch
+import torch._inductor
 from torch import Tensor, nn
 
 from normact import NormActFactory
@@ -19,7 +22,7 @@ NORMS = ["batch", "layer", "group", "instance", "group+ws", "frn", "evonorm_s0",
 
 
 def randomize(model: nn.Module) -> nn.Module:
-    """Every per-channel value away from its initial one; in evaluation."""
+    """Move every per-channel value away from its initial one, and go to evaluation mode."""
     generator = torch.Generator().manual_seed(1)
     for name, values in model.state_dict().items():
         if values.dim() == 1:
@@ -66,13 +69,30 @@ def operators(program: torch.export.ExportedProgram) -> str:
 
 
 def onnx_function(model: nn.Module, x: Tensor, **options: Any) -> Tuple[Callable[[Tensor], Tensor], Any]:
-    """The model as onnxruntime runs it, and its ONNX graph."""
+    """Return the model as onnxruntime runs it, and its ONNX graph."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     program = torch.onnx.export(model, (x,), dynamo=True, verbose=False, **options)
     assert program is not None
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda x: torch.from_numpy(session.run(None, {name: x.numpy()})[0]), program.model_proto.graph
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["auto", "fused"])
+def test_a_network_compiled_ahead_of_time_computes_the_same(kernel: str, tmp_path: Path) -> None:
+    if not hasattr(torch._inductor, "aoti_compile_and_package") or shutil.which("g++") is None:
+        pytest.skip("torch's compiler ahead of time needs a C++ compiler")
+    torch.manual_seed(0)
+    factory = NormActFactory(num_groups=2, kernel=kernel)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), factory(8, "silu"), nn.Flatten(), nn.Linear(288, 5)).eval()
+    x = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        program = torch.export.export(model, (x,))
+        path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
+        compiled = torch._inductor.aoti_load_package(path)
+        # Inductor's own order of float32 sums.
+        torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("norm", NORMS)

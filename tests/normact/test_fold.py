@@ -25,7 +25,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
 def randomize(model: nn.Module) -> nn.Module:
-    """Every per-channel parameter and running statistic away from its initial value; also in evaluation."""
+    """Move every per-channel parameter and running statistic away from its initial value, and go to evaluation mode."""
     generator = torch.Generator().manual_seed(1)
     for name, values in model.state_dict().items():
         if values.dim() == 1:
@@ -56,7 +56,7 @@ def small_network(name: str, norm_act: NormActFactory, dtype: torch.dtype) -> nn
 
 
 def layer_of_two_and_three() -> NormAct:
-    """One channel: z = 2 x + 3 and no activation."""
+    """Build one channel: z = 2 x + 3 and no activation."""
     layer = NormActFactory(norm="batch", eps=0.0, proxy_eps=5.0)(1, "identity")
     layer.load_state_dict({"weight": torch.tensor([2.0]), "bias": torch.tensor([3.0])}, strict=False)
     return layer
@@ -142,7 +142,7 @@ def test_a_folded_convolution_equals_the_affines_around_it_for_every_padding(
         4, 8, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups, bias=bias, padding_mode=mode
     ).double()
     x = torch.randn(2, 4, *size, dtype=torch.float64)
-    # A scale of 0 and one below 0 are no special cases here.
+    # A scale of 0 and one below 0 are not special cases here.
     before = ChannelAffine(torch.tensor([0.5, 0.0, -2.0, 3.0]).double(), torch.tensor([1.0, 2.0, -3.0, 0.5]).double())
     after = ChannelAffine(torch.randn(8).double(), torch.randn(8).double())
     with torch.no_grad():
@@ -414,7 +414,7 @@ def test_the_report_of_a_small_network_says_where_everything_went() -> None:
 def test_the_report_of_a_network_without_anything_to_fold_says_so() -> None:
     _, report = fold_for_inference(nn.Sequential(factory("frn")(4, "relu")))
     assert report.layers[0].note == "copied as it is: nothing in it is constant"
-    assert str(report).splitlines()[-1] == "1 layers: 0 norms folded; outputs: none"
+    assert str(report).splitlines()[-1] == "1 layer: 0 norms folded; outputs: none"
     assert str(FoldReport(())).splitlines()[-1] == "0 layers: 0 norms folded; outputs: none"
 
 

@@ -31,7 +31,7 @@ def silence() -> Iterator[None]:
 
 
 def pair(activation: Any, fields: Dict[str, Any]) -> Tuple[nn.Module, nn.Module]:
-    """The default layer, and the reference in float64 with the same parameters."""
+    """Return the default layer, and the reference in float64 with the same parameters."""
     torch.manual_seed(0)
     layer = NormActFactory(**fields)(6, activation)
     with torch.no_grad():
@@ -104,9 +104,9 @@ def ensemble(layer: nn.Module, x: Tensor) -> List[Tensor]:
 
 
 def curvature(layer: nn.Module, x: Tensor) -> List[Tensor]:
-    """A block of the Hessian, forward over reverse."""
+    """Return a block of the Hessian, forward over reverse."""
     named = {name: value.detach() for name, value in layer.named_parameters()}
-    return [jacfwd(grad(lambda w: functional_call(layer, {**named, "weight": w}, (x,)).pow(3).sum()))(named["weight"])]
+    return [jacfwd(grad(lambda w: functional_call(layer, {**named, "weight": w}, (x,)).pow(3).sum()))(named["weight"])]  # type: ignore[misc]
 
 
 TRANSFORMS = [
@@ -170,4 +170,4 @@ def test_every_number_of_dims_pixels_and_channels_is_near_float64(
     assert (out - expected).abs().max() < 2e-5
     out.pow(2).sum().backward()
     expected.pow(2).sum().backward()
-    assert (x.grad - exact.grad).abs().max() < 1e-4 * exact.grad.abs().max().clamp(min=1.0)  # type: ignore[union-attr]
+    assert (x.grad - exact.grad).abs().max() < 1e-4 * exact.grad.abs().max().clamp(min=1.0)

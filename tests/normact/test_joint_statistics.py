@@ -38,7 +38,7 @@ def images(dtype: torch.dtype = torch.float64) -> List[Tensor]:
 
 
 def results(layers: nn.ModuleList) -> List[Tensor]:
-    """Outputs, then the gradients of a weighted sum of them in every parameter."""
+    """Return outputs, then the gradients of a weighted sum of them in every parameter."""
     inputs = images(next(layers.parameters()).dtype)
     outputs = [layer(x) for layer, x in zip(layers, inputs)]
     total = sum(((i + 1) * output * output.detach().cos()).sum() for i, output in enumerate(outputs))
@@ -69,7 +69,7 @@ def test_statistics_are_float32_and_what_is_handed_out_has_the_type_that_was_ask
 def test_a_layer_uses_what_it_was_handed_once_and_then_its_own_parameters_again() -> None:
     layer = layers_of(("relu",), **FACTORIES["group"])[0]
     x = images()[0]
-    JointProxyStatistics([layer], torch.float64).hand_out()
+    JointProxyStatistics([layer], torch.float64).hand_out()  # type: ignore[list-item]
     before = layer(x)
     with torch.no_grad():
         layer.proxy_beta.add_(1.0)

@@ -32,7 +32,7 @@ done
 
 @pytest.fixture
 def fake_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A compiler that writes its output files and counts its runs."""
+    """Return a compiler that writes its output files and counts its runs."""
     path = tmp_path / "bin" / "fake-c++"
     path.parent.mkdir()
     path.write_text(FAKE_COMPILER)
@@ -103,7 +103,7 @@ def test_the_variable_chooses_the_instructions_and_an_unknown_name_is_refused(
     assert len(set(libraries)) == 3
     assert not any(flag.startswith("-march") for flag in build.optimization_flags())
     monkeypatch.setenv(native_library.ISA_VARIABLE, "sse9")
-    with pytest.raises(BuildError, match="PROXYNORM_KERNEL_ISA is 'sse9'; use native, avx2, baseline"):
+    with pytest.raises(BuildError, match="PROXYNORM_KERNEL_ISA is 'sse9'; use native, avx512, avx2, baseline"):
         build.build_library()
 
 
@@ -320,5 +320,5 @@ def test_the_layer_computes_by_its_reference_where_posix_is_missing_and_says_why
     command = [sys.executable, "-c", WITHOUT_POSIX]
     process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert (process.returncode, process.stdout) == (0, "True\n"), process.stderr
-    assert "the reference operations run: they are built on Linux and macOS alone" in process.stderr
+    assert "the reference operations run: they are built only on Linux and macOS" in process.stderr
     assert not (tmp_path / "cache").exists()

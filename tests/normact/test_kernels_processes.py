@@ -38,7 +38,7 @@ def all_images() -> Tensor:
 
 
 def run_replica(rank: int, replicas: int, folder: Path) -> None:
-    """One process of DistributedDataParallel; started by the test below."""
+    """Run one process of DistributedDataParallel; started by the test below."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=replicas)
     share = all_images().chunk(replicas)[rank]
     got = gradients(nn.parallel.DistributedDataParallel(network()), share)
@@ -62,13 +62,13 @@ def run_python(arguments: List[str], environment: Optional[Dict[str, str]] = Non
     )
 
 
-@pytest.mark.slow
-def test_two_ddp_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
+def results_equal_one_process(function: str, tmp_path: Path) -> None:
+    """Run a function of this file in two processes, and compare the gradients that they save with those of one."""
     reason = kernels.why_not_fused(torch.zeros(1, 1, 1, 1), 1, "contiguous", "relu")
     if reason is not None:
         pytest.skip(reason)
-    program = "import pathlib, test_kernels_processes as t; t.run_replica({}, 2, pathlib.Path({!r}))"
-    processes = [run_python(["-c", program.format(rank, str(tmp_path))]) for rank in range(2)]
+    program = "import pathlib, test_kernels_processes as t; t.{}({}, 2, pathlib.Path({!r}))"
+    processes = [run_python(["-c", program.format(function, rank, str(tmp_path))]) for rank in range(2)]
     outputs = [process.communicate(timeout=600)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
@@ -78,6 +78,46 @@ def test_two_ddp_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
         assert torch.equal(a, b)
         # The halves are added in another order than the images of one batch.
         torch.testing.assert_close(a, whole, rtol=1e-5, atol=1e-5 * float(whole.abs().max()))
+
+
+@pytest.mark.slow
+def test_two_ddp_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
+    results_equal_one_process("run_replica", tmp_path)
+
+
+def run_shard(rank: int, replicas: int, folder: Path) -> None:
+    """One process of FSDP2, whose network begins on the meta device; started by the test below."""
+    from torch.distributed.fsdp import fully_shard
+
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=replicas)
+    mesh = torch.distributed.init_device_mesh("cpu", (replicas,))
+    with torch.device("meta"):
+        model = network()
+    for layer in model:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    model.to_empty(device="cpu")
+    torch.manual_seed(0)
+    for layer in model:
+        layer.reset_parameters()
+    whole = network()
+    with torch.no_grad():  # random values of one process are not those of another's shard
+        for name, value in whole.named_parameters():
+            shard = model.get_parameter(name)
+            if name.startswith(("1.", "3.")):
+                assert torch.equal(shard.full_tensor(), value), name
+            else:
+                shard.copy_(torch.distributed.tensor.distribute_tensor(value, mesh, shard.placements))
+    got = gradients(model, all_images().chunk(replicas)[rank])
+    torch.save([gradient.full_tensor() for gradient in got], folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_fsdp_processes_begun_on_the_meta_device_give_the_gradients_of_one(tmp_path: Path) -> None:
+    if not hasattr(torch.distributed.fsdp, "fully_shard"):
+        pytest.skip("no FSDP2 in this torch")
+    results_equal_one_process("run_shard", tmp_path)
 
 
 @pytest.mark.slow

@@ -47,7 +47,7 @@ def images(*shape: int) -> Tensor:
 
 
 def numpy_relu_proxy(weight: Any, bias: Any, proxy_beta: Any, proxy_gamma: Any) -> Any:
-    """Mean and variance of ReLU by a sum over 200,001 nodes: nothing of the layer takes part."""
+    """Return mean and variance of ReLU by a sum over 200,001 nodes: nothing of the layer takes part."""
     z = np.linspace(-9, 9, 200001)[:, None]
     density = np.exp(-0.5 * z**2)
     density /= density.sum()

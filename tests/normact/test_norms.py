@@ -103,7 +103,7 @@ def test_the_output_of_an_image_does_not_depend_on_the_other_images(
     norm: str, grouping: str, others: int, seed: int, activation: Optional[str]
 ) -> None:
     fields = {"grouping": grouping, "num_groups": 4} if norm in ("group", "evonorm_s0") else {}
-    layer = NormActFactory(norm=norm, **fields)(8, activation).double()  # type: ignore[arg-type]
+    layer = NormActFactory(norm=norm, **fields)(8, activation).double()
     image, rest = images((1, 8, 3, 3), seed), images((others, 8, 3, 3), seed + 1, offset=5.0)
     # Threads and vector lengths may sum in another order: float64 rounding.
     torch.testing.assert_close(layer(torch.cat([image, rest]))[:1], layer(image), rtol=0, atol=1e-12)
@@ -179,7 +179,7 @@ def test_batch_norm_refuses_what_it_cannot_honour() -> None:
 
 
 def shared_step(x: torch.Tensor, weight: torch.Tensor, group: Any, size: Optional[int]) -> Dict[str, Array]:
-    """One training forward and backward of batch norm with PN on this process's images, in float64."""
+    """Run one forward and backward of batch norm with PN on this process's images, in float64."""
     layer = NormActFactory(norm="batch", norm_batch_size=size)(4, "silu").double()
     share_statistics(layer, group)
     with torch.no_grad():

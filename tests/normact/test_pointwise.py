@@ -54,7 +54,7 @@ def test_gradients_of_a_layer_are_right_and_its_numbers_take_no_weight_decay(nam
 @pytest.mark.parametrize("name", ["dyt", "derf"])
 def test_proxy_normalization_is_refused_since_nothing_is_normalized(name: str) -> None:
     assert NormActFactory(norm=name).proxy is False
-    with pytest.raises(ValueError, match="what it gives has no mean of 0 and variance of 1; leave proxy out"):
+    with pytest.raises(ValueError, match="its output does not have mean 0 and variance 1; leave proxy out"):
         NormActFactory(norm=name, proxy=True)
     with pytest.raises(ValueError, match=r"eps=0\.1 has no effect"):
         NormActFactory(norm=name, eps=0.1)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from normact import proxy_statistics
 from normact.activations import ACTIVATION_NAMES
-from normact.proxy import _exact
+from normact.proxy import exact_moments
 
 mp.mp.dps = 20
 
@@ -62,7 +62,7 @@ FLOAT32_LARGER_VARIANCE = 1.2e-5
 
 
 def integrals(name: str, m: float, s: float) -> Dict[str, float]:
-    """Mean and variance of phi(m + s z), and their derivatives in m and s, by adaptive quadrature."""
+    """Return mean and variance of phi(m + s z), and their derivatives in m and s, by adaptive quadrature."""
     phi, derivative, kinks = REFERENCES[name]
     mean_x, std_x = mp.mpf(m), mp.mpf(s)
     inner = [(kink - mean_x) / std_x for kink in kinks]
@@ -84,7 +84,7 @@ def integrals(name: str, m: float, s: float) -> Dict[str, float]:
 
 
 def mean_and_variance(name: str, gamma: Tensor, beta: Tensor, **options: object) -> Tuple[Tensor, Tensor]:
-    mean, inverse_std = proxy_statistics(name, gamma, beta, eps=0.0, **options)  # type: ignore[arg-type]
+    mean, inverse_std = proxy_statistics(name, gamma, beta, eps=0.0, **options)
     return mean, inverse_std**-2
 
 
@@ -114,8 +114,8 @@ def test_exact_statistics_and_gradients_agree_with_high_precision_integrals(name
 def test_float32_statistics_agree_with_float64_to_rounding(name: str) -> None:
     grid = torch.cartesian_prod(torch.linspace(-5, 5, 201), torch.linspace(1e-6, 5, 101))
     beta, gamma = grid[:, 0].contiguous(), grid[:, 1].contiguous()
-    mean, variance = _exact(name, beta, gamma)
-    exact_mean, exact_variance = _exact(name, beta.double(), gamma.double())
+    mean, variance = exact_moments(name, beta, gamma)
+    exact_mean, exact_variance = exact_moments(name, beta.double(), gamma.double())
     bound = FLOAT32_LARGER_VARIANCE if name in ("hard_swish", "selu") else FLOAT32["variance"]
     assert (mean - exact_mean).abs().max() < FLOAT32["mean"]
     assert (variance - exact_variance).abs().max() < bound
@@ -263,4 +263,4 @@ def test_sampling_approaches_the_exact_value_with_more_samples() -> None:
 def test_wrong_arguments_are_refused_with_the_choices(arguments: Dict[str, object], words: str) -> None:
     options = {"activation": "relu", **arguments}
     with pytest.raises(ValueError, match=words):
-        proxy_statistics(options.pop("activation"), torch.ones(1), **options)  # type: ignore[arg-type]
+        proxy_statistics(options.pop("activation"), torch.ones(1), **options)

@@ -1,5 +1,8 @@
-"""The Triton form of the operators: against an independent float64 computation on a CPU, by Triton's interpreter, and
-compiled for a GPU that need not be there. On a machine with a GPU the same tests run on it."""
+"""The Triton form of the operators, against an independent float64 computation on a CPU.
+
+They run in Triton's interpreter, and are compiled for a GPU that need not be there. On a machine with a GPU the same
+tests run on it.
+"""
 
 from __future__ import annotations
 
@@ -50,15 +53,15 @@ def run(
     """Output and gradients of all inputs, by the functions that are registered for CUDA tensors."""
     x, *rows = (tensors[name].detach().to(DEVICE) for name in NAMES)
     strided = grouping == "strided"
-    mean, inverse_std, slopes = triton_operators.proxy_statistics(activation, *rows, PROXY_EPS)
+    mean, inverse_std, slopes = triton_operators.proxy_statistics(activation, *rows, PROXY_EPS)  # type: ignore[call-arg]
     parameters = (rows[0], rows[1], *((mean, inverse_std) if proxy else (None, None)))
-    out, statistics = triton_operators.norm_act(x, *parameters, num_groups, strided, activation, EPS)
+    out, statistics = triton_operators.norm_act(x, *parameters, num_groups, strided, activation, EPS)  # type: ignore[call-arg]
     assert out.stride() == torch.empty_like(x, memory_format=memory_format_of(x)).stride()
-    again = triton_operators.norm_act_again(x, statistics, *parameters, num_groups, strided, activation)
+    again = triton_operators.norm_act_again(x, statistics, *parameters, num_groups, strided, activation)  # type: ignore[call-arg]
     # The same map with the same statistics, in another kernel: only the order of a multiply-add may differ.
     assert scaled_difference(again, out.double()) <= TOLERANCES[x.dtype]
     grad = seeded_gradient(out)
-    dx, by_row = triton_operators.norm_act_backward(grad, x, statistics, *parameters, num_groups, strided, activation)
+    dx, by_row = triton_operators.norm_act_backward(grad, x, statistics, *parameters, num_groups, strided, activation)  # type: ignore[call-arg]
     gradients = {"x": dx, "weight": by_row[0], "bias": by_row[1]}
     if proxy:
         by_proxy = triton_operators.proxy_statistics_backward(by_row[2], by_row[3], slopes, *rows)
@@ -267,7 +270,7 @@ def test_a_cuda_tensor_goes_to_triton(cuda_outcome: List[Optional[str]]) -> None
 
 
 def without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "normact.kernels.cuda.operators", None)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "normact.kernels.cuda.operators", None)
 
 
 def with_an_old_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,8 @@
-"""Compiles every Triton kernel for compute capability 9.0, which needs no GPU, and prints the bytes that each spills
-from registers. test_triton_kernels.py runs it as a process of its own, without Triton's interpreter."""
+"""Compiles every Triton kernel for compute capability 9.0, which needs no GPU.
+
+It prints the bytes that each spills from registers. test_triton_kernels.py runs it as a process of its own, without
+Triton's interpreter.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ def record(launches: List[Launch], x: torch.Tensor, activation: str) -> None:
 
 
 def source(kernel: Any, arguments: Tuple[Any, ...]) -> ASTSource:
-    """What Triton's launcher would compile: 1 is a constant, and multiples of 16 are known to be ones."""
+    """Return what Triton's launcher would compile: 1 is a constant, and multiples of 16 are known to be ones."""
     signature: Dict[str, str] = {}
     constants: Dict[str, Any] = {}
     attributes: Dict[Tuple[int], List[List[Any]]] = {}

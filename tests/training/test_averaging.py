@@ -43,8 +43,8 @@ def test_running_statistics_are_averaged_and_counts_are_those_of_the_last_weight
     norm = torch.nn.BatchNorm1d(2)
     average = WeightAverage(0.5)
     average.update(norm.state_dict())
-    norm.running_mean.fill_(3.0)  # type: ignore[union-attr]
-    norm.num_batches_tracked.fill_(7)  # type: ignore[union-attr]
+    norm.running_mean.fill_(3.0)
+    norm.num_batches_tracked.fill_(7)
     average.update(norm.state_dict())
     assert average.weights["running_mean"].tolist() == [2.0, 2.0]  # (0 + 2 * 3) / 3
     assert int(average.weights["num_batches_tracked"]) == 7

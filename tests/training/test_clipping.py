@@ -112,6 +112,6 @@ def test_a_gradient_whose_norm_overflows_is_no_update_of_zeros(
 def test_ipus_refuse_it_also_in_a_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--config", "generated_smoke", "--device", "ipu_emulator", "--set", "optimizer.clip_norm=1.0"]
     assert train.main([*arguments, "--dry-run"]) == 2
-    assert "optimizer.clip_norm 1.0 limits the gradient, and PopTorch has that for no optimizer" in (
+    assert "optimizer.clip_norm 1.0 limits the gradient, which PopTorch does for none of these" in (
         capsys.readouterr().err
     )

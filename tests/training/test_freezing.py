@@ -43,7 +43,7 @@ def test_fine_tuning_the_top_starts_from_the_average_and_changes_the_top_alone(
     whole = run(tmp_path / "half", norm + AVERAGE)["average"]["weights"]
     settings = [f"model.pretrained={tmp_path / 'half'}", "model.train_only=[top, classifier]", "data.image_size=20"]
     tuned = run(tmp_path / "tuned", norm + settings)["model"]
-    assert "layers that drop are frozen, and drop nothing" in caplog.text
+    assert "dropout and drop-path layers are frozen, and drop nothing" in caplog.text
     different = changed(whole, tuned)
     assert {name.split(".")[0] for name in different} == {"top", "classifier"}
     assert {name for name in whole if name.startswith(("top.", "classifier."))} == set(different)
@@ -81,8 +81,8 @@ def test_dropout_in_front_of_a_trained_classifier_drops() -> None:
 @pytest.mark.parametrize(
     ("path", "part"),
     [
-        ("topp", "no module of the network; there are stem, stages, norm, classifier, and their parts"),
-        ("stages.1.7", "no module of the network; did you mean stages.1.0?"),
+        ("topp", "not a module of the network; there are stem, stages, norm, classifier, and their parts"),
+        ("stages.1.7", "not a module of the network; did you mean stages.1.0?"),
         ("dropout", "has no parameter"),
     ],
 )
@@ -115,7 +115,7 @@ def test_safetensors_are_read(tmp_path: Path) -> None:
     ("name", "content", "part"),
     [
         ("empty.safetensors", b"", "cannot be read as safetensors"),
-        ("text.pth", b"hello", "truncated or no checkpoint"),
+        ("text.pth", b"hello", "truncated or not a checkpoint"),
         ("numbers.pth", {"epoch": 3}, "holds no weights"),
         ("nothing.pth", None, "cannot be read"),
     ],
@@ -128,7 +128,7 @@ def test_files_without_weights_are_refused(tmp_path: Path, name: str, content: A
         torch.save(content, path)
     with pytest.raises(CheckpointError, match=part):
         read_weights(path)
-    with pytest.raises(CheckpointError, match="no folder of a run with a checkpoint"):
+    with pytest.raises(CheckpointError, match="not a run folder with a checkpoint"):
         read_weights(tmp_path)
 
 

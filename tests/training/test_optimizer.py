@@ -63,7 +63,7 @@ ADAM: Dict[str, Any] = {"betas": (0.9, 0.99), "eps": 1e-6}
 
 
 def trace(optimizer: torch.optim.Optimizer, weight: nn.Parameter, rates: Sequence[float] = (0.1,) * 5) -> List[float]:
-    """The weight after each of five updates with GRADIENTS."""
+    """Return the weight after each of five updates with GRADIENTS."""
     values = []
     for gradient, rate in zip(GRADIENTS, rates):
         weight.grad = torch.full_like(weight, gradient)
@@ -135,7 +135,7 @@ def test_fused_updates_equal_plain_ones_to_rounding_and_continue_to_the_bit(
     config = OptimizerConfig(learning_rate=0.01, weight_decay=0.1, **fields)
     fused, plain, continued = (convolution(memory_format) for _ in range(3))
     optimizer = build_optimizer(config, fused, {"bias"})
-    monkeypatch.setattr("training.optimizer._fused_where_possible", lambda kind, groups, **given: kind(groups, **given))
+    monkeypatch.setattr("training.optimizer.fused_where_possible", lambda kind, groups, **given: kind(groups, **given))
     reference = build_optimizer(config, plain, {"bias"})
     for seed in range(4):
         if seed == 2:
@@ -160,7 +160,7 @@ def test_a_checkpoint_of_plain_updates_continues_with_plain_ones_and_the_reverse
     config = OptimizerConfig(learning_rate=0.01, **fields)
     model = convolution(torch.contiguous_format)
     fused = build_optimizer(config, model, set())
-    monkeypatch.setattr("training.optimizer._fused_where_possible", lambda kind, groups, **given: kind(groups, **given))
+    monkeypatch.setattr("training.optimizer.fused_where_possible", lambda kind, groups, **given: kind(groups, **given))
     plain = build_optimizer(config, model, set())
     for optimizer in (fused, plain):  # without an update there is no state to go on from
         update(model, optimizer, 0)
@@ -295,7 +295,7 @@ def test_frozen_parameters_are_left_out_and_named(caplog: pytest.LogCaptureFixtu
 
 
 def test_unknown_undecayed_names_are_errors() -> None:
-    with pytest.raises(ValueError, match="1 names without weight decay are no parameters of the model: gama;"):
+    with pytest.raises(ValueError, match="1names without weight decay are not parameters of the model: gama;"):
         build_optimizer(OptimizerConfig(name="sgd", learning_rate=0.1), Scalars(), {"gama"})
 
 
@@ -312,7 +312,7 @@ def test_loaded_state_takes_the_layout_of_the_parameters_so_that_sums_over_it_ro
     ends = []
     for saves in (False, True):
         torch.manual_seed(0)
-        model = torch.nn.Conv2d(16, 32, 3, bias=False).to(memory_format=torch.channels_last)
+        model = torch.nn.Conv2d(16, 32, 3, bias=False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = build_optimizer(config, model, set())
         for step in range(3):
             if saves and step == 2:

@@ -33,7 +33,8 @@ class Series:
 def series_of(comparison: Comparison, key: str) -> List[Series]:
     """Lines and levels. Rows of one norm and column with different values of `key` form a line; any other row a level.
 
-    Raises: ResultsError where no two rows differ in `key`, or it is no number.
+    Raises:
+        ResultsError: no two rows differ in `key`, or it is not a number.
     """
     groups: Dict[Tuple[str, str], List[Tuple[float, Summary]]] = {}
     for summary in comparison.summaries:
@@ -56,11 +57,13 @@ def series_of(comparison: Comparison, key: str) -> List[Series]:
 
 
 def against_setting_picture(comparison: Comparison, reestimated: Optional[Comparison], key: str) -> Picture:
-    """The picture of a figure against a setting.
+    """Return the picture of a figure against a setting.
 
     Args:
+        comparison: the rows by one figure.
         reestimated: the same figure with batch norm's statistics re-estimated, which gives further lines where rows
             have it; None for none.
+        key: of the setting.
     """
     drawn = series_of(comparison, key)
     for each in series_of(reestimated, key) if reestimated is not None else ():

@@ -41,7 +41,7 @@ INTERVAL_WORDS = "95 % BCa bootstrap interval of the mean over seeds, none with 
 
 
 def value_text(comparison: Comparison, summary: Summary) -> str:
-    """A row's mean with its interval, in words for alternative texts."""
+    """Return a row's mean with its interval, in words for alternative texts."""
     metric = comparison.metric
     if summary.mean is None:
         return "has no mean"

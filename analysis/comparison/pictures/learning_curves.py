@@ -66,7 +66,7 @@ def _panels(rows: Sequence[Row]) -> List[Tuple[str, List[Row]]]:
 
 
 def _curve(row: Row, key: str) -> Curve:
-    """The epochs at which every run of a row was evaluated, and what was measured then."""
+    """Return the epochs at which every run of a row was evaluated, and what was measured then."""
     metric = _QUANTITIES[key][1]
     by_run = [{r["epoch"]: r[key] for r in run.records if r["split"] == "eval"} for run in row.runs]
     epochs = sorted(set.intersection(*(set(run) for run in by_run)))

@@ -15,9 +15,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from analysis.results_file import MAX_BYTES
 from configs.atomic_file import replace_file
+from configs.bounded_file import read_bounded
 
-# Colours by number, which a theme decides; with marker and dash, so that they are told apart in grey too.
+# Colours by number, which a theme decides; with marker and dash, so that they can be distinguished in grey too.
 LINES: Tuple[Dict[str, Any], ...] = (
     {"color": "C0", "marker": "o", "linestyle": "-"},
     {"color": "C1", "marker": "s", "linestyle": "--"},
@@ -74,7 +76,7 @@ class Picture:
     draw: Callable[[Figure], None]
 
     def svg(self, theme: Theme) -> bytes:
-        """The same bytes for the same numbers: no date, no random names."""
+        """Return the same bytes for the same numbers: no date, no random names."""
         with matplotlib.rc_context(theme.settings):
             figure = Figure(layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
             FigureCanvasAgg(figure)
@@ -87,17 +89,20 @@ class Picture:
         return folder / f"{self.name}.svg"
 
     def save(self, folder: Path) -> Path:
-        """The picture on white, in a folder that is made."""
+        """Return the picture on white, in a folder that is made."""
         path = self.path_in(folder)
         folder.mkdir(parents=True, exist_ok=True)
         replace_file(path, self.svg(PAPER))
         return path
 
     def is_saved(self, path: Path) -> bool:
-        """Whether `path` is this picture of these numbers. Its words tell, which hold them: outlines of letters and the
-        last digits of coordinates may differ between machines."""
+        """Whether `path` is this picture of these numbers.
+
+        Its words, which hold the numbers, decide: outlines of letters and last digits of coordinates may differ between
+        machines.
+        """
         words = f"<dc:description>{escape(self.alt)}</dc:description>"
-        return path.is_file() and words in path.read_text(encoding="utf-8")
+        return path.is_file() and words.encode("utf-8") in read_bounded(path, MAX_BYTES)
 
 
 def tidy(axes: Axes) -> None:

@@ -1,7 +1,7 @@
 """The process that loads batches ahead into shared memory, and its end in the program.
 
 The program sends commands, the process answers with messages; each carries the number of the last reset, so that what
-was loaded before a reset is told from what came after.
+was loaded before a reset is distinguished from what came after.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CONTEXTS = {
 
 
 class LoadingJob(NamedTuple):
-    """What the process is told at its start."""
+    """What the process receives at its start."""
 
     dataset: Any  # or the path of a pickle of it
     buffer_size: int
@@ -97,7 +97,7 @@ class LoadingProcess:
         self._commands.send(("start", self._resets))
 
     def next_batch(self) -> Any:
-        """The next batch, in the structure of the data set's; the last one given out is released.
+        """Return the next batch, in the structure of the data set's; the last one given out is released.
 
         Raises:
             StopIteration: the epoch is over.
@@ -144,7 +144,7 @@ def _in_structure(structure: Any, tensors: List[torch.Tensor]) -> Any:
 
 
 class _Loader:
-    """The loading process: fills free buffers while there are any, and does what it is told."""
+    """The loading process: fills free buffers while there are any, and obeys its commands."""
 
     def __init__(self, job: LoadingJob, commands: Any, messages: Any) -> None:
         self._job = job
@@ -272,14 +272,14 @@ def _flat(element: Any) -> List[torch.Tensor]:
 
 
 def _skeleton(example: Any, tensors: List[torch.Tensor]) -> Any:
-    """The structure of an element with small tensors in it."""
+    """Return the structure of an element with small tensors in it."""
     if custom_parser(example) is None and isinstance(example, (list, tuple)):
         return tuple(torch.zeros(()) for _ in tensors)
     return rebuilt(example, [torch.zeros(()) for _ in tensors])
 
 
 def _load(job: LoadingJob, commands: Any, messages: Any) -> None:
-    """Main function of the process."""
+    """Run the process."""
     logger.debug("AsynchronousDataAccessor worker process: %d", os.getpid())
     multiprocessing.set_start_method(job.start_method, force=True)
     try:

@@ -27,7 +27,7 @@ class DataLoader(AccessibleLoader):
         drop_last: whether a last, short batch is left out.
         persistent_workers: None: where there are any.
         auto_distributed_partitioning: give each of several processes its own block of an indexed data set.
-        mode: load here, in a process of its own, or there with full batches put together anew.
+        mode: load here, in a process of its own, or there with full batches reassembled.
         async_options: for the AsynchronousDataAccessor.
         rebatched_worker_size: rows that a worker loads at a time under AsyncRebatched.
         batch_sampler: index batches; so many of them as a call needs are joined.

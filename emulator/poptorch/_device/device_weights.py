@@ -155,7 +155,7 @@ def _slots(model: torch.nn.Module, kind: str) -> Iterator[Slot]:
 
 
 def _change(slot: Slot, value: torch.Tensor, kind: str) -> Optional[str]:
-    """What forward() did to a slot that it may not do, in words."""
+    """Return what forward() did to a slot that it may not do, in words."""
     if slot.is_free or slot.owner.get(slot.key) is value:
         return None
     if slot.key not in slot.owner:

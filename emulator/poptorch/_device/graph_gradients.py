@@ -86,7 +86,7 @@ def differentiating_the_graph() -> Iterator[None]:
 
 
 def ignored_hook() -> RemovableHandle:
-    """The handle of a tensor's hook that will not be called."""
+    """Return the handle of a tensor's hook that will not be called."""
     run = device_run.current
     if run is not None and run.is_tracing:
         logger.warning("A hook on a tensor's gradient never runs on an IPU, nor in the emulator")

@@ -32,7 +32,7 @@ def ipuHardwareIsAvailable(num_ipus: int = 1) -> bool:
 
 
 def ipuHardwareVersion() -> int:
-    """The version of the emulated IPUs.
+    """Return the version of the emulated IPUs.
 
     Raises:
         AssertionError: the environment chooses the IPU Model.

@@ -51,7 +51,7 @@ def via_float(
 ) -> Any:
     """Call with half operands as float, and give the result the type of the first floating operand.
 
-    note_cast is told of each operand and its float copy.
+    note_cast receives each operand and its float copy.
     """
     target = _first_type((*args, *kwargs.values()))
     casts = {key: _as_float(value, note_cast) for key, value in kwargs.items()}

@@ -47,7 +47,7 @@ def _by_row(run: DeviceRun, function: Callable[..., torch.Tensor], x: torch.Tens
 
 
 def _with_parameters(names: Tuple[str, ...], norm: Callable[..., Any]) -> Callable[..., Any]:
-    """A handler of a norm whose arguments have these names.
+    """Return a handler of a norm whose arguments have these names.
 
     Raises:
         Error: when called with only one of weight and bias, or of running mean and variance.
@@ -70,7 +70,7 @@ def _with_parameters(names: Tuple[str, ...], norm: Callable[..., Any]) -> Callab
 
 
 def _with_running_statistics(run: DeviceRun, func: Callable[..., Any], given: Keywords) -> Any:
-    """A norm that may update its running mean and variance.
+    """Return a norm that may update its running mean and variance.
 
     The device updates them with the weights, so in training alone: a model that is left in training mode is normalized
     by its batch in inference too, and its running statistics stay as they are.

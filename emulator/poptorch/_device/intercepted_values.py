@@ -24,7 +24,7 @@ def require_no_values(func: Callable[..., Any], args: Arguments, kwargs: Keyword
     if func in _READING:
         if _is_any_on_device(args, kwargs):
             _refuse_read(func)
-    elif func is torch.Tensor.__format__:  # reads the number of a tensor without dimensions that is no parameter
+    elif func is torch.Tensor.__format__:  # reads the number of a tensor without dimensions that is not a parameter
         if is_on_device(args[0]) and args[0].dim() == 0 and not isinstance(args[0], torch.nn.Parameter):
             _refuse_read(func)
     elif func in _OF_NUMBERS:

@@ -61,7 +61,7 @@ class AutomaticLossScaling:
             self._counted += gradient.numel()
 
     def update(self) -> None:
-        """A weight update was done.
+        """Note that a weight update was done.
 
         Raises:
             Error: no gradient was in float16.

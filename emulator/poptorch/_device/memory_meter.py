@@ -11,7 +11,7 @@ _ON_DEVICE_BYTES = {torch.int64: 4, torch.float64: 4}
 
 
 def device_bytes(tensor: torch.Tensor) -> int:
-    """The bytes of a tensor in the device's types, which has no 64 bits."""
+    """Return the bytes of a tensor in the device's types, which has no 64 bits."""
     return tensor.numel() * _ON_DEVICE_BYTES.get(tensor.dtype, tensor.element_size())
 
 
@@ -49,17 +49,17 @@ class MemoryMeter:
         self._alive: List[torch.Tensor] = []  # memory must not be used twice while it is measured
 
     def ipu_of_weight(self, identity: int) -> int:
-        """The IPU that uses a parameter or buffer first; 0 if none does."""
+        """Return the IPU that uses a parameter or buffer first; 0 if none does."""
         return self._ipu_of_weight.get(identity, 0)
 
     def enter(self, stage: int, ipu: int) -> None:
-        """What follows belongs to this forward stage."""
+        """Count what follows for this forward stage."""
         while len(self.stages) <= stage:
             self.stages.append(Stage(ipu))
         self.stages[stage].ipu = ipu
 
     def note_operation(self, args: Tuple[Any, ...], kwargs: Dict[str, Any], results: Sequence[torch.Tensor]) -> None:
-        """An operation of the present stage."""
+        """Count an operation of the present stage."""
         stage = self.stages[-1]
         operands = [tensor for arg in (*args, *kwargs.values()) for tensor in _tensors(arg)]
         for tensor in operands:
@@ -76,7 +76,7 @@ class MemoryMeter:
         stage.backward_temporaries = max(stage.backward_temporaries, 2 * size + weights)
 
     def note_checkpoint(self, tensors: Sequence[torch.Tensor]) -> None:
-        """These tensors are kept, and what comes after is computed again from them."""
+        """Keep these tensors; what comes after is recomputed from them."""
         self.stages[-1].checkpoints += sum(device_bytes(tensor) for tensor in tensors)
         self.stages[-1].saved.append(0)
 
@@ -97,7 +97,7 @@ class MemoryMeter:
         return tensor
 
     def finish(self) -> None:
-        """The forward pass is over: add up what autograd keeps, each memory once."""
+        """Add up what autograd keeps after the forward pass, each storage once."""
         for stage, part, tensor, is_from_elsewhere in self._saved:
             kept = self._is_cast_of.get(_memory(tensor), tensor)
             is_outer = is_from_elsewhere or _memory(kept) in self._weight_memory

@@ -49,11 +49,11 @@ class OperationNames:
         return name
 
     def enter(self, scope: str) -> None:
-        """What follows is named after this scope too."""
+        """Name what follows after this scope too."""
         self._scopes.append(scope)
 
     def leave(self) -> None:
-        """The innermost scope ends."""
+        """End the innermost scope."""
         self._scopes.pop()
 
     @contextlib.contextmanager

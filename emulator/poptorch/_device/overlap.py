@@ -27,7 +27,7 @@ class OverlappedTransfers:
         return marked
 
     def note_operation(self, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> None:
-        """An operation uses these arguments."""
+        """Note that an operation uses these arguments."""
         for arg in (*args, *kwargs.values()):
             for element in arg if isinstance(arg, (tuple, list)) else (arg,):
                 if isinstance(element, torch.Tensor):

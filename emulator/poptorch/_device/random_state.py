@@ -37,7 +37,7 @@ class DeviceGenerator:
             torch.set_rng_state(host)
 
     def read(self) -> List[int]:
-        """The seed, and once the device has run the state too, as whole numbers."""
+        """Return the seed, and once the device has run the state too, as whole numbers."""
         if not self._has_drawn:
             return [self._seed]
         logger.debug("Reading random seed")

@@ -70,15 +70,15 @@ class Anchors:
         return bool(self._computed) or any(name in self._gradients for name in self._anchored.values())
 
     def names_of_step(self) -> Optional[OperationNames]:
-        """Names for the forward pass of a micro step, where something that it computes is anchored."""
+        """Return names for the forward pass of a micro step, where something that it computes is anchored."""
         return OperationNames(self._computed, self._use_modules) if self._computed else None
 
     def begin(self) -> None:
-        """A call begins."""
+        """Begin a call."""
         self._collectors = {short: OutputCollector(self._form, self._mode, self._period) for short in self._anchored}
 
     def add_step(self, names: Optional[OperationNames], gradients: Gradients, shares: int) -> None:
-        """One micro step of one replica was done; the loss gradient was to be divided by `shares`."""
+        """Note one finished micro step of one replica; the loss gradient was to be divided by `shares`."""
         if self.need_single_steps:
             values = {} if names is None else dict(names.kept)
             name_of = {position: name for name, position in self._gradients.items()}
@@ -87,7 +87,7 @@ class Anchors:
             self._steps.append(values)
 
     def end_iteration(self, steps: List[Step]) -> None:
-        """The micro steps of a weight update (in inference: of a call) are done."""
+        """Note that the micro steps of a weight update (in inference: of a call) are done."""
         if not self._anchored:
             return
         for first in range(0, len(steps), self._form.replicas):
@@ -109,5 +109,5 @@ class Anchors:
         return self._steps[step][name]
 
     def results(self) -> Values:
-        """What getAnchoredTensor() returns, by short names."""
+        """Return what getAnchoredTensor() returns, by short names."""
         return {short: collector.result() for short, collector in self._collectors.items()}

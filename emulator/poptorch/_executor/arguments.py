@@ -23,13 +23,13 @@ class BoundArguments:
         self.kwargs = dict(kwargs)
 
     def mapped(self, function: Callable[[torch.Tensor], Any]) -> BoundArguments:
-        """The same arguments with `function` applied to every tensor in them."""
+        """Return the same arguments with `function` applied to every tensor in them."""
         structure = (self.args, self.kwargs)
         args, kwargs = rebuilt(structure, [function(tensor) for tensor in tensors_in(structure)])
         return BoundArguments(args, self.names, kwargs)
 
     def tensors(self, compiled: BoundArguments) -> List[torch.Tensor]:
-        """All tensors, dictionaries in the order they had when the model was compiled."""
+        """Return all tensors, dictionaries in the order they had when the model was compiled."""
         return tensors_in(self.args, compiled.args) + tensors_in(self.kwargs, compiled.kwargs)
 
     def with_tensors(self, tensors: Sequence[torch.Tensor]) -> Tuple[List[Any], Dict[str, Any]]:
@@ -113,7 +113,7 @@ def check_same_form(compiled: BoundArguments, given: BoundArguments) -> None:
 
     Raises:
         Error: another number or other names of arguments, another type, dtype or shape, or another value of something
-            that is no tensor.
+            that is not a tensor.
     """
     if len(given.args) != len(compiled.args):
         raise _mismatch("Number of positional arguments", "", f"{len(compiled.args)} arguments", str(len(given.args)))

@@ -33,7 +33,7 @@ class BatchForm(NamedTuple):
 
     @staticmethod
     def of(options: Any) -> BatchForm:
-        """The factors that these options say."""
+        """Return the factors that these options say."""
         return BatchForm(
             options.device_iterations,
             options.Training.gradient_accumulation,
@@ -64,7 +64,7 @@ class BatchForm(NamedTuple):
         return self.device_iterations * self.gradient_accumulation * self.groups
 
     def steps(self, are_joined: bool) -> List[List[Step]]:
-        """All forward passes of one call in order: a list per device iteration, or one of all."""
+        """Run all forward passes of one call in order; return a list per device iteration, or one of all."""
         per_iteration = [
             [
                 Step(iteration, accumulation, replica)
@@ -76,7 +76,7 @@ class BatchForm(NamedTuple):
         return [[step for steps in per_iteration for step in steps]] if are_joined else per_iteration
 
     def group_of(self, replica: int) -> int:
-        """The input group that a replica reads."""
+        """Return the input group that a replica reads."""
         if self.group_type == CommGroupType.Orthogonal:
             return replica % self.groups
         return replica // self.group_size
@@ -85,7 +85,7 @@ class BatchForm(NamedTuple):
         """Rows of a micro batch.
 
         Raises:
-            AssertionError: the rows are no multiple of the micro batches.
+            AssertionError: the rows are not a multiple of the micro batches.
         """
         rows = 1 if tensor.dim() == 0 else tensor.shape[0]
         if rows % self.inputs:
@@ -99,7 +99,7 @@ class BatchForm(NamedTuple):
         return rows // self.inputs
 
     def micro_batch(self, tensor: torch.Tensor, iteration: int, accumulation: int, replica: int) -> torch.Tensor:
-        """A view of the rows that a replica reads in one micro step."""
+        """Return a view of the rows that a replica reads in one micro step."""
         if tensor.dim() == 0:
             return tensor.detach()
         rows = self.micro_batch_rows(tensor)
@@ -108,7 +108,7 @@ class BatchForm(NamedTuple):
 
 
 def on_device_type(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy of an input with the values it has after its way to the device.
+    """Return a copy of an input with the values it has after its way to the device.
 
     float64 and bfloat16 become float32. Integers keep torch's 64 bits, which its functions on the CPU ask for, but
     lose what the device's 32 bits cannot hold.
@@ -121,7 +121,7 @@ def on_device_type(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def on_host_type(tensor: torch.Tensor) -> torch.Tensor:
-    """An output as it arrives: int64 as int32, float64 as float32."""
+    """Return an output as it arrives: int64 as int32, float64 as float32."""
     types = {torch.int64: torch.int32, torch.float64: torch.float32}
     return tensor.detach().to(types.get(tensor.dtype, tensor.dtype))
 
@@ -166,7 +166,7 @@ class OutputCollector:
             self._rows = [tensor.clone() for tensor in arrived]
 
     def result(self) -> torch.Tensor:
-        """All rows one after the other; scalars as a vector, or as they are where there is only one."""
+        """Return all rows one after the other; scalars as a vector, or as they are where there is only one."""
         if len(self._rows) == 1:
             return self._rows[0]
         if self._rows[0].dim() == 0:

@@ -1,4 +1,4 @@
-"""Compiling a model: one forward pass on weights that are loaded anew afterwards, and the checks of what it found."""
+"""Compiling a model: one forward pass on weights that are reloaded afterwards, and the checks of what it found."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def compile_graph(
 
 
 def _without_autograd(outputs: Any) -> Any:
-    """The outputs without what their gradients would need; constants of the host stay the objects they are."""
+    """Return the outputs without what their gradients would need; constants of the host stay the objects they are."""
     tensors = tensors_in(outputs)
     return rebuilt(outputs, [tensor.detach() if tensor.requires_grad else tensor for tensor in tensors])
 
@@ -189,4 +189,4 @@ def _check_named_buffers(weights: DeviceWeights, options: Any) -> None:
     known = [slot.name for buffer in weights.buffers for slot in buffer.slots]
     for name in options._Popart.options.get("updatableNamedBuffers", []):
         if name not in known:
-            raise createPoptorchError(f"updatableNamedBuffers names {name}, which is no buffer; there are {known}")
+            raise createPoptorchError(f"updatableNamedBuffers names {name}, which is not a buffer; there are {known}")

@@ -28,7 +28,7 @@ class Folding:
         self._is_verified = False
 
     def size(self, inputs: Sequence[torch.Tensor], steps: int) -> int:
-        """How many of so many micro steps to run together; 1 until both ways were seen to agree."""
+        """Return how many of so many micro steps to run together; 1 until both ways were seen to agree."""
         return min(steps, self._limit(inputs)) if self._is_allowed and self._is_verified else 1
 
     def needs_verification(self, inputs: Sequence[torch.Tensor], steps: int) -> bool:

@@ -15,7 +15,7 @@ from ..errors import backend_error
 
 
 def index_of_final_loss(losses: List[torch.Tensor]) -> int:
-    """The position of the one marked loss that no other marked loss is computed from.
+    """Return the position of the one marked loss that no other marked loss is computed from.
 
     Losses that do not depend on any trained weight have no autograd graph; where others have one, they are left out.
 
@@ -42,7 +42,7 @@ def index_of_final_loss(losses: List[torch.Tensor]) -> int:
 
 
 def _ancestors(node: Optional[Any]) -> Set[Any]:
-    """All autograd nodes that `node` was computed from, without itself."""
+    """Return all autograd nodes that `node` was computed from, without itself."""
     seen: Set[Any] = set()
     pending = [] if node is None else [node]
     while pending:

@@ -49,7 +49,7 @@ KINDS = {"mk1": _GC2, "mk2": _GC200, "bow": _GC200, "c600": _GC200, "c2": _GC2} 
 
 
 def limited_kind() -> Optional[IpuKind]:
-    """The IPU that the environment asks for; None: memory has no limit.
+    """Return the IPU that the environment asks for; None: memory has no limit.
 
     Raises:
         ValueError: no such IPU.
@@ -109,7 +109,7 @@ def check_memory(
 def memory_of(
     meter: MemoryMeter, weights: DeviceWeights, optimizer: Optional[DeviceOptimizer], options: Any, is_pipeline: bool
 ) -> Dict[int, IpuMemory]:
-    """What each IPU of a replica needs."""
+    """Return what each IPU of a replica needs."""
     needed: Dict[int, IpuMemory] = {stage.ipu: IpuMemory() for stage in meter.stages}
     for tensor in weights.parameters + weights.buffers:
         ipu = meter.ipu_of_weight(id(tensor.values[0]))
@@ -160,7 +160,7 @@ def _of_weight(tensor: DeviceTensor, optimizer: Optional[DeviceOptimizer], optio
 
 
 def _kept(size: int, elements: int, location: str, options: Any, replicas: int) -> int:
-    """What stays on the chip of one replica."""
+    """Return what stays on the chip of one replica."""
     chosen = options.TensorLocations._values.get(location, {})
     if not chosen.get("onChip", 1) and elements >= chosen.get("minElementsForOffChip", 2):
         return 0

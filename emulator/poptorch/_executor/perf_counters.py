@@ -28,11 +28,11 @@ class PerfCounters:
         return self._ticks[-1] - self._ticks[0] if len(self._ticks) > 1 else 0.0
 
     def tick(self, now: float) -> None:
-        """A micro step of all replicas is done."""
+        """Note that a micro step of all replicas is done."""
         self._ticks.append(now)
 
     def as_dict(self) -> Dict[str, List[List[float]]]:
-        """The counters of the last call; transfers take no time here, and with synthetic data there are none."""
+        """Return the counters of the last call; transfers take no time here, and with synthetic data there are none."""
         starts = [time for time in self._ticks[:-1] for _ in range(self._replicas)]
         ends = [self._ticks[step + 1] for step in self._returned if self._ticks for _ in range(self._replicas)]
         before = [list(starts) for _ in range(self._inputs)] or [[]]

@@ -126,7 +126,7 @@ class Program:
     def _forward_and_backward(
         self, compiled: BoundArguments, micro: Sequence[torch.Tensor], replica: int
     ) -> Tuple[List[torch.Tensor], Gradients]:
-        """One micro step of one replica."""
+        """Run one micro step of one replica."""
         names = self.anchors.names_of_step()
         is_training = self.optimizer is not None
         run = DeviceRun(strided_group_norm=self._strided_group_norm, names=names, is_training=is_training)
@@ -190,7 +190,7 @@ class Program:
         return losses[index]
 
     def _gradients(self, loss: torch.Tensor, replica: int) -> Gradients:
-        """Gradients of a loss times the loss scale; one that is no scalar counts as its sum."""
+        """Gradients of a loss times the loss scale; one that is not a scalar counts as its sum."""
         assert self.optimizer is not None
         places = [(position, target.weight.group_of[replica]) for position, target in enumerate(self.optimizer.trained)]
         weights = [self.optimizer.trained[position].weight.values[copy] for position, copy in places]
@@ -234,7 +234,7 @@ class Program:
             collector.add(list(tensors))
 
     def _find_host_constants(self, outputs: List[torch.Tensor]) -> None:
-        """A tensor that is the same object in every forward pass was not computed there: the host's, returned as is."""
+        """Refuse a tensor that is the same object in every forward pass: it was not computed there, but on the host."""
         traced = tensors_in(self._graph.outputs)
         found = {id(new) for new, old in zip(outputs, traced) if new is old and not is_on_device(new)}
         if found and not self._host_constants:
@@ -251,5 +251,5 @@ class Program:
 
 
 def _kept(tensor: torch.Tensor) -> torch.Tensor:
-    """An output as it is now; a constant of the host stays the object that it is."""
+    """Return an output as it is now; a constant of the host stays the object that it is."""
     return tensor.detach().clone() if is_on_device(tensor) or tensor.requires_grad else tensor

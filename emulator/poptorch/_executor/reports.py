@@ -16,13 +16,13 @@ class ExecutorReports(ExecutorState):
     """Names and values of tensors, times and cycles."""
 
     def getTensorNames(self) -> List[str]:
-        """Names that Options.anchorTensor() takes."""
+        """Return names that Options.anchorTensor() takes."""
         if self._program is None:
             raise AssertionError("Model must be compiled before calling getTensorNames")
         return self._program.anchors.known
 
     def getAnchoredTensor(self, short_name: str) -> torch.Tensor:
-        """An anchored tensor as of the last call."""
+        """Return an anchored tensor as of the last call."""
         if short_name not in self._anchors:
             raise AssertionError(f"No tensor with name {short_name} found; there are {list(self._anchors)}")
         return self._anchors[short_name]
@@ -38,7 +38,7 @@ class ExecutorReports(ExecutorState):
         return int(self._program.counters.elapsed() * 1e9)
 
     def compilationTime(self) -> timedelta:
-        """How long compiling took."""
+        """Return how long compiling took."""
         if not self.isCompiled():
             raise createPoptorchError("Please compile the model before obtaining compilation time.")
         if not self._options._show_compilation_progress_bar:
@@ -46,7 +46,7 @@ class ExecutorReports(ExecutorState):
         return self._compilation_time
 
     def getPerfCounters(self) -> Dict[str, List[List[float]]]:
-        """Times of the last call: one list per tensor, one entry per micro step."""
+        """Return times of the last call: one list per tensor, one entry per micro step."""
         if self._program is None:
             return perf_counters.PerfCounters().as_dict()
         return self._program.counters.as_dict()

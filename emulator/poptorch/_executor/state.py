@@ -48,7 +48,7 @@ class ExecutorState:
         return self._program is not None
 
     def _live(self) -> Program:
-        """The executable; an Error without one."""
+        """Return the executable; an Error without one."""
         if self._program is None:
             raise createPoptorchError(NOT_COMPILED)
         return self._program

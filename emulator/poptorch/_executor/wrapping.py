@@ -91,7 +91,7 @@ def wrap_model(model: torch.nn.Module, executor: Any) -> None:
 
 
 def copy_for_execution(model: Any, keep_wrapping: bool = False) -> Any:
-    """The module that an executor runs: its own attributes and training flag, the same submodules and tensors.
+    """Return the module that an executor runs: its own attributes and training flag, the same submodules and tensors.
 
     With keep_wrapping the copy of a model that is being trained still fetches the newest weights.
     """
@@ -137,7 +137,7 @@ def _model_class(plain: type, parent: Callable[[], Any]) -> type:
             return object.__getattribute__(self, name)
 
         def state_dict(self, *args: Any, **kwargs: Any) -> Dict[str, Any]:
-            """The state with plain tensors, so that it can be loaded where there is no PopTorch."""
+            """Return the state with plain tensors, so that it can be loaded where there is no PopTorch."""
             _fetch(parent)
             state = super().state_dict(*args, **kwargs)
             plain_of = {id(value): _plain(value) for value in state.values()}  # tied weights stay tied
@@ -153,7 +153,7 @@ def _model_class(plain: type, parent: Callable[[], Any]) -> type:
 
 
 def _plain(value: Any) -> Any:
-    """A tensor of the plain class that shares the memory of a wrapped one; anything else as it is."""
+    """Return a tensor of the plain class that shares the memory of a wrapped one; anything else as it is."""
     if not is_wrapped(value):
         return value
     with torch._C.DisableTorchFunctionSubclass():

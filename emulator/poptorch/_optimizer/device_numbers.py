@@ -22,7 +22,7 @@ _DEVICE_NAMES = {
 def device_settings(
     settings: OptimizerSettings, group: Dict[str, Setting], has_momentum: bool, divisor: int
 ) -> Dict[str, Setting]:
-    """A group's numbers by their names on the device, which combines those of SGD.
+    """Return a group's numbers by their names on the device, which combines those of SGD.
 
     Args:
         settings: with the loss scale.

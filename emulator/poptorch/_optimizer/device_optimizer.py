@@ -133,7 +133,7 @@ class DeviceOptimizer:
     def _computed(
         self, place: Place, function: formulas.Step, tensor: torch.Tensor, numbers: Dict[str, Any]
     ) -> torch.Tensor:
-        """One function of a weight's formula, in float32; its state is kept in the state's types."""
+        """Apply a weight's formula in float32; its state is kept in the state's types."""
         position, copy = place
         state = self.state[position][copy]
         working = {part: kept.float() for part, kept in state.items()}
@@ -145,7 +145,7 @@ class DeviceOptimizer:
         return result
 
     def read(self) -> Dict[str, Any]:
-        """The optimizer's state as {"ipu_state", "ipu_param"}; weights per replica group are stacked."""
+        """Return the optimizer's state as {"ipu_state", "ipu_param"}; weights per replica group are stacked."""
         logger.debug("Writing optimiser state tensors from IPU to host.")
         state = {}
         for position, copies in enumerate(self.state):
@@ -246,7 +246,7 @@ class DeviceOptimizer:
         log_settings(self.settings)
 
     def _device_settings(self, position: int) -> Dict[str, Setting]:
-        """The numbers of the weight's group in the device's own combinations."""
+        """Return the numbers of the weight's group in the device's own combinations."""
         return device_settings(self.settings, self._group(position), self.has_momentum[position], self._divisor)
 
     def _numbers_of(self, position: int) -> Dict[str, Any]:
@@ -264,7 +264,7 @@ class DeviceOptimizer:
 
 
 def _clipped(directions: Gradients, limit: float) -> Gradients:
-    """Times limit / max(norm, limit), the norm over all weights."""
+    """Return times limit / max(norm, limit), the norm over all weights."""
     norm = torch.stack([direction.norm() for direction in directions.values()]).norm()
     factor = limit / norm.clamp(min=limit)
     return {place: direction * factor for place, direction in directions.items()}

@@ -134,7 +134,7 @@ class ExecutorOptimizer:
             )
 
     def has_run(self) -> None:
-        """The device's state is newer now."""
+        """Note that the device's state is newer now."""
         if self._own is not None:
             self._own.host_state_is_dirty = True
 
@@ -166,7 +166,7 @@ def _state_dict_from_device(keeper: ExecutorOptimizer) -> Dict[str, Any]:
 
 
 def _trained(parameters: List[DeviceTensor], optimizer: Any) -> List[Trained]:
-    """Every parameter that needs a gradient, with its group; those in no group take the optimizer's defaults."""
+    """Return every parameter that needs a gradient, with its group; those in no group take the optimizer's defaults."""
     group_of = {
         id(parameter): index for index, group in enumerate(optimizer.param_groups) for parameter in group["params"]
     }

@@ -14,7 +14,7 @@ from ..errors import createPoptorchError
 def sum_over_processes(
     gradients: Dict[Tuple[int, int], torch.Tensor], processes: int
 ) -> Dict[Tuple[int, int], torch.Tensor]:
-    """The sum of each gradient over all processes, in one transfer per type.
+    """Return the sum of each gradient over all processes, in one transfer per type.
 
     Raises:
         Error: the processes are not connected.

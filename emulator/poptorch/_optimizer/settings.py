@@ -1,4 +1,4 @@
-"""What the device is told of an optimizer: its kind, its numbers, and which of them may change."""
+"""What the device knows of an optimizer: its kind, its numbers, and which of them may change."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ _PLAIN_CLASSES = {
 
 
 def kind_of(optimizer: Any) -> OptimizerKind:
-    """The device's optimizer for one of torch or of poptorch.optim.
+    """Return the device's optimizer for one of torch or of poptorch.optim.
 
     AdamW is asked for before Adam, since newer versions of torch derive it from Adam.
 

@@ -1,4 +1,4 @@
-"""What the device is told of an optimizer, as PopTorch logs it."""
+"""What the device knows of an optimizer, as PopTorch logs it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .settings import OptimizerKind, OptimizerSettings, Setting
 
 
 def log_settings(settings: OptimizerSettings) -> None:
-    """At log level DEBUG: the defaults, then every group."""
+    """Log the defaults, then every group, at level DEBUG."""
     kind = settings.kind.name.rstrip("12")
     scale = settings.loss_scaling
     types = {

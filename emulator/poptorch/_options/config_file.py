@@ -9,7 +9,7 @@ from .options_dict import OptionsDict
 
 
 class ConfigFileError(Exception):
-    """A line of the file is no Python call."""
+    """A line of the file is not a Python call."""
 
 
 def apply(options: OptionsDict, path: str) -> None:

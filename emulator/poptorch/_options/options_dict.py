@@ -108,7 +108,7 @@ class OptionsDict:
         return other
 
     def toDict(self) -> Dict[str, Any]:
-        """All values by name."""
+        """Return all values by name."""
         return self.update({})
 
     def __call__(self, option: str) -> Any:

@@ -61,7 +61,7 @@ class StageManager:
         self._next_auto_id = 0
 
     def nextAutoId(self) -> str:
-        """The name of the next unnamed block."""
+        """Return the name of the next unnamed block."""
         self._next_auto_id += 1
         return str(self._next_auto_id - 1)
 
@@ -100,13 +100,13 @@ class _IExecutionStrategy:
         self._block_map = block_map
 
     def stage(self, block_id: BlockId) -> Stage:
-        """The stage of a block; an unknown one is an AssertionError."""
+        """Return the stage of a block; an unknown one is an AssertionError."""
         if block_id not in self._block_map:
             raise AssertionError(f"Unknown block {block_id}; known are {list(self._block_map)}")
         return self._block_map[block_id]
 
     def backendOptions(self) -> Dict[str, Any]:
-        """The strategy in the back end's words."""
+        """Return the strategy in the back end's words."""
         return {"execution_mode": self.execution_mode}
 
 
@@ -168,7 +168,7 @@ class Phase:
             raise AssertionError(f"All arguments must either be block IDs (strings) or Stages: {kinds}")
 
     def stage(self, idx: int) -> Stage:
-        """The stage of this index."""
+        """Return the stage of this index."""
         return self.stages[idx]
 
     def ipus(self, *ipus: int) -> None:
@@ -199,7 +199,7 @@ class _IPhasedExecution(_IExecutionStrategy):
         super().__init__(StageManager(block_map), block_map)
 
     def phase(self, phase: int) -> Phase:
-        """The phase of this index."""
+        """Return the phase of this index."""
         if not isinstance(phase, int) or phase < 0:
             raise AssertionError(f"Phases are identified by positive integers, got {phase!r}")
         return self._phases[phase]
@@ -251,7 +251,7 @@ class SerialPhasedExecution(_IPhasedExecution):
     """All phases run on the same IPUs."""
 
     def setTensorsLiveness(self, liveness: Liveness) -> SerialPhasedExecution:
-        """How long the tensors of a phase stay on chip."""
+        """Set how long the tensors of a phase stay on chip."""
         require_type(liveness, Liveness, "liveness")
         self._tensors_liveness = liveness
         return self

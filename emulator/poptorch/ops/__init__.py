@@ -71,19 +71,19 @@ def identity_loss(x: torch.Tensor, reduction: str) -> torch.Tensor:
 
 
 def nop(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor itself."""
+    """Return the tensor itself."""
     require_tensor(tensor, "tensor")
     return tensor
 
 
 def set_available_memory(tensor: torch.Tensor, available_memory_proportion: float) -> torch.Tensor:
-    """The tensor itself; on an IPU, its operation may use this share of memory for temporary data."""
+    """Return the tensor itself; on an IPU, its operation may use this share of memory for temporary data."""
     require_tensor(tensor, "tensor")
     return tensor
 
 
 def recomputationCheckpoint(*tensors: Any) -> Any:
-    """The tensors themselves; on an IPU, they are kept for the backward pass instead of being computed again."""
+    """Return the tensors themselves; on an IPU, they are kept for the backward pass instead of being computed again."""
     if len(tensors) == 1 and isinstance(tensors[0], (tuple, list)):
         kept = recomputationCheckpoint(*tensors[0])
         return type(tensors[0])(kept if isinstance(kept, tuple) else (kept,))
@@ -108,12 +108,12 @@ def serializedMatMul(
 
 
 def set_overlap_for_input(input_tensors: Any, mode: OverlapMode) -> Any:
-    """The inputs themselves; on an IPU, fetched while it computes."""
+    """Return the inputs themselves; on an IPU, fetched while it computes."""
     return _overlapped(input_tensors, mode, "input")
 
 
 def set_overlap_for_output(output_tensors: Any, mode: OverlapMode) -> Any:
-    """The outputs themselves; on an IPU, sent while it computes."""
+    """Return the outputs themselves; on an IPU, sent while it computes."""
     return _overlapped(output_tensors, mode, "output")
 
 

@@ -34,7 +34,7 @@ class Block(torch.nn.Module):
 
     @staticmethod
     def useAutoId() -> None:
-        """Number unnamed blocks from 0; call it at the start of forward."""
+        """Restart the numbers of unnamed blocks at 0; call it at the start of forward."""
         run = _tracing_run()
         if run is not None and run.stages is not None:
             run.stages.resetAutoId()
@@ -127,7 +127,7 @@ def removeBlocks(module: torch.nn.Module) -> None:
 def BlockFunction(
     user_id: Optional[str] = None, ipu_id: Optional[int] = None
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator: the function's operations form one block."""
+    """Decorate a function so that its operations form one block."""
 
     def decorator(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)

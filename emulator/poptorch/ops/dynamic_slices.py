@@ -35,7 +35,7 @@ def dynamic_slice(tensor: torch.Tensor, dim: int, start: torch.Tensor, size: int
 
 
 def dynamic_update(input: torch.Tensor, src: torch.Tensor, dim: int, start: torch.Tensor, size: int) -> torch.Tensor:
-    """A copy of input with input[start : start + size] along one dimension replaced by src.
+    """Return a copy of input with input[start : start + size] along one dimension replaced by src.
 
     Raises:
         Error: a size below 1, or tensors that do not go together.
@@ -61,7 +61,7 @@ def dynamic_update(input: torch.Tensor, src: torch.Tensor, dim: int, start: torc
 
 
 def _part(tensor: torch.Tensor, dim: int, start: int, size: int, step: int) -> Tuple[slice, ...]:
-    """The index of a slice on the host, where it is torch's."""
+    """Return the index of a slice on the host, where it is torch's."""
     return (slice(None),) * (dim % tensor.dim()) + (slice(start, start + size, step),)
 
 
@@ -77,9 +77,10 @@ def _check_size(size: int) -> None:
 
 
 def _rows(start: torch.Tensor, offsets: torch.Tensor, length: int) -> torch.Tensor:
-    """The positions of a slice: on the device one that begins outside begins at 0, and after the last row comes row 0.
+    """Return the positions of a slice.
 
-    A model is compiled on any values, so that no start is an error. (poplibs, popops/codelets/DynamicSlice1D.cpp.)
+    On the device one that begins outside begins at 0, and after the last row comes row 0. A model is compiled
+    on any values, so that no start is an error. (poplibs, popops/codelets/DynamicSlice1D.cpp.)
     """
     first = start.reshape(1).long()
     first = torch.where((first < 0) | (first >= length), torch.zeros_like(first), first)

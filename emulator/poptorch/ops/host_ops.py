@@ -105,7 +105,7 @@ class CPU:
 
 
 def _unwatched(run: Optional[DeviceRun]) -> ContextManager[None]:
-    """The host computes everything."""
+    """Return the host computes everything."""
     return contextlib.nullcontext() if run is None or run.operators is None else run.operators.paused()
 
 

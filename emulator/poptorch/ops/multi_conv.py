@@ -61,13 +61,13 @@ class MultiConv:
         return self
 
     def cycleBackOff(self, value: float) -> MultiConv:
-        """How much slower than the fastest plan a plan may be."""
+        """Set how much slower than the fastest plan a plan may be."""
         require_type(value, float, "cycleBackOff")
         self._cycle_back_off = value
         return self
 
     def __enter__(self) -> None:
-        """The settings have no effect here.
+        """Begin a MultiConv; its settings have no effect here.
 
         Raises:
             Error: inside another MultiConv.
@@ -79,7 +79,7 @@ class MultiConv:
             run.open_multi_conv, run.convolutions = True, 0
 
     def __exit__(self, type: Any, value: Any, traceback: Any) -> None:
-        """The settings have no effect here.
+        """End the MultiConv.
 
         Raises:
             Error: there was no convolution.

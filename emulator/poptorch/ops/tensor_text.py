@@ -31,7 +31,7 @@ class TextForm(NamedTuple):
     close_bracket: str
 
     def text(self, tensor: torch.Tensor) -> str:
-        """The tensor as text: one line per row of its last dimension."""
+        """Return the tensor as text: one line per row of its last dimension."""
         return self._of(tensor, 0, tensor.numel() > self.threshold)
 
     def _of(self, tensor: torch.Tensor, depth: int, is_short: bool) -> str:

@@ -72,7 +72,7 @@ class Optimizer:
         return self.get_state_dict()
 
     def get_state_dict(self) -> Dict[str, Any]:
-        """The state as last read from the device."""
+        """Return the state as last read from the device."""
         return {**self._state_dict, **torch.optim.Optimizer.state_dict(self)}  # type: ignore[arg-type]
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
@@ -288,7 +288,7 @@ class LAMB(Optimizer, torch.optim.Optimizer):
         self._finish()
 
     def step(self, closure: Optional[Callable[[], float]] = None) -> Optional[float]:  # type: ignore[override]
-        """One step on the host, for programs that train there."""
+        """Do one step on the host, for programs that train there."""
         loss = None if closure is None else closure()
         for group in self.param_groups:
             for parameter in group["params"]:

@@ -18,7 +18,7 @@ def trust_ratio(weight: torch.Tensor, update: torch.Tensor, max_weight_norm: flo
 
 @torch.no_grad()
 def lamb_step(parameter: torch.Tensor, state: Dict[str, Any], group: Dict[str, Any], bias_correction: bool) -> None:
-    """One step of one parameter with the gradient it carries.
+    """Update one parameter with the gradient it carries.
 
     m, s: moving means of gradient and squared gradient; u = m' / (sqrt(s') + eps) + wd * w; w -= lr * trust * u.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import List, Optional, Sequence
+from typing import List, Optional, Sequence, Tuple
 
 import torch
 
@@ -18,7 +18,7 @@ OPTIMIZATION_FLAGS = ("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trap
 
 
 def build_library(flags: Optional[Sequence[str]] = None) -> Path:
-    """Path of the compiled library, built first if it is not there.
+    """Return path of the compiled library, built first if it is not there.
 
     Args:
         flags: optimization flags of the compiler; None for `optimization_flags()`.
@@ -39,7 +39,7 @@ def optimization_flags() -> List[str]:
 
 
 def kernels() -> NativeLibrary:
-    """The kernels for the torch of this process."""
+    """Return the kernels for the torch of this process."""
     libraries = os.path.join(os.path.dirname(torch.__file__), "lib")
     return NativeLibrary(
         name=LIBRARY_NAME,
@@ -47,18 +47,24 @@ def kernels() -> NativeLibrary:
         title="its CPU kernels",
         duration="about a minute",
         cache_prefix=f"torch{torch.__version__}",
-        compile_flags=("-std=" + _language_standard(), "-fopenmp", *_torch_flags()),
+        compile_flags=(f"-std={language_standard()}", "-fopenmp", *include_flags()),
         link_flags=(f"-L{libraries}", f"-Wl,-rpath,{libraries}", "-lc10", "-ltorch_cpu", "-ltorch"),
         built_for=(torch.__version__,),
     )
 
 
-def _language_standard() -> str:
-    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2] if part.isdigit())
-    return "c++20" if version >= (2, 10) else "c++17"
+def torch_version() -> Tuple[int, ...]:
+    """(major, minor) of torch."""
+    return tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2] if part.isdigit())
 
 
-def _torch_flags() -> List[str]:
+def language_standard() -> str:
+    """Return the C++ that torch's headers are written in."""
+    return "c++20" if torch_version() >= (2, 10) else "c++17"
+
+
+def include_flags() -> List[str]:
+    """Return the compiler's flags for torch's headers."""
     include = os.path.join(os.path.dirname(torch.__file__), "include")
     abi = int(torch._C._GLIBCXX_USE_CXX11_ABI)
     return ["-isystem", include, "-isystem", os.path.join(include, "torch", "csrc", "api", "include"),

@@ -24,14 +24,16 @@ class BuildError(RuntimeError):
 
 
 class StopRequests:
-    """The signals that a program handles itself, noticed while it is in a build: its handler notes them for later, and
-    the build, which may take a minute, ends now."""
+    """The signals that a program handles itself, noticed during a build.
+
+    Its handler notes them for later, and the build, which may take a minute, ends now.
+    """
 
     def __init__(self) -> None:
         self.number: Optional[int] = None
 
     def check(self) -> None:
-        """Raises BuildError once a signal has come."""
+        """Raise BuildError once a signal has come."""
         if self.number is not None:
             raise BuildError(f"the build was stopped by {signal.Signals(self.number).name}; the next start builds")
 

@@ -30,7 +30,9 @@ class CacheError(OSError):
 def private_folder(path: Path) -> None:
     """Make a folder that this user alone writes to, with its parents.
 
-    Raises: CacheError where another user could have put something there, or could; OSError.
+    Raises:
+        CacheError: another user could have put something there, or could.
+        OSError: as said.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
@@ -50,6 +52,15 @@ def trusted_library(library: Path) -> bool:
     return content is not None and told is not None and hashlib.sha256(content).hexdigest() == told.decode().strip()
 
 
+def is_whole(library: Path) -> bool:
+    """Whether `library`, which was installed with this package and is trusted like it, has the sum beside it."""
+    try:
+        told = _sum_path(library).read_text().strip()
+        return hashlib.sha256(library.read_bytes()).hexdigest() == told
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 def keep_library(built: Path, library: Path) -> None:
     """Move a built library, and its sum, to where trusted_library finds them, whatever ends the machine meanwhile."""
     written = built.with_name(built.name + SUM_SUFFIX)
@@ -66,6 +77,7 @@ def locked(folder: Path, stopped: Callable[[], None]) -> Iterator[None]:
     """Hold the lock of a folder. The system drops it when its process dies, so no stale lock can stay.
 
     Args:
+        folder: of the cache.
         stopped: called while waiting; what it raises ends the wait.
     """
     import fcntl  # not there on Windows, where build_library refuses first
@@ -84,7 +96,7 @@ def locked(folder: Path, stopped: Callable[[], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def scratch_folder(folder: Path) -> Iterator[Path]:
-    """A folder inside `folder`, whose lock is held, that is gone afterwards; those of killed processes go first."""
+    """Make a temporary folder inside `folder`, whose lock is held; remove those of killed processes first."""
     for stale in folder.glob(f"{SCRATCH_PREFIX}*"):
         shutil.rmtree(stale, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=folder))
@@ -99,7 +111,7 @@ def _sum_path(library: Path) -> Path:
 
 
 def _read_own(path: Path) -> Optional[bytes]:
-    """The content of a regular file that this user or root wrote, and nobody else can; None for any other."""
+    """Return the content of a regular file that this user or root wrote, and nobody else can; None for any other."""
     try:
         descriptor = os.open(str(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

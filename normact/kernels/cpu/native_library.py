@@ -3,9 +3,9 @@
 The compiler is called directly: one command for each source, side by side, then a link. This needs g++ or
 clang++ and nothing else (torch.utils.cpp_extension would need ninja too).
 
-$PROXYNORM_KERNEL_ISA chooses the instructions: "native" (the default, all that this processor has), "avx2" (what
-x86 processors since 2013 share) or "baseline" (the compiler's default: SSE2, NEON). It is for tests, and for telling a
-fault of one form from a fault of all.
+$PROXYNORM_KERNEL_ISA chooses the instructions: "native" (the default, all that this processor has), "avx512" (servers
+since 2017), "avx2" (what x86 processors since 2013 share) or "baseline" (the compiler's default: SSE2, NEON). It is for
+tests, and for telling a fault of one form from a fault of all.
 """
 
 from __future__ import annotations
@@ -31,7 +31,12 @@ logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "PROXYNORM_CACHE_DIR"
 ISA_VARIABLE = "PROXYNORM_KERNEL_ISA"
-ISA_FLAGS = {"native": ("-march=native",), "avx2": ("-march=haswell",), "baseline": ()}
+ISA_FLAGS = {
+    "native": ("-march=native",),
+    "avx512": ("-march=skylake-avx512",),
+    "avx2": ("-march=haswell",),
+    "baseline": (),
+}
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class NativeLibrary:
     built_for: Tuple[str, ...] = ()
 
     def build(self, flags: Optional[Sequence[str]] = None) -> Path:
-        """Path of the compiled library, built first if these sources, compiler and processor have none yet.
+        """Return path of the compiled library, built first if these sources, compiler and processor have none yet.
 
         Several processes may call this at once: one builds, the others wait for it.
 
@@ -71,7 +76,7 @@ class NativeLibrary:
                 to, an unknown instruction set, or a signal came.
         """
         if importlib.util.find_spec("fcntl") is None:  # no file locks, no users, no process groups: Windows
-            raise BuildError("they are built on Linux and macOS alone")
+            raise BuildError("they are built only on Linux and macOS")
         compiler = find_compiler()
         all_flags = [*self.compile_flags, *(instruction_flags() if flags is None else flags)]
         folder = cache_folder() / self._key(compiler, all_flags)
@@ -90,13 +95,14 @@ class NativeLibrary:
         return library
 
     def source_files(self) -> List[Path]:
-        """The C++ sources and headers, sorted."""
+        """Return the C++ sources and headers, sorted."""
         return sorted(path for path in self.folder.iterdir() if path.suffix in (".cpp", ".h"))
 
     def _key(self, compiler: str, flags: Sequence[str]) -> str:
         """Name of the cache folder: everything that changes the machine code."""
         parts = [self.name, *self.built_for, compiler, *flags, *self.link_flags]
-        parts += [platform.machine(), _processor_flags()]
+        # Machines that share a home folder do not share a library.
+        parts += [platform.machine(), processor_flags()]
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             parts.append(
                 subprocess.run(
@@ -128,7 +134,7 @@ class NativeLibrary:
 
 
 def instruction_flags() -> List[str]:
-    """The compiler's flags for the instructions that $PROXYNORM_KERNEL_ISA names.
+    """Return the compiler's flags for the instructions that $PROXYNORM_KERNEL_ISA names.
 
     Raises:
         BuildError: it names none that is known.
@@ -157,7 +163,7 @@ def cache_folder() -> Path:
 
 
 def find_compiler() -> str:
-    """The C++ compiler: $CXX, else the first of g++, clang++, c++.
+    """Return the C++ compiler: $CXX, else the first of g++, clang++, c++.
 
     Raises:
         BuildError: none is there.
@@ -169,8 +175,8 @@ def find_compiler() -> str:
     raise BuildError("no C++ compiler (g++ or clang++) was found")
 
 
-def _processor_flags() -> str:
-    """The instruction sets of this processor, so that machines sharing a home folder do not share a library."""
+def processor_flags() -> str:
+    """Return the instruction sets of this processor, as Linux names them, with spaces between."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith(("flags", "Features")):

@@ -40,7 +40,7 @@ def chunk_moments(
     BLOCK_CHANNELS: tl.constexpr,
     BLOCK_PIXELS: tl.constexpr,
 ) -> None:
-    """Mean and sum of squared deviations of each channel of a chunk, into moments (2, images, chunks, channels).
+    """Store mean and sum of squared deviations of each channel of a chunk in moments (2, images, chunks, channels).
 
     plane: images * chunks * channels.
     """
@@ -88,7 +88,7 @@ def merge_moments(
     eps: tl.tensor,
     BLOCK_MERGE: tl.constexpr,
 ) -> None:
-    """A group's (mean, 1/std) from its channels' and chunks' moments, in two passes: the mean, then the deviations."""
+    """Combine the moments of channels and chunks into a group's (mean, 1/std), in two passes: mean, then deviations."""
     unit = tl.program_id(0)
     image, group = unit // groups, unit % groups
     base = moments + image.to(tl.int64) * chunks * channels
@@ -139,7 +139,7 @@ def chunk_sums(
     BLOCK_CHANNELS: tl.constexpr,
     BLOCK_PIXELS: tl.constexpr,
 ) -> None:
-    """Sums over a chunk of g, g phi(z), d = g phi'(z) and d t of each channel, into (4, images, chunks, channels).
+    """Store each channel's sums over a chunk of g, g phi(z), d = g phi'(z) and d t in (4, images, chunks, channels).
 
     plane: images * chunks * channels.
     """
@@ -198,7 +198,7 @@ def merge_sums(
     channel_step: tl.tensor,
     BLOCK_MERGE: tl.constexpr,
 ) -> None:
-    """A group's (tilt, level), and this image's gradients of the per-channel parameters (4, images, channels).
+    """Compute a group's (tilt, level), and this image's gradients of the per-channel parameters (4, images, channels).
 
     plane: images * channels. chunk_plane: images * chunks * channels.
     """

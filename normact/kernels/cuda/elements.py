@@ -34,7 +34,7 @@ def value_and_slope(z: tl.tensor, ACTIVATION: tl.constexpr) -> "Tuple[tl.tensor,
 
 @triton.jit
 def normal_distribution(v: tl.tensor) -> "Tuple[tl.tensor, tl.tensor, tl.tensor]":
-    """The standard normal density p(v), Phi(v) and Phi(-v), each accurate in its own tail, as in csrc/activation.h.
+    """Return the normal density p(v), Phi(v) and Phi(-v), each accurate in its own tail, as in csrc/activation.h.
 
     Phi(-|v|) = exp(-v^2 / 2) t P(t) with t = 1 / (1 + 0.36 |v|); the error of Phi is 9e-8.
     """
@@ -114,7 +114,7 @@ def sum_of_g_value(
     offset: tl.tensor,
     ACTIVATION: tl.constexpr,  # noqa: N803
 ) -> tl.tensor:
-    """The sum of g phi(z) over pixels. With phi(z) = phi'(z) z it follows from two others: the lanes are dead code."""
+    """Return the sum of g phi(z) over pixels; with phi(z) = phi'(z) z it follows from two others, without lanes."""
     if ACTIVATION == "relu" or ACTIVATION == "identity":
         return scale * sum_d_t + offset * sum_d
     else:  # noqa: RET505  a compile-time branch needs its else

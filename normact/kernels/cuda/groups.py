@@ -47,7 +47,7 @@ def group_forward(
     BLOCK_CHANNELS: tl.constexpr,
     BLOCK_PIXELS: tl.constexpr,
 ) -> None:
-    """Writes out and the group's (mean, 1/std)."""
+    """Write out and the group's (mean, 1/std)."""
     unit = tl.program_id(0)
     image, group = unit // groups, unit % groups
     start = image.to(tl.int64) * channels * pixels + group * group_step * channel_stride
@@ -114,7 +114,7 @@ def group_backward(
     BLOCK_CHANNELS: tl.constexpr,
     BLOCK_PIXELS: tl.constexpr,
 ) -> None:
-    """Writes dx and, into partials (4, images, channels), this image's gradients of the per-channel parameters.
+    """Write dx and, into partials (4, images, channels), this image's gradients of the per-channel parameters.
 
     plane: images * channels.
     """

@@ -53,7 +53,7 @@ def norm_act(
     activation: str,
     eps: float,
 ) -> Tuple[Tensor, Tensor]:
-    """The output, and (mean, 1/std) of every (image, group) in float64."""
+    """Return the output, and (mean, 1/std) of every (image, group) in float64."""
     memory_format = memory_format_of(x)
     problem = problem_of(x, memory_format, num_groups, strided)
     rows = _rows(problem, weight, bias, proxy_mean, proxy_inverse_std)
@@ -86,7 +86,7 @@ def norm_act_again(
     strided: bool,
     activation: str,
 ) -> Tensor:
-    """The output of norm_act, from the statistics that it returned."""
+    """Return the output of norm_act, from the statistics that it returned."""
     memory_format = memory_format_of(x)
     problem = problem_of(x, memory_format, num_groups, strided)
     rows = _rows(problem, weight, bias, proxy_mean, proxy_inverse_std)
@@ -110,7 +110,7 @@ def norm_act_backward(
     strided: bool,
     activation: str,
 ) -> Tuple[Tensor, Tensor]:
-    """The gradient of x, and those of weight, bias, proxy_mean and proxy_inverse_std as rows of float32."""
+    """Return the gradient of x, and those of weight, bias, proxy_mean and proxy_inverse_std as rows of float32."""
     memory_format = memory_format_of(x)
     problem = problem_of(x, memory_format, num_groups, strided)
     rows = _rows(problem, weight, bias, proxy_mean, proxy_inverse_std)

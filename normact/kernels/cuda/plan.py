@@ -30,8 +30,10 @@ MOST_MAP_TILES = 8
 
 
 class Problem(NamedTuple):
-    """A tensor and its groups as the kernels see them: channel c and pixel p of an image lie at
-    c * channel_stride + p * pixel_stride, channel j of group g is g * group_step + j * channel_step.
+    """A tensor and its groups as the kernels see them.
+
+    Channel c and pixel p of an image lie at c * channel_stride + p * pixel_stride; channel j of group g is
+    g * group_step + j * channel_step.
     """
 
     images: int
@@ -66,7 +68,7 @@ class Tile(NamedTuple):
 
 
 def problem_of(x: Tensor, memory_format: torch.memory_format, num_groups: int, strided: bool) -> Problem:
-    """The problem of a tensor that is contiguous in this memory format.
+    """Return the problem of a tensor that is contiguous in this memory format.
 
     Raises:
         ValueError: num_groups does not divide the channels.
@@ -90,8 +92,11 @@ def problem_of(x: Tensor, memory_format: torch.memory_format, num_groups: int, s
 
 
 def group_fits_one_program(problem: Problem, processors: int) -> bool:
-    """Whether one program for each (image, group) is the better form: whole sectors, a group that stays in the cache,
-    and enough groups to fill the device or groups so small that more programs would not help."""
+    """Whether one program for each (image, group) is the better form.
+
+    It is with whole sectors, a group that stays in the cache, and enough groups to fill the device, or groups so small
+    that more programs would not help.
+    """
     values = problem.group_channels * problem.pixels
     if problem.piece_bytes < SECTOR_BYTES or values * problem.element_bytes > MOST_GROUP_BYTES:
         return False
@@ -129,7 +134,7 @@ def _chunk_tiles(problem: Problem, tile: Tile, processors: int, most: int) -> in
 
 
 def _tile(problem: Problem, channels: int, num_warps: int) -> Tile:
-    """A tile that is long where memory is: over pixels (few idle lanes behind the row's end), or over channels."""
+    """Return a tile that is long where memory is: over pixels (few idle lanes at the row's end) or channels."""
     most = num_warps * WARP_ELEMENTS
     if problem.pixel_stride == 1:
         pixels = _power_of_two(problem.pixels)
@@ -145,5 +150,5 @@ def _divide_up(a: int, b: int) -> int:
 
 
 def _power_of_two(n: int) -> int:
-    """The smallest one that is not below n."""
+    """Return the smallest one that is not below n."""
     return 1 << (n - 1).bit_length()

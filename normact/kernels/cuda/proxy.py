@@ -116,7 +116,9 @@ def proxy_moments(
 
 @triton.jit
 def relu_statistics(m: tl.tensor, s: tl.tensor) -> "Tuple":
-    """With a = m / s, P = Phi(a), Q = Phi(-a), p the density at a: mean m P + s p, variance
+    """Return mean and variance under the proxy for ReLU, in closed form.
+
+    With a = m / s, P = Phi(a), Q = Phi(-a), p the density at a: mean m P + s p, variance
     s^2 [P + a^2 P Q + a p (Q - P) - p^2]. Beyond |a| = 30 both tails are 0 or 1 in float32; the bound keeps a^2 finite.
     """
     a = m / s
@@ -130,8 +132,10 @@ def relu_statistics(m: tl.tensor, s: tl.tensor) -> "Tuple":
 
 @triton.jit
 def quadrature(m: tl.tensor, s: tl.tensor, ACTIVATION: tl.constexpr) -> "Tuple":
-    """The trapezoid, all nodes at once: the mean, then variance E[(phi - mean)^2] and its slopes
-    2 E[(phi - mean) phi'] and 2 E[(phi - mean) phi' z]. Nodes behind the 129th have weight zero.
+    """Return the trapezoid rule's sums over all nodes at once.
+
+    They are the mean, the variance E[(phi - mean)^2], and its slopes 2 E[(phi - mean) phi'] and
+    2 E[(phi - mean) phi' z]. Nodes behind the 129th have weight zero.
     """
     node = tl.arange(0, 256)
     z = tl.where(node < 129, node * 0.125 - 8.0, 0.0)[None, :]

@@ -186,7 +186,7 @@ def test_rebatching_loses_no_rest_of_a_worker(drop_last, batches):
 
 
 def data_set_splits_itself(worker):
-    """Tells the loader that the data set splits itself."""
+    """Tell the loader that the data set splits itself."""
 
 
 def test_a_short_rest_is_rebatched_when_it_is_to_be_kept():

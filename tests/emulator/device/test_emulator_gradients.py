@@ -70,7 +70,7 @@ class Scaled(torch.nn.Module):
 
 
 def trained_weight(model, accumulation=1):
-    """The weight after one update with learning rate 1."""
+    """Return the weight after one update with learning rate 1."""
     options = poptorch.Options()
     options.Training.gradientAccumulation(accumulation)
     executor = poptorch.trainingModel(model, options, torch.optim.SGD(model.parameters(), lr=1.0))

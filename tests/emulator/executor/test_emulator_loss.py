@@ -26,7 +26,7 @@ class Head(torch.nn.Module):
 
 
 def trained_gradient(compute):
-    """The gradient that one call applied."""
+    """Return the gradient that one call applied."""
     model = Head(compute)
     before = model.weight.detach().clone()
     executor = poptorch.trainingModel(model, optimizer=torch.optim.SGD(model.parameters(), lr=1.0))

@@ -31,7 +31,7 @@ class Layers(torch.nn.Module):
 
 
 def needed(monkeypatch, stages, checkpoint=None, kind="bow", change=lambda options: None, optimizer=None):
-    """Bytes of each IPU, as compiled with 8 accumulation steps and Adam."""
+    """Return the bytes of each IPU, as compiled with 8 accumulation steps and Adam."""
     monkeypatch.setenv("POPTORCH_EMULATOR_IPU", kind)
     model = Layers(stages, checkpoint)
     options = poptorch.Options()

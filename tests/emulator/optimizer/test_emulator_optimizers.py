@@ -146,8 +146,10 @@ def clipped(tensor, limit):
 
 
 def clipped_velocity(mm, nesterov):
-    """SGD with momentum and a loss scale of 4 that is the velocity's too: what the weights are moved by is clipped, the
-    velocity that is kept is not."""
+    """Return SGD's weights with momentum and a loss scale of 4, which is the velocity's too.
+
+    What moves the weights is clipped, the velocity that is kept is not.
+    """
     weights, velocity = torch.tensor(START, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
     for gradient in torch.tensor(GRADIENTS, dtype=torch.float64):
         velocity = mm * velocity + 4.0 * gradient

@@ -1,5 +1,7 @@
 // Gradients: two nodes of the autograd graph, written like the ones of torch's own operators, so that they serve eager mode,
-// torch.compile, torch.func and distributed training alike, without the interpreter in backward.
+// torch.compile, torch.func and distributed training alike, without the interpreter in backward. Torch's stable interface knows
+// no such nodes: there normact/kernels/gradients.py takes their place.
+#ifndef NORMACT_STABLE_ABI
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
@@ -245,3 +247,4 @@ TORCH_LIBRARY_IMPL(normact, Autograd, m) {
   m.impl("norm_act_backward", torch::autograd::autogradNotImplementedFallback());
   m.impl("proxy_statistics_backward", torch::autograd::autogradNotImplementedFallback());
 }
+#endif

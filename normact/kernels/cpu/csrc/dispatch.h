@@ -1,9 +1,8 @@
 // From run-time choices to template arguments, and how work is shared between threads.
 #pragma once
 
-#include <ATen/Parallel.h>
-
 #include "norm_act.h"
+#include "threads.h"
 
 namespace normact {
 
@@ -34,7 +33,7 @@ constexpr int64_t ELEMENTS_PER_THREAD = 16384;
 template <typename Body>
 void for_each_unit(int64_t units, int64_t elements_per_unit, Body body) {
   const int64_t grain = std::max<int64_t>(1, ELEMENTS_PER_THREAD / std::max<int64_t>(1, elements_per_unit));
-  at::parallel_for(0, units, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, units, grain, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) body(unit);
   });
 }

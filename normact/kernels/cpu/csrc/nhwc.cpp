@@ -11,7 +11,7 @@ constexpr int64_t NARROWEST_BLOCK = 64;
 // All channels: a narrower block reads memory with a large power-of-two stride, which falls into few sets of
 // a cache. Only where there are fewer images than threads, blocks of whole groups.
 int64_t block_width(const Shape& shape) {
-  if (shape.strided || shape.images >= at::get_num_threads()) return shape.channels;
+  if (shape.strided || shape.images >= number_of_threads()) return shape.channels;
   int64_t width = shape.group_channels;
   while (width < shape.channels && (width < NARROWEST_BLOCK || width % STEP != 0)) width += shape.group_channels;
   return width;

@@ -1,53 +1,82 @@
 // The operators' CPU implementations: tensors checked and unwrapped here, arithmetic in the files beside this one.
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
-#include <ATen/ops/zeros.h>
-#include <torch/library.h>
-
+#include <algorithm>
+#include <sstream>
+#include <stdexcept>
 #include <tuple>
 #include <vector>
 
 #include "norm_act.h"
+#include "tensors.h"
 
 namespace {
 
-using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
 using normact::Activation;
+using normact::dense;
+using normact::converted;
+using normact::empty;
+using normact::MemoryFormat;
+using normact::OptionalTensor;
+using normact::ScalarType;
+using normact::Tensor;
+using normact::Text;
 
-Activation activation_named(c10::string_view name) {
+// Torch makes it a RuntimeError of these words.
+template <typename... Parts>
+[[noreturn]] void refuse(const Parts&... parts) {
+  std::ostringstream words;
+  (words << ... << parts);
+  throw std::runtime_error(words.str());
+}
+
+Activation activation_named(Text name) {
   if (name == "identity") return Activation::identity;
   if (name == "relu") return Activation::relu;
   if (name == "silu") return Activation::silu;
   if (name == "gelu") return Activation::gelu;
-  TORCH_CHECK(false, "activation '", name, "' has no fused form; use identity, relu, silu or gelu");
+  refuse("activation '", name, "' has no fused form; use identity, relu, silu or gelu");
 }
 
 // The layout a kernel reads. One pixel an image is the same memory in both; then lanes must be channels.
 struct Arranged {
-  at::MemoryFormat format;
+  MemoryFormat format;
   normact::Layout layout;
 };
 
+// As torch decides it: the dims from the innermost, those of one element apart.
+bool is_channels_last(const Tensor& x) {
+  int64_t stride = 1;
+  const auto follows = [&](int64_t dim) {
+    if (x.size(dim) == 1) return true;
+    const bool is_next = x.stride(dim) == stride;
+    stride *= x.size(dim);
+    return is_next;
+  };
+  if (!follows(1)) return false;
+  for (int64_t dim = x.dim() - 1; dim >= 2; --dim) {
+    if (!follows(dim)) return false;
+  }
+  return follows(0);
+}
+
 Arranged arrangement_of(const Tensor& x) {
   const bool one_pixel = x.numel() == x.size(0) * x.size(1);
-  const auto channels_last = x.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::ChannelsLast3d;
-  if ((x.dim() == 4 || x.dim() == 5) && !x.is_contiguous() && x.is_contiguous(channels_last)) {
-    return {channels_last, normact::Layout::nhwc};
+  if ((x.dim() == 4 || x.dim() == 5) && !x.is_contiguous() && is_channels_last(x)) {
+    return {x.dim() == 4 ? MemoryFormat::ChannelsLast : MemoryFormat::ChannelsLast3d, normact::Layout::nhwc};
   }
-  return {at::MemoryFormat::Contiguous, one_pixel ? normact::Layout::nhwc : normact::Layout::nchw};
+  return {MemoryFormat::Contiguous, one_pixel ? normact::Layout::nhwc : normact::Layout::nchw};
 }
 
 normact::Element element_of(const Tensor& x) {
-  TORCH_CHECK(x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16, "x is ", x.scalar_type(),
-              "; the fused form computes float32 and bfloat16");
-  return x.scalar_type() == at::kFloat ? normact::Element::float32 : normact::Element::bfloat16;
+  if (x.scalar_type() == ScalarType::Float) return normact::Element::float32;
+  if (x.scalar_type() == ScalarType::BFloat16) return normact::Element::bfloat16;
+  refuse("x is ", x.scalar_type(), "; the fused form computes float32 and bfloat16");
 }
 
 normact::Shape shape_of(const Tensor& x, int64_t num_groups, bool strided, double eps) {
-  TORCH_CHECK(x.dim() >= 2 && x.dim() <= 5, "x has ", x.dim(), " dimensions; (N, C, *spatial) with 2 to 5 is needed");
-  TORCH_CHECK(num_groups >= 1 && x.size(1) % num_groups == 0, "num_groups ", num_groups, " does not divide the ", x.size(1),
-              " channels");
+  if (x.dim() < 2 || x.dim() > 5) refuse("x has ", x.dim(), " dimensions; (N, C, *spatial) with 2 to 5 is needed");
+  if (num_groups < 1 || x.size(1) % num_groups != 0) {
+    refuse("num_groups ", num_groups, " does not divide the ", x.size(1), " channels");
+  }
   const int64_t images = x.size(0), channels = x.size(1);
   const int64_t pixels = images * channels != 0 ? x.numel() / (images * channels) : 0;
   return normact::Shape(images, channels, pixels, num_groups, strided, eps);
@@ -69,9 +98,11 @@ class ChannelRows {
       rows_.resize(rows_.size() + channels_, neutral);
       return;
     }
-    TORCH_CHECK(parameter->dim() == 1 && parameter->size(0) == channels_, "a per-channel parameter has shape ",
-                parameter->sizes(), "; (", channels_, ",) is needed");
-    const Tensor row = parameter->to(at::kFloat).contiguous();
+    if (parameter->dim() != 1 || parameter->size(0) != channels_) {
+      refuse("a per-channel parameter has ", parameter->numel(), " values in ", parameter->dim(), " dimensions; (", channels_,
+             ",) is needed");
+    }
+    const Tensor row = dense(converted(*parameter, ScalarType::Float));
     rows_.insert(rows_.end(), row.const_data_ptr<float>(), row.const_data_ptr<float>() + channels_);
   }
 
@@ -91,10 +122,10 @@ normact::GroupStatistics* statistics_data(const Tensor& statistics) {
 }
 
 Tensor map_forward(const Tensor& x, const Tensor& statistics, const normact::Shape& shape, const ChannelRows& rows,
-                   c10::string_view activation, bool have_statistics) {
+                   Text activation, bool have_statistics) {
   const Arranged arranged = arrangement_of(x);
-  const Tensor input = x.contiguous(arranged.format);
-  Tensor out = at::empty_like(input, arranged.format);
+  const Tensor input = dense(x, arranged.format);
+  Tensor out = empty(x.sizes(), x.scalar_type(), arranged.format);
   if (input.numel() == 0) return out;
   const auto forward = arranged.layout == normact::Layout::nchw ? normact::forward_nchw : normact::forward_nhwc;
   forward(shape, channels_of(rows), {input.const_data_ptr(), nullptr, out.mutable_data_ptr(), statistics_data(statistics)},
@@ -104,42 +135,44 @@ Tensor map_forward(const Tensor& x, const Tensor& statistics, const normact::Sha
 
 std::tuple<Tensor, Tensor> norm_act(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias,
                                     const OptionalTensor& proxy_mean, const OptionalTensor& proxy_inverse_std,
-                                    int64_t num_groups, bool strided, c10::string_view activation, double eps) {
+                                    int64_t num_groups, bool strided, Text activation, double eps) {
   const normact::Shape shape = shape_of(x, num_groups, strided, eps);
-  const Tensor statistics = at::empty({shape.images, num_groups, 2}, x.options().dtype(at::kDouble));
+  const Tensor statistics = empty({shape.images, num_groups, 2}, ScalarType::Double);
   const ChannelRows rows = rows_of(shape.channels, weight, bias, proxy_mean, proxy_inverse_std);
   return {map_forward(x, statistics, shape, rows, activation, false), statistics};
 }
 
 Tensor norm_act_again(const Tensor& x, const Tensor& statistics, const OptionalTensor& weight, const OptionalTensor& bias,
                       const OptionalTensor& proxy_mean, const OptionalTensor& proxy_inverse_std, int64_t num_groups,
-                      bool strided, c10::string_view activation) {
+                      bool strided, Text activation) {
   const normact::Shape shape = shape_of(x, num_groups, strided, 0.0);
   const ChannelRows rows = rows_of(shape.channels, weight, bias, proxy_mean, proxy_inverse_std);
-  return map_forward(x, statistics.contiguous(), shape, rows, activation, true);
+  return map_forward(x, dense(statistics), shape, rows, activation, true);
 }
 
 std::tuple<Tensor, Tensor> norm_act_backward(const Tensor& grad, const Tensor& x, const Tensor& statistics,
                                              const OptionalTensor& weight, const OptionalTensor& bias,
                                              const OptionalTensor& proxy_mean, const OptionalTensor& proxy_inverse_std,
-                                             int64_t num_groups, bool strided, c10::string_view activation) {
+                                             int64_t num_groups, bool strided, Text activation) {
   const normact::Shape shape = shape_of(x, num_groups, strided, 0.0);
   const Arranged arranged = arrangement_of(x);
-  const Tensor input = x.contiguous(arranged.format), gradient = grad.to(x.scalar_type()).contiguous(arranged.format);
-  const auto float32 = x.options().dtype(at::kFloat);
-  Tensor dx = at::empty_like(input, arranged.format);
-  if (input.numel() == 0) return {dx, at::zeros({4, shape.channels}, float32)};
+  const Tensor input = dense(x, arranged.format), gradient = dense(converted(grad, x.scalar_type()), arranged.format);
+  Tensor dx = empty(x.sizes(), x.scalar_type(), arranged.format);
+  Tensor parameters = empty({4, shape.channels}, ScalarType::Float);
+  if (input.numel() == 0) {
+    std::fill_n(parameters.mutable_data_ptr<float>(), parameters.numel(), 0.0f);
+    return {dx, parameters};
+  }
 
   const ChannelRows rows = rows_of(shape.channels, weight, bias, proxy_mean, proxy_inverse_std);
-  const Tensor planes = at::empty({normact::SUM_PLANES, shape.images, shape.channels}, float32);
+  const Tensor planes = empty({normact::SUM_PLANES, shape.images, shape.channels}, ScalarType::Float);
   const auto plane = [&](int64_t k) { return planes.mutable_data_ptr<float>() + k * shape.images * shape.channels; };
   const normact::ChannelSums sums = {plane(0), plane(1), plane(2), plane(3)};
   const auto backward = arranged.layout == normact::Layout::nchw ? normact::backward_nchw : normact::backward_nhwc;
   backward(shape, channels_of(rows),
-           {input.const_data_ptr(), gradient.const_data_ptr(), dx.mutable_data_ptr(), statistics_data(statistics.contiguous())},
+           {input.const_data_ptr(), gradient.const_data_ptr(), dx.mutable_data_ptr(), statistics_data(dense(statistics))},
            activation_named(activation), element_of(input), sums);
 
-  Tensor parameters = at::empty({4, shape.channels}, float32);
   normact::parameter_gradients(shape, channels_of(rows), sums, activation_named(activation),
                                  parameters.mutable_data_ptr<float>());
   return {dx, parameters};
@@ -153,15 +186,15 @@ ChannelRows proxy_rows(const OptionalTensor& weight, const OptionalTensor& bias,
       return ChannelRows((*given)->numel(), {{&weight, 1.0f}, {&bias, 0.0f}, {&proxy_beta, 0.0f}, {&proxy_gamma, 0.0f}});
     }
   }
-  TORCH_CHECK(false, "proxy statistics of no parameters: give at least one of weight, bias, proxy_beta and proxy_gamma");
+  refuse("proxy statistics of no parameters: give at least one of weight, bias, proxy_beta and proxy_gamma");
 }
 
-std::tuple<Tensor, Tensor, Tensor> proxy_statistics(c10::string_view activation, const OptionalTensor& weight,
+std::tuple<Tensor, Tensor, Tensor> proxy_statistics(Text activation, const OptionalTensor& weight,
                                                     const OptionalTensor& bias, const OptionalTensor& proxy_beta,
                                                     const OptionalTensor& proxy_gamma, double eps) {
   const ChannelRows rows = proxy_rows(weight, bias, proxy_beta, proxy_gamma);
-  Tensor mean = at::empty({rows.channels()}, at::kFloat), inverse_std = at::empty({rows.channels()}, at::kFloat);
-  Tensor slopes = at::empty({4, rows.channels()}, at::kFloat);
+  Tensor mean = empty({rows.channels()}, ScalarType::Float), inverse_std = empty({rows.channels()}, ScalarType::Float);
+  Tensor slopes = empty({4, rows.channels()}, ScalarType::Float);
   normact::proxy_statistics({rows[0], rows[1], rows[2], rows[3]}, rows.channels(), activation_named(activation), (float)eps,
                               mean.mutable_data_ptr<float>(), inverse_std.mutable_data_ptr<float>(),
                               slopes.mutable_data_ptr<float>());
@@ -173,8 +206,8 @@ Tensor proxy_statistics_backward(const OptionalTensor& grad_mean, const Optional
                                  const OptionalTensor& proxy_gamma) {
   const ChannelRows rows = proxy_rows(weight, bias, proxy_beta, proxy_gamma);
   const ChannelRows gradients(rows.channels(), {{&grad_mean, 0.0f}, {&grad_inverse_std, 0.0f}});
-  const Tensor slope = slopes.contiguous();
-  Tensor out = at::empty({4, rows.channels()}, at::kFloat);
+  const Tensor slope = dense(slopes);
+  Tensor out = empty({4, rows.channels()}, ScalarType::Float);
   normact::proxy_statistics_backward({rows[0], rows[1], rows[2], rows[3]}, rows.channels(), gradients[0], gradients[1],
                                        slope.const_data_ptr<float>(), out.mutable_data_ptr<float>());
   return out;
@@ -182,7 +215,7 @@ Tensor proxy_statistics_backward(const OptionalTensor& grad_mean, const Optional
 
 }  // namespace
 
-TORCH_LIBRARY(normact, m) {
+NORMACT_OPERATORS(m) {
   m.def("norm_act(Tensor x, Tensor? weight, Tensor? bias, Tensor? proxy_mean, Tensor? proxy_inverse_std, int num_groups, "
         "bool strided, str activation, float eps) -> (Tensor out, Tensor statistics)");
   m.def("norm_act_again(Tensor x, Tensor statistics, Tensor? weight, Tensor? bias, Tensor? proxy_mean, "
@@ -201,10 +234,10 @@ TORCH_LIBRARY(normact, m) {
         "Tensor? bias, Tensor? proxy_beta, Tensor? proxy_gamma, float eps) -> Tensor");
 }
 
-TORCH_LIBRARY_IMPL(normact, CPU, m) {
-  m.impl("norm_act", norm_act);
-  m.impl("norm_act_again", norm_act_again);
-  m.impl("norm_act_backward", norm_act_backward);
-  m.impl("proxy_statistics", proxy_statistics);
-  m.impl("proxy_statistics_backward", proxy_statistics_backward);
+NORMACT_OPERATORS_ON_CPU(m) {
+  m.impl("norm_act", NORMACT_OPERATOR(norm_act));
+  m.impl("norm_act_again", NORMACT_OPERATOR(norm_act_again));
+  m.impl("norm_act_backward", NORMACT_OPERATOR(norm_act_backward));
+  m.impl("proxy_statistics", NORMACT_OPERATOR(proxy_statistics));
+  m.impl("proxy_statistics_backward", NORMACT_OPERATOR(proxy_statistics_backward));
 }
