@@ -31,8 +31,8 @@ FLOAT32_BYTES = 4  # of what does not grow with the batch: statistics, the proxy
 PIXEL_BYTES = 1  # images travel as bytes and are normalized on the IPU
 
 # Operations on a few values for each channel, such as the proxy's statistics (about forty in each layer). No published
-# number of one. Its parts on an IPU21, in osmarks/ipu-stack (crates/ipu-codegen/src/cost.rs): 600 cycles for an exchange
-# phase (Poplar's own estimate of a global synchronization), 288 measured for a call of six workers with their
+# number of one. Its parts on an IPU21, in osmarks/ipu-stack (crates/ipu-codegen/src/cost.rs): 600 cycles for a phase of
+# exchange (Poplar's own estimate of a global synchronization), 288 measured for a call of six workers with their
 # rendezvous, 11 to launch it: 899, and about 100 for the values. The range is from a call without an exchange (299) to
 # three phases (2,697), as a reduction in two stages takes.
 SMALL_OPERATION_CYCLES = 1000.0

@@ -100,7 +100,7 @@ def on_this_machine(args: Sequence[Any]) -> Tuple[Any, ...]:
 
 
 def devices_on_this_machine(kwargs: Dict[str, Any]) -> Dict[str, Any]:
-    """The same for device="ipu"."""
+    """Do the same for device="ipu"."""
     if _names_ipu(kwargs.get("device")):
         return {**kwargs, "device": torch.device("cpu")}
     return kwargs
