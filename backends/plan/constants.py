@@ -30,8 +30,11 @@ BACKWARD_PASSES = 2
 FLOAT32_BYTES = 4  # of what does not grow with the batch: statistics, the proxy's moments
 PIXEL_BYTES = 1  # images travel as bytes and are normalized on the IPU
 
-# Operations on a few values for each channel, such as the proxy's statistics (about forty in each layer): launching,
-# exchanging and synchronizing take their time. No published number: a guess, and the factors of its range.
+# Operations on a few values for each channel, such as the proxy's statistics (about forty in each layer). No published
+# number of one. Its parts on an IPU21, in osmarks/ipu-stack (crates/ipu-codegen/src/cost.rs): 600 cycles for a phase of
+# exchange (Poplar's own estimate of a global synchronization), 288 measured for a call of six workers with their
+# rendezvous, 11 to launch it: 899, and about 100 for the values. The range is from a call without an exchange (299) to
+# three phases (2,697), as a reduction in two stages takes.
 SMALL_OPERATION_CYCLES = 1000.0
 SMALL_OPERATION_FACTORS = (0.3, 3.0)
 SMALL_BACKWARD_PASSES = 2.2  # 4,460 in the backward pass of ResNet-50 with GN + PN, 2,009 in the forward pass

@@ -11,6 +11,7 @@ import torch
 from ._device import hardware
 from ._device.device_weights import DeviceWeights, ReplicaGrouping
 from ._device.random_state import DeviceGenerator
+from ._device.substitutions import _OverwriteContextManager  # noqa: F401  PopTorch Geometric finds it here
 from ._executor import wrapping
 from ._executor.arguments import ArgumentBinder, BoundArguments, check_same_form
 from ._executor.cleanup import live_executors

@@ -45,6 +45,7 @@ class DeviceRun:
         self.is_training = is_training
         self.checks_finite = False  # stop at a result that is not a number or overflows
         self.memory: Optional[MemoryMeter] = None  # measures it
+        self.made: Set[int] = set()  # addresses of the tensors that forward() made on the device
         self.operators: Optional[OperatorWatch] = None  # refuses what the device cannot compile
         self.auto_scaling: Optional[AutomaticLossScaling] = None  # watches the gradients
         self.losses: List[torch.Tensor] = []

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_
 
 from .._logging import logger
 from ..errors import backend_error
+from ..structures import tensors_in
 from . import device_run
 from .device_run import DeviceRun
 from .finite import require_finite
@@ -22,16 +23,19 @@ from .intercepted_losses import LOSS_HANDLERS
 from .intercepted_norms import NORM_HANDLERS
 from .intercepted_recurrent import RECURRENT_HANDLERS
 from .intercepted_values import require_no_values
-from .marks import is_on_device, mark_on_device
+from .marks import mark_on_device
+from .operand_devices import (
+    FACTORIES,
+    devices_on_this_machine,
+    is_computed_on_device,
+    is_forced_to_device,
+    on_this_machine,
+    require_one_device,
+)
+from .substitutions import _OverwriteContextManager
 
 Handler = Callable[[DeviceRun, Callable[..., Any], Tuple[Any, ...], Dict[str, Any]], Any]
 
-FACTORIES = {
-    getattr(torch, name)
-    for name in (
-        "arange empty full full_like linspace logspace ones rand randint randn randperm range tensor zeros zeros_like"
-    ).split()
-}
 HANDLERS: Dict[Any, Handler] = {**LOSS_HANDLERS, **NORM_HANDLERS, **RECURRENT_HANDLERS}
 KNOWN_WHOLE = {F.one_hot}  # the device never sees what this machine computes it with
 CONVOLUTIONS = {getattr(torch, f"conv{kind}{n}d") for kind in ("", "_transpose") for n in (1, 2, 3)}
@@ -55,7 +59,7 @@ class DeviceMode(TorchFunctionMode):
         self._previous: Optional[DeviceRun] = None
         self._validates = True
         self._changes_getitem = True
-        self._gradients = contextlib.ExitStack()
+        self._entered = contextlib.ExitStack()
 
     def __enter__(self) -> DeviceMode:
         self._previous, device_run.current = device_run.current, self._run
@@ -65,12 +69,13 @@ class DeviceMode(TorchFunctionMode):
         self._changes_getitem = "__getitem__" not in vars(torch.Tensor)
         if self._changes_getitem:
             torch.Tensor.__getitem__ = _getitem  # type: ignore[method-assign, assignment]
-        self._gradients.enter_context(differentiating_the_graph())
+        self._entered.enter_context(differentiating_the_graph())
+        self._entered.enter_context(_OverwriteContextManager())
         return super().__enter__()
 
     def __exit__(self, *details: Any) -> None:
         device_run.current = self._previous
-        self._gradients.close()
+        self._entered.close()
         Distribution.set_default_validate_args(self._validates)
         if self._changes_getitem:
             del torch.Tensor.__getitem__
@@ -83,11 +88,17 @@ class DeviceMode(TorchFunctionMode):
         require_no_values(func, args, kwargs)
         if func in HOOKS_OF_TENSORS:
             return ignored_hook()
+        if self._run.is_tracing and self._run.operators is not None:
+            require_one_device(func, args, kwargs, self._run.made)
+        if func is torch.Tensor.__iter__:
+            rows = args[0].unbind(0)
+            self._note(func, rows, args, kwargs)
+            return iter(rows)
         if func is torch.Tensor.to:
-            args = _on_this_machine(args)
+            args = on_this_machine(args)
         if "device" in kwargs:
-            kwargs = _devices_on_this_machine(kwargs)
-        elif self._run.is_tracing and (func in FACTORIES or (func is torch.normal and not _any_tensor(args, kwargs))):
+            kwargs = devices_on_this_machine(kwargs)
+        elif self._run.is_tracing and is_forced_to_device(func, args, kwargs):
             logger.warning("No device set in torch.%s(): forcing to IPU", func.__name__)
         handler = HANDLERS.get(func)
         call = func if handler is None else functools.partial(_handled, handler, self._run, func)
@@ -98,18 +109,18 @@ class DeviceMode(TorchFunctionMode):
             result = via_float(call, args, kwargs, note_cast)
         else:
             result = _called(call, args, kwargs, note_cast)
-        if isinstance(result, torch.Tensor):
-            self._note(func, (result,), args, kwargs)
-        elif isinstance(result, (tuple, list)):
-            self._note(func, [element for element in result if isinstance(element, torch.Tensor)], args, kwargs)
+        if isinstance(result, (torch.Tensor, tuple, list)):
+            self._note(func, tensors_in(result), args, kwargs)
         return result
 
     def _note(self, func: Any, results: Sequence[torch.Tensor], args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> None:
         """Follow which tensors are on the device, and in which block they are computed."""
-        if not results or not _is_computed_on_device(args, kwargs):
+        if not results or not is_computed_on_device(func, args, kwargs):
             return
         for result in results:
             mark_on_device(result)
+        if self._run.is_tracing and func in FACTORIES:
+            self._run.made.update(result.data_ptr() for result in results)
         if self._run.checks_finite:
             require_finite(results)
         if self._run.auto_scaling is not None:
@@ -145,36 +156,3 @@ def _called(
 
 def _handled(handler: Handler, run: DeviceRun, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return handler(run, func, args, kwargs)
-
-
-def _is_computed_on_device(args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> bool:
-    """Constants of the host stay there; what has a device operand, or no tensor operand at all, is on the device."""
-    any_tensor = False
-    for arg in (*args, *kwargs.values()):
-        for element in arg if isinstance(arg, (tuple, list)) else (arg,):
-            if isinstance(element, torch.Tensor):
-                if is_on_device(element):
-                    return True
-                any_tensor = True
-    return not any_tensor
-
-
-def _any_tensor(args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> bool:
-    return any(isinstance(value, torch.Tensor) for value in (*args, *kwargs.values()))
-
-
-def _on_this_machine(args: Sequence[Any]) -> Tuple[Any, ...]:
-    """Positional "ipu" devices (tensor.to("ipu")) become the CPU that emulates them."""
-    return tuple(torch.device("cpu") if _names_ipu(arg) else arg for arg in args)
-
-
-def _devices_on_this_machine(kwargs: Dict[str, Any]) -> Dict[str, Any]:
-    if _names_ipu(kwargs.get("device")):
-        return {**kwargs, "device": torch.device("cpu")}
-    return kwargs
-
-
-def _names_ipu(value: Any) -> bool:
-    if isinstance(value, torch.device):
-        return value.type == "ipu"
-    return isinstance(value, str) and (value == "ipu" or value.startswith("ipu:"))

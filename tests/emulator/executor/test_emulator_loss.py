@@ -6,7 +6,11 @@ import torch
 import torch.nn.functional as F
 
 X = torch.tensor([[1.0, -2.0, 0.5], [0.3, 0.1, -1.0]])
-LABELS = torch.tensor([2, 0])
+
+
+def labels():
+    """Made where it is used: the device takes no tensor of the host among its operands."""
+    return torch.tensor([2, 0])
 
 
 class Head(torch.nn.Module):
@@ -37,30 +41,37 @@ def true_gradient(loss):
 
 
 def nll(z):
-    return F.nll_loss(F.log_softmax(z, 1), LABELS)
+    return F.nll_loss(F.log_softmax(z, 1), labels())
 
 
-ZEROS, ONES = torch.zeros(2, 3), torch.ones(2, 3)
+def zeros():
+    return torch.zeros(2, 3)
+
+
+def ones():
+    return torch.ones(2, 3)
+
+
 MARKED = [
-    lambda z: F.l1_loss(z, ZEROS),
-    lambda z: F.mse_loss(z, ONES),
-    lambda z: F.smooth_l1_loss(z, ONES),
+    lambda z: F.l1_loss(z, zeros()),
+    lambda z: F.mse_loss(z, ones()),
+    lambda z: F.smooth_l1_loss(z, ones()),
     nll,
-    lambda z: F.cross_entropy(z, LABELS),
-    lambda z: F.cross_entropy(z, LABELS, ignore_index=0),
-    lambda z: F.cross_entropy(z, LABELS, reduction="sum"),
-    lambda z: F.binary_cross_entropy(torch.sigmoid(z), ONES),
-    lambda z: F.binary_cross_entropy_with_logits(z, ONES),
-    lambda z: F.kl_div(F.log_softmax(z, 1), ONES / 3, reduction="sum"),
-    lambda z: F.poisson_nll_loss(z, ONES),
-    lambda z: F.hinge_embedding_loss(z, ONES),
-    lambda z: F.soft_margin_loss(z, ONES),
-    lambda z: F.multilabel_soft_margin_loss(z, ONES),
-    lambda z: F.cosine_embedding_loss(z, ONES, torch.tensor([1, -1])),
-    lambda z: F.margin_ranking_loss(z, ZEROS, ONES),
-    lambda z: F.triplet_margin_loss(z, ZEROS, ONES),
-    lambda z: F.ctc_loss(F.log_softmax(z[:, None], -1), LABELS[None, :1], [2], [1]),
-    lambda z: F.l1_loss(z, ZEROS, reduction="none"),
+    lambda z: F.cross_entropy(z, labels()),
+    lambda z: F.cross_entropy(z, labels(), ignore_index=0),
+    lambda z: F.cross_entropy(z, labels(), reduction="sum"),
+    lambda z: F.binary_cross_entropy(torch.sigmoid(z), ones()),
+    lambda z: F.binary_cross_entropy_with_logits(z, ones()),
+    lambda z: F.kl_div(F.log_softmax(z, 1), ones() / 3, reduction="sum"),
+    lambda z: F.poisson_nll_loss(z, ones()),
+    lambda z: F.hinge_embedding_loss(z, ones()),
+    lambda z: F.soft_margin_loss(z, ones()),
+    lambda z: F.multilabel_soft_margin_loss(z, ones()),
+    lambda z: F.cosine_embedding_loss(z, ones(), torch.tensor([1, -1])),
+    lambda z: F.margin_ranking_loss(z, zeros(), ones()),
+    lambda z: F.triplet_margin_loss(z, zeros(), ones()),
+    lambda z: F.ctc_loss(F.log_softmax(z[:, None], -1), labels()[None, :1], [2], [1]),
+    lambda z: F.l1_loss(z, zeros(), reduction="none"),
 ]
 
 
@@ -89,7 +100,7 @@ def test_what_forward_returns_does_not_matter():
 
 def test_a_loss_that_another_is_computed_from_does_not_count():
     def total(z):
-        return poptorch.identity_loss(nll(z) + 3 * F.l1_loss(z, ZEROS), "none")
+        return poptorch.identity_loss(nll(z) + 3 * F.l1_loss(z, zeros()), "none")
 
     torch.testing.assert_close(trained_gradient(total), true_gradient(lambda z: nll(z) + 3 * z.abs().mean()))
 
@@ -101,18 +112,18 @@ def test_no_loss_is_an_error():
 
 def test_two_independent_losses_are_an_error():
     with pytest.raises(poptorch.Error, match="Multiple independent losses found in graph"):
-        trained_gradient(lambda z: nll(z) + F.l1_loss(z, ZEROS))
+        trained_gradient(lambda z: nll(z) + F.l1_loss(z, zeros()))
 
 
 def test_bare_label_smoothing_trains_on_its_nll_part_alone():
-    got = trained_gradient(lambda z: F.cross_entropy(z, LABELS, label_smoothing=0.3))
+    got = trained_gradient(lambda z: F.cross_entropy(z, labels(), label_smoothing=0.3))
     torch.testing.assert_close(got, true_gradient(nll))
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_wrapped_label_smoothing_trains_on_all_of_it_and_has_torchs_value(reduction):
     def smoothed(z):
-        return F.cross_entropy(z, LABELS, label_smoothing=0.3, reduction=reduction, ignore_index=0)
+        return F.cross_entropy(z, labels(), label_smoothing=0.3, reduction=reduction, ignore_index=0)
 
     got = trained_gradient(lambda z: poptorch.identity_loss(smoothed(z), "none"))
     torch.testing.assert_close(got, true_gradient(smoothed), rtol=1e-5, atol=1e-6)
@@ -122,20 +133,20 @@ def test_wrapped_label_smoothing_trains_on_all_of_it_and_has_torchs_value(reduct
 
 def test_probability_targets_are_no_loss():
     with pytest.raises(poptorch.Error, match="Couldn't find a loss"):
-        trained_gradient(lambda z: F.cross_entropy(z, ONES / 3))
+        trained_gradient(lambda z: F.cross_entropy(z, ones() / 3))
 
 
 def test_class_weights_are_refused():
     with pytest.raises(poptorch.Error, match='Parameter "weight" is unsupported'):
-        trained_gradient(lambda z: F.cross_entropy(z, LABELS, weight=torch.ones(3)))
+        trained_gradient(lambda z: F.cross_entropy(z, labels(), weight=torch.ones(3)))
 
 
 def test_the_batch_mean_of_kl_div_is_outside_the_loss():
-    got = trained_gradient(lambda z: F.kl_div(F.log_softmax(z, 1), ONES / 3, reduction="batchmean"))
-    expected = true_gradient(lambda z: F.kl_div(F.log_softmax(z, 1), ONES / 3, reduction="sum"))
+    got = trained_gradient(lambda z: F.kl_div(F.log_softmax(z, 1), ones() / 3, reduction="batchmean"))
+    expected = true_gradient(lambda z: F.kl_div(F.log_softmax(z, 1), ones() / 3, reduction="sum"))
     torch.testing.assert_close(got, expected)
 
 
 def test_labels_of_32_bits_are_labels():
-    got = trained_gradient(lambda z: F.cross_entropy(z, LABELS.int()))
-    torch.testing.assert_close(got, true_gradient(lambda z: F.cross_entropy(z, LABELS)))
+    got = trained_gradient(lambda z: F.cross_entropy(z, labels().int()))
+    torch.testing.assert_close(got, true_gradient(lambda z: F.cross_entropy(z, labels())))
