@@ -43,7 +43,7 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module, undecayed: Abstra
     unknown = sorted(undecayed - named.keys())
     if unknown:
         raise ValueError(
-            f"{len(unknown)}names without weight decay are not parameters of the model: {', '.join(unknown[:5])}; "
+            f"{len(unknown)} names without weight decay are not parameters of the model: {', '.join(unknown[:5])}; "
             "pass names of this model's named_parameters()"
         )
     is_undecayed = {id(named[name]) for name in undecayed}

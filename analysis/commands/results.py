@@ -14,6 +14,7 @@ from analysis.comparison.written import answer
 from analysis.results_file import MAX_BYTES, ResultsError
 from configs.atomic_file import replace_file
 from configs.bounded_file import read_bounded
+from configs.counted import counted
 
 
 class _BlockParser(argparse.ArgumentParser):
@@ -45,7 +46,7 @@ def results(options: argparse.Namespace) -> None:
         ]
         if wrong:
             raise ResultsError(f"{', '.join(wrong)}: not what the result files say; run `python analyze.py results`")
-        print(f"{options.page} and {len(pictures)}pictures match the result files")
+        print(f"{options.page} and {counted(len(pictures), "picture")} match the result files")
         return
     for picture, folder in pictures:
         print(picture.save(folder))
