@@ -46,7 +46,7 @@ def results(options: argparse.Namespace) -> None:
         ]
         if wrong:
             raise ResultsError(f"{', '.join(wrong)}: not what the result files say; run `python analyze.py results`")
-        print(f"{options.page} and {counted(len(pictures), "picture")} match the result files")
+        print(f"{options.page} and {counted(len(pictures), 'picture')} match the result files")
         return
     for picture, folder in pictures:
         print(picture.save(folder))
