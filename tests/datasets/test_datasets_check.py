@@ -49,7 +49,8 @@ def test_every_fault_of_a_folder_is_listed(folder, capsys):
     text = "\n".join(lines)
     assert "error: not in the expected layout: 6" in text
     for part in (
-        "val/notes.txt: not a class folder", "ant/list.csv: not an image file", "bee/gone.jpg: not an image file",
+        "val/notes.txt: not a class folder", "ant/list.csv: not a file, or not an image by its name",
+        "bee/gone.jpg: not a file, or not an image by its name",
         "val/empty: a class without images", "class cat is in train alone", "class empty is in val alone",
     ):  # fmt: skip
         assert part in text

@@ -422,7 +422,7 @@ def test_files_that_are_no_archive_never_reach_torch(tmp_path: Path, monkeypatch
     monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("torch.load was called"))
     path = tmp_path / "legacy.pt"
     torch.save({"format": 3, **make_state(1)}, path, _use_new_zipfile_serialization=False)
-    with pytest.raises(CheckpointError, match="no checkpoint"):
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
         load_checkpoint(path)
 
 

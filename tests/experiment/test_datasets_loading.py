@@ -126,7 +126,7 @@ def test_a_failing_loading_process_gives_one_clear_error_in_time(fail, message):
     ],
     ids=repr,
 )
-@pytest.mark.parametrize(("fail", "reason"), [(kill, "was ended by the signal Killed"), (leave, "with exit code 7")])
+@pytest.mark.parametrize(("fail", "reason"), [(kill, "was ended by the signal Killed"), (leave, "exited with code 7")])
 def test_how_the_end_of_a_loading_process_is_seen_does_not_change_what_is_said(fail, reason, seen):
     """Each of these was seen, depending on the moment; processes that end regularly are none that failed."""
     context = multiprocessing.get_context("fork")
