@@ -295,7 +295,7 @@ def test_frozen_parameters_are_left_out_and_named(caplog: pytest.LogCaptureFixtu
 
 
 def test_unknown_undecayed_names_are_errors() -> None:
-    with pytest.raises(ValueError, match="1names without weight decay are not parameters of the model: gama;"):
+    with pytest.raises(ValueError, match="1 names without weight decay are not parameters of the model: gama;"):
         build_optimizer(OptimizerConfig(name="sgd", learning_rate=0.1), Scalars(), {"gama"})
 
 
