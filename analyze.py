@@ -51,7 +51,7 @@ from training.weights import load_model_state
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Run the command line and returns the exit code.
+    """Run the command line and return the exit code.
 
     0 done, 2 wrong arguments or files, 3 data, 4 checkpoint, 130 stopped by Ctrl-C.
     """

@@ -56,7 +56,7 @@ EXPORTED = (".pt2", ".onnx")
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Run the command line and returns the exit code: 0 done, 2 configuration, 3 data, 4 checkpoint, 74 disk."""
+    """Run the command line and return the exit code: 0 done, 2 configuration, 3 data, 4 checkpoint, 74 disk."""
     options = parse_arguments(arguments)
     try:
         if options.image is not None:

@@ -31,7 +31,7 @@ IMAGES = 8  # compared
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Run the command line and returns the exit code: 0 done, 2 configuration, 4 checkpoint or parity, 74 disk."""
+    """Run the command line and return the exit code: 0 done, 2 configuration, 4 checkpoint or parity, 74 disk."""
     options = parse_arguments(arguments)
     try:
         export(options)
@@ -59,7 +59,7 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
 
 
 def export(options: argparse.Namespace) -> None:
-    """Write the file, reads it again, and compares."""
+    """Write the file, read it again, and compare."""
     path = options.out or (options.run if options.run.is_dir() else options.run.parent) / f"model.{options.format}"
     if path.suffix != f".{options.format}":
         raise ConfigError(f"--out {path}: the name of this format ends in .{options.format}")

@@ -33,7 +33,7 @@ _CHANGED_SHOWN = 5
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Run the command line and returns the exit code.
+    """Run the command line and return the exit code.
 
     0 all runs have a result, 1 some failed, 2 refused before anything ran, 74 disk, 75 and 130 stopped by SIGTERM and
     SIGINT.
@@ -124,7 +124,7 @@ def list_states(plan: Plan, results: Results, runs: Path) -> List[Tuple[str, str
 
 
 def tell(outcome: Outcome) -> int:
-    """Return what failed, last, where it is seen. Returns the exit code."""
+    """Print what failed, last, where it is seen; return the exit code."""
     for trial, reason in outcome.failed.items():
         print(f"failed: {trial}: {reason}", file=sys.stderr)
     if outcome.stopped_by:

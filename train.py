@@ -48,7 +48,7 @@ from training.schedule import build_schedule
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
-    """Run the command line and returns the exit code.
+    """Run the command line and return the exit code.
 
     0 done, 2 configuration, 3 data, 4 checkpoint, 5 non-finite loss, 74 disk, 75 and 130 saved and stopped by SIGTERM
     and SIGINT, 76 another process of the run is gone.

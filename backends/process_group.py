@@ -73,7 +73,7 @@ def explained_loss() -> Iterator[None]:
 
 
 def leave() -> None:
-    """Leave the group, if there is one, and waits for the end of its threads.
+    """Leave the group, if there is one, and wait for the end of its threads.
 
     Each of gloo's threads lets go of the tensors of a collective after whoever waited for it has gone on. Where that is
     the last reference it needs Python's interpreter, and aborts the process that is just taking it apart. So the group

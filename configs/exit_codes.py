@@ -53,6 +53,6 @@ def printable(text: str) -> str:
 
 
 def explain(error: BaseException) -> int:
-    """Print the error as one line, its passwords hidden, and returns its exit code."""
+    """Print the error as one line, its passwords hidden, and return its exit code."""
     print(f"error: {printable(hide_passwords(str(error)))}", file=sys.stderr)
     return exit_code_of(error)

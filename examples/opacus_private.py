@@ -23,7 +23,7 @@ NORMS = {"GN": NormActFactory(max_groups=8, proxy=False), "GN+PN": NormActFactor
 
 
 def train(norm: str, seed: int, images: Images, options: argparse.Namespace) -> float:
-    """Top-1 on the test images after private training; prints what it spent."""
+    """Return top-1 on the test images after private training, and print what it spent."""
     torch.manual_seed(seed)
     model = SmallNet(NORMS[norm], images.num_classes)
     loader = DataLoader(TensorDataset(images.train, images.train_labels), batch_size=options.batch_size)

@@ -34,7 +34,7 @@ class Aside:
             self.wait()
 
     def wait(self) -> None:
-        """Return when the work is done.
+        """Wait until the work is done.
 
         Raises:
             Exception: its error.

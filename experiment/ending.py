@@ -16,7 +16,7 @@ from configs.standard_streams import open_standard_streams
 
 
 def end_with(main: Callable[[], int]) -> NoReturn:
-    """Run a command and ends the process with its exit code, 1 after an error that is none of the user's.
+    """Run a command and end the process with its exit code, 1 after an error that is none of the user's.
 
     A process that has been in a group of processes does all that Python does at its end but the last: the interpreter
     is not taken apart. A group that could not be left whole, as in an error's traceback, has threads that may need it.

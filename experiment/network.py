@@ -100,7 +100,7 @@ def build_classifier(config: Config, data: DataSets, network: ImageClassifier) -
 
 
 def freeze(config: ModelConfig, network: ImageClassifier) -> List[nn.Module]:
-    """Freeze all but model.train_only, and returns the frozen modules.
+    """Freeze all but model.train_only, and return the frozen modules.
 
     Raises:
         ConfigError: a name that is not a module.

@@ -50,7 +50,7 @@ class RunFolder:
         self._lock: Optional[IO[str]] = None
 
     def acquire(self, resume: bool) -> None:
-        """Make the folder and takes its lock.
+        """Make the folder and take its lock.
 
         Raises:
             RunFolderError: it cannot be written, another run holds it, or it holds a run and `resume` is false.

@@ -107,7 +107,7 @@ class RunOutput:
         self._aside.start(write)
 
     def settle(self) -> None:
-        """Return when all is on the disk.
+        """Wait until all is on the disk.
 
         Raises:
             Exception: the error of what was not written.

@@ -36,7 +36,7 @@ class Bar:
         self._bar.close()
 
     def show(self, done: float, gained: float) -> None:
-        """Run done, with parts of those under way; `gained`: how many of them since the start."""
+        """Show how far the grid is: runs done, with parts of those under way, and how many of them since the start."""
         minutes = (time.monotonic() - self._started) / 60
         self._left = f", {time_left(60 * minutes / gained * (self._total - done))}" if gained > 0 else ""
         self._bar.n = done

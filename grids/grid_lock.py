@@ -18,7 +18,7 @@ _HOLDER_CHARACTERS = 200  # pid and machine
 
 @contextlib.contextmanager
 def grid_lock(folder: Path) -> Iterator[int]:
-    """Hold <folder>/grid.lock; gives its descriptor, which runs inherit and so keep locked while they live.
+    """Hold <folder>/grid.lock; yield its descriptor, which runs inherit and so keep locked while they live.
 
     Raises:
         RunFolderError: another runner holds it, or the folder cannot be written.

@@ -38,7 +38,7 @@ def add(commands: Commands, import_module: Callable[[str], Any]) -> None:
 
 
 def conversion(options: argparse.Namespace) -> None:
-    """Survey what is not in the file of results yet, and writes the page of all that is."""
+    """Survey what is not in the file of results yet, and write the page of all that is."""
     options.rows.parent.mkdir(parents=True, exist_ok=True)
     done = {(row.library, row.name) for row in read_rows(options.rows)}
     left: List[str] = []

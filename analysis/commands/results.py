@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
 
 
 def results(options: argparse.Namespace) -> None:
-    """Fill the page's blocks and draws their pictures, or checks that they are as they would be."""
+    """Fill the page's blocks and draw their pictures, or check that they are as they would be."""
     try:
         text = read_bounded(options.page, MAX_BYTES).decode("utf-8")
     except OSError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
@@ -133,12 +133,12 @@ def compare_rows(
         if name not in names:
             near = get_close_matches(name, names, n=3) or names
             raise ResultsError(f"{option}: no row is called {name}; {', '.join(near)}")
-    others = dict(pairs)
-    if len(others) < len(pairs):
+    if len(dict(pairs)) < len(pairs):
         raise ResultsError("--pair: a row is compared with one other; two pairs begin with the same row")
+    alone = Comparison(metric, tuple(summaries), against, tuple(pairs))
     by_place = {(summary.row.name, summary.row.column): summary for summary in summaries}
-    found = [by_place.get((others.get(each.row.name, against), each.row.column)) for each in summaries]
-    return Comparison(metric, tuple(map(_against, summaries, found)), against, tuple(pairs))
+    found = [by_place.get((alone.reference_of(each), each.row.column)) for each in summaries]
+    return replace(alone, summaries=tuple(map(_against, summaries, found)))
 
 
 def notes_of(comparison: Comparison) -> List[str]:

@@ -96,8 +96,7 @@ def _sources(path: Path) -> List[Path]:
     if not files:
         raise ResultsError(
             f"{path} is not a run folder (it has no config.yaml) and holds neither result files (ROW.seedN.json) "
-            "nor run "
-            "folders"
+            "nor run folders"
         )
     return files
 

@@ -145,9 +145,8 @@ def refuse_clipping(config: OptimizerConfig) -> None:
     if config.clip_norm is not None:
         raise DeviceError(
             f"optimizer.clip_norm {config.clip_norm} limits the gradient, which PopTorch does for none of these "
-            "optimizers "
-            "(its max_grad_norm limits the update after momentum, RMSprop has none, and the norm is not reported); "
-            "remove it for IPUs"
+            "optimizers (its max_grad_norm limits the update after momentum, RMSprop has none, and the norm is not "
+            "reported); remove it for IPUs"
         )
 
 

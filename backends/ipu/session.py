@@ -165,7 +165,7 @@ class IpuSession:
         return options
 
     def _train_on_device(self, inputs: List[torch.Tensor]) -> None:
-        """Give the IPUs to training, compiles it at first, and sends a loaded state and the learning rate."""
+        """Give the IPUs to training, compile it at first, and send a loaded state and the learning rate."""
         if _is_attached(self._inference):
             self._inference.detachFromDevice()
         if self._training is None:

@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run_step(step: Step, options: argparse.Namespace) -> Dict[str, Any]:
-    """Run a step in a process and says how it ended."""
+    """Run a step in a process and say how it ended."""
     command = [sys.executable, "-m", "backends.ipu_report.step", step.name, options.device, options.system]
     start = time.monotonic()
     process = subprocess.Popen(

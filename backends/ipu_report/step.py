@@ -17,7 +17,7 @@ from configs.schema.device import DeviceConfig, IpuConfig
 
 
 def main(arguments: List[str]) -> int:
-    """Run the step and prints what it found."""
+    """Run the step and print what it found."""
     name, device, system, ipus = arguments
     print(MARK + json.dumps(run_step(name, device, system, int(ipus))))
     return 0

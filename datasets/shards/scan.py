@@ -145,8 +145,7 @@ def _row(path: str, file: BinaryIO, sample: Sample, is_scattered: bool) -> Optio
         if last_suffix(extension) in EXTENSIONS:
             raise DataError(
                 f"{path}: {member.name} is not taken for an image: its key ends at the first dot of the name; keep "
-                "that "
-                "dot for the extension alone"
+                "that dot for the extension alone"
             )
     return None
 

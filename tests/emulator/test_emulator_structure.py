@@ -17,7 +17,7 @@ def module_of(path, root):
 
 
 def imports_of(path, module, modules):
-    """Return the modules of `modules` that a file imports, wherever in it the import stands."""
+    """Yield the modules of `modules` that a file imports, wherever in it the import stands."""
     package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

@@ -57,7 +57,7 @@ def restore_model(model: torch.nn.Module) -> None:
 
 
 def restore(obj: Any) -> Any:
-    """Give a module or tensor back the wrapping that was set aside, if any; returns it."""
+    """Give a module or tensor back the wrapping that was set aside, if any; return it."""
     wrapper = _set_aside_classes.get(obj)
     if wrapper is not None:
         obj.__class__ = wrapper
