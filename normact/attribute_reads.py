@@ -26,8 +26,9 @@ def watched_reads(modules: Collection[nn.Module]) -> Iterator[Reads]:
     def watching(read: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
         def read_and_note(self: Any, name: str) -> Any:
             if self in reads:
-                reader = str(sys._getframe(1).f_globals.get("__name__"))
-                if not reader.startswith(("torch.", "normact.")):
+                reader = sys._getframe(1)
+                is_its_own = next(iter(reader.f_locals.values()), None) is self  # a method of the module itself
+                if not is_its_own and not str(reader.f_globals.get("__name__")).startswith(("torch.", "normact.")):
                     reads[self].add(name)
             return read(self, name)
 

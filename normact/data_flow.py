@@ -84,7 +84,7 @@ def _taken_tensors(part: TracedPart, of: Collection[nn.Module]) -> Iterator[Tupl
         if node.op == "get_attr":
             path, _, name = str(node.target).rpartition(".")
             module = part.modules.get(path)
-            if module is not None and module in of:
+            if path and module is not None and module in of:  # a part that is a norm takes its own
                 yield module, name
 
 

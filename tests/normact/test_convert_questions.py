@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normact import ConversionReport, NormActFactory, convert_norm
+from normact.recognize import _KNOWN
 
 SAME = NormActFactory(norm="batch", proxy=False)
 PROXY = NormActFactory(num_groups=4)
@@ -59,6 +60,11 @@ class Untraceable(Net):
     def scaled(self, y: Tensor) -> Tensor:
         norm = self.norm
         return y * norm.running_var.mean()
+
+
+class NotTraced(Net):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x) if x.abs().max() < 1e9 else x
 
 
 class NotTaken(Net):
@@ -229,6 +235,22 @@ def test_a_layer_answers_as_torchs_norms_do_and_nothing_that_it_is_not() -> None
     for name in ("running_var", "momentum", "track_running_stats"):
         assert not hasattr(layer, name) and not hasattr(NormActFactory(norm="batch")(8, "relu"), name)
     assert not hasattr(NormActFactory(norm="none")(8, "relu"), "eps")
+
+
+class OwnName(nn.GroupNorm):
+    """A norm under a library's name, whose forward reads an attribute of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 8)
+        self.fast_norm = False
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) if not self.fast_norm else input
+
+
+def test_what_a_norm_asks_itself_is_no_question_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("normact.recognize._KNOWN", _KNOWN | {f"{__name__}.OwnName"})
+    assert report_of(NotTraced(OwnName())).norms[0].replaced_by == "group"
 
 
 def marked(norm: nn.Module) -> nn.Module:
