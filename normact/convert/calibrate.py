@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Dict, NamedTuple, Tuple, Union
 
@@ -105,8 +106,15 @@ def calibrate_layers(
 
     Source: the moments of phi under the proxy are Labatie et al. 2021, Eq. 7.
     """
-    takers = takers_of(model, layers)
     rows: Dict[NormAct, CalibratedLayer] = {}
+    holders = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
+    for layer, source in layers.items():
+        if any(holders[id(parameter)] > 1 for parameter in (layer.weight, layer.bias) if parameter is not None):
+            # One gamma cannot have the moments of two places.
+            output = "" if layer.proxy is None else "changed"
+            rows[layer] = CalibratedLayer(source.path, output, "not calibrated: others hold its gamma or beta too")
+    free = {layer: source for layer, source in layers.items() if layer not in rows}
+    takers = takers_of(model, free)
 
     def before(layer: nn.Module, inputs: Tuple[Tensor, ...]) -> None:
         assert isinstance(layer, NormAct)
@@ -120,7 +128,7 @@ def calibrate_layers(
         rows[layer] = CalibratedLayer(layers[layer].path, output, note)
 
     modes = [(module, module.training) for module in model.modules()]
-    handles = [layer.register_forward_pre_hook(before) for layer in layers]
+    handles = [layer.register_forward_pre_hook(before) for layer in free]
     try:
         model.eval()
         model(images)

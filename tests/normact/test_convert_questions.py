@@ -286,6 +286,11 @@ def test_a_norm_that_torch_does_not_see_is_in_the_report() -> None:
     assert rows["norm"].proxy and "plain attribute" in rows["hidden['a'][0]"].reason
 
 
+def test_a_second_conversion_finds_nothing_to_do() -> None:
+    converted, _ = convert_norm(Net(), PROXY)
+    assert report_of(converted).norms == ()
+
+
 def test_a_graph_module_is_rewritten_by_its_graph() -> None:
     converted, report = convert_norm(torch.fx.symbolic_trace(Net()), PROXY)
     x = torch.randn(2, 3, 6, 6)
