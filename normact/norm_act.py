@@ -19,6 +19,7 @@ from normact.norm import Groups, Norm
 from normact.norms import check_values_per_group
 from normact.proxy import mid_quantiles, proxy_statistics
 from normact.reference import proxy_normalize, reference_norm_act
+from normact.torch_norm_names import TorchNormNames
 
 try:
     from torch.compiler import is_compiling
@@ -74,7 +75,7 @@ class GroupSettings(NamedTuple):
     recompute: bool
 
 
-class NormAct(nn.Module):
+class NormAct(TorchNormNames):
     """A norm, its affine, its activation and Proxy Normalization in one module.
 
     Formula: y = norm(x), z = phi(weight_c y + bias_c), out = (z - m_c) / sqrt(v_c + eps), where m_c and v_c
@@ -166,7 +167,8 @@ class NormAct(nn.Module):
         """Name of the activation; None where there is none."""
         return None if self.phi is None else activation_name(self.phi)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # as torch's norms call it, for calls by keyword
+        x = input
         if type(self.weight).__name__ == "ExpandedWeight":
             from normact.per_sample import with_expanded_weights  # leans on torch's private parts: only where asked for
 

@@ -46,6 +46,13 @@ _EXTENDED = (
     nn.GroupNorm,
     nn.LayerNorm,
 )
+_STATE_HOOKS = (
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+_TENSORS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
 _CALLED_A_NORM = re.compile("Norm(?!al|er|Free)")
 
 
@@ -98,6 +105,11 @@ def _kept(reason: str) -> NormDescription:
 def _why_not_its_class_alone(module: nn.Module) -> str:
     if hooks_of(module):
         return "has hooks, which another layer would not run as they are; remove them before the conversion"
+    if any(getattr(module, name, None) for name in _STATE_HOOKS):
+        return "has hooks of its state, which is not that of another layer; remove them before the conversion"
+    unknown = sorted({*module._parameters, *module._buffers} - _TENSORS)
+    if unknown:
+        return f"holds tensors of unknown use: {', '.join(unknown)}"
     if "forward" in vars(module):
         return "its forward was replaced on the instance"
     return ""

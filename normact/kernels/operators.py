@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
+from pathlib import Path
 from typing import Any, Callable, List, Optional, Tuple
 
 import torch
@@ -58,51 +59,58 @@ def has_fused_kernels() -> bool:
 
 def _load() -> Optional[str]:
     from normact.kernels.cpu.build import torch_version
+    from normact.kernels.cpu.compiler import BuildError
+    from normact.kernels.cpu.streaming import stream_from, streamed_bytes
 
     if torch_version() < OLDEST_TORCH:
         return f"torch {torch.__version__} is older than {OLDEST_TORCH[0]}.{OLDEST_TORCH[1]}"
-    if not _load_prebuilt():
-        reason = _load_built()
-        if reason is not None:
-            return reason
+    try:
+        size = streamed_bytes()
+        library = _load_prebuilt() or _load_built()
+    except BuildError as error:
+        return str(error)
+    stream_from(library, size)
     _register_shapes()
     register_transforms()
     return None
 
 
-def _load_prebuilt() -> bool:
-    """Load the library that a wheel brings; False where there is none for this machine."""
+def _load_prebuilt() -> Optional[Path]:
+    """Load the library that a wheel brings; None where there is none for this machine."""
     from normact.kernels.cpu.prebuilt import prebuilt_library
 
     library = prebuilt_library()
     if library is None:
-        return False
+        return None
     try:
         from normact.kernels.gradients import register_gradients
 
         torch.ops.load_library(str(library))
     except (ImportError, OSError) as error:  # another torch than those it was tried with, or an older C library
         logger.warning("the wheel's kernels do not load here (%s), so they are built", error)
-        return False
+        return None
     logger.info("kernels of the wheel: %s", library.name)
     register_gradients()
-    return True
+    return library
 
 
-def _load_built() -> Optional[str]:
-    """Build the library if it is not there, and load it; the reason where that fails."""
+def _load_built() -> Path:
+    """Build the library if it is not there, and load it.
+
+    Raises:
+        BuildError: it cannot be built, or does not load.
+    """
     from normact.kernels.cpu.build import build_library
     from normact.kernels.cpu.compiler import BuildError
 
-    try:
-        library = build_library()
-    except BuildError as error:
-        return str(error)
+    library = build_library()
     try:
         torch.ops.load_library(str(library))
     except OSError as error:  # it is whole: its sum was compared
-        return f"the built library does not load ({error}); remove {library.parent} to have it built again"
-    return None
+        raise BuildError(
+            f"the built library does not load ({error}); remove {library.parent} to have it built again"
+        ) from error
+    return library
 
 
 def _load_on_cuda() -> Optional[str]:

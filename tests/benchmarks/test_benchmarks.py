@@ -6,7 +6,7 @@ import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import pytest
 import torch
@@ -29,6 +29,7 @@ from benchmarks import (
 from benchmarks.networks import BATCH_NORM, CHANNELS_LAST_BFLOAT16, GNPN, GNPN_RECOMPUTE, NCHW_FLOAT32, NO_NORM
 from benchmarks.protocol import Timing, measure
 from benchmarks.results import write_results
+from benchmarks.streaming import least_worthwhile
 from datasets import pack
 from normact import kernels
 
@@ -310,3 +311,15 @@ def test_only_batches_of_a_loader_under_way_count(monkeypatch: pytest.MonkeyPatc
     train = loading.small_images(channels=1, side=4, padding=0)
     assert loading.time_loader(train, 8, 40, workers, step) == 16
     assert sum(seen[1 + 2 * workers :]) >= 40
+
+
+@pytest.mark.parametrize(
+    "ratios, expected",
+    [
+        ({1: 0.9, 2: 0.9}, 1),
+        ({1: 0.9, 2: 1.0, 4: 0.97, 8: 0.5}, 4),  # a gain below a loss does not count
+        ({1: 0.5, 2: 0.98}, None),
+    ],
+)
+def test_streaming_begins_where_every_larger_output_gains(ratios: Dict[int, float], expected: Optional[int]) -> None:
+    assert least_worthwhile(ratios) == expected

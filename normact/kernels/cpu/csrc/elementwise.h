@@ -32,13 +32,13 @@ struct ForwardVectors {
 
 template <Activation kind, typename T>
 PROXYNORM_INLINE Vec mapped(Vec x, const ForwardVectors& map) {
-  const Vec z = map.scale * (x - map.center) + map.offset;
+  const Vec z = multiply_add(map.scale, x - map.center, map.offset);
   if constexpr (kind == Activation::identity) {
     return z;
   } else if constexpr (kind == Activation::relu) {
     return at_least(z, map.shift);   // max(scale t + offset, 0) + shift, with shift already in the offset
   } else {
-    return activate<kind, T>(z) * map.gain + map.shift;
+    return multiply_add(activate<kind, T>(z), map.gain, map.shift);
   }
 }
 
@@ -121,7 +121,7 @@ PROXYNORM_INLINE Vec gradient_of_z(Vec x, Vec g, const BackwardVectors& map) {
 }
 
 PROXYNORM_INLINE Vec input_gradient(Vec x, Vec d, const InputGradientVectors& constants) {
-  return constants.slope * d + (constants.tilt * (x - constants.map.center) + constants.level);
+  return multiply_add(constants.slope, d, multiply_add(constants.tilt, x - constants.map.center, constants.level));
 }
 
 }  // namespace normact

@@ -14,7 +14,8 @@ void forward_nchw(const Shape& shape, const Channels& channels, const Tensors& t
       const T* image = static_cast<const T*>(tensors.x) + n * image_size;
       GroupStatistics& statistics = tensors.statistics[unit];
       if (!have_statistics) statistics = group_statistics_nchw(shape, image, group);
-      map_group_nchw<kind()>(shape, channels, image, static_cast<T*>(tensors.out) + n * image_size, group, statistics);
+      map_group_nchw<kind()>(shape, channels, image, static_cast<T*>(tensors.out) + n * image_size, group, statistics,
+                             tensors.streamed);
     });
   });
 }
@@ -28,7 +29,8 @@ void backward_nchw(const Shape& shape, const Channels& channels, const Tensors& 
       const int64_t n = unit / shape.groups, group = unit % shape.groups;
       backward_group_nchw<kind()>(shape, channels, static_cast<const T*>(tensors.x) + n * image_size,
                                   static_cast<const T*>(tensors.grad) + n * image_size,
-                                  static_cast<T*>(tensors.out) + n * image_size, n, group, tensors.statistics[unit], sums);
+                                  static_cast<T*>(tensors.out) + n * image_size, n, group, tensors.statistics[unit], sums,
+                                  tensors.streamed);
     });
   });
 }

@@ -29,25 +29,28 @@ GroupStatistics group_statistics_nchw(const Shape& shape, const T* image, int64_
   return group_statistics(moments, shape.eps);
 }
 
-template <Activation kind, typename T>
+template <Activation kind, bool streamed, typename T>
 PROXYNORM_INLINE void map_row(const T* x, T* out, int64_t n, float center, const ForwardConstants& constants) {
   const ForwardVectors map = {broadcast(center), broadcast(constants.scale), broadcast(constants.offset),
                               broadcast(constants.gain), broadcast(constants.shift)};
   for_each_pair(n, [&](int64_t i, int live) __attribute__((always_inline)) {
-    prefetch_for_writing(out + i);
+    if (!streamed) prefetch_for_writing(out + i);
     const Pair v = load_pair(x + i, live);
-    store_pair(out + i, {mapped<kind, T>(v.a, map), mapped<kind, T>(v.b, map)}, live);
+    write_pair<streamed>(out + i, {mapped<kind, T>(v.a, map), mapped<kind, T>(v.b, map)}, live);
   });
 }
 
 template <Activation kind, typename T>
 void map_group_nchw(const Shape& shape, const Channels& channels, const T* image, T* out, int64_t group,
-                    const GroupStatistics& statistics) {
+                    const GroupStatistics& statistics, bool streamed) {
   const GroupConstants constants(statistics);
-  for (int64_t j = 0; j < shape.group_channels; ++j) {
-    const int64_t c = shape.channel_of(group, j), at = c * shape.pixels;
-    map_row<kind>(image + at, out + at, shape.pixels, constants.center, forward_constants<kind>(channels, c, constants));
-  }
+  with_stores(streamed, [&](auto streamed) __attribute__((always_inline)) {
+    for (int64_t j = 0; j < shape.group_channels; ++j) {
+      const int64_t c = shape.channel_of(group, j), at = c * shape.pixels;
+      map_row<kind, streamed()>(image + at, out + at, shape.pixels, constants.center,
+                                forward_constants<kind>(channels, c, constants));
+    }
+  });
 }
 
 // `kept`, if not null, receives d.
@@ -72,12 +75,12 @@ PROXYNORM_INLINE ChannelTotals sum_row(const T* x, const T* grad, int64_t n, con
   return sums;
 }
 
-template <Activation kind, typename T>
+template <Activation kind, bool streamed, typename T>
 PROXYNORM_INLINE void input_gradient_row(const T* x, const T* grad, T* dx, int64_t n, const InputGradientVectors& constants,
                                          const float* kept) {
   const auto write = [&](int64_t i, int live, Pair v, Pair d) __attribute__((always_inline)) {
-    prefetch_for_writing(dx + i);
-    store_pair(dx + i, {input_gradient(v.a, d.a, constants), input_gradient(v.b, d.b, constants)}, live);
+    if (!streamed) prefetch_for_writing(dx + i);
+    write_pair<streamed>(dx + i, {input_gradient(v.a, d.a, constants), input_gradient(v.b, d.b, constants)}, live);
   };
   if (kept) {
     for_each_pair(n, [&](int64_t i, int live) __attribute__((always_inline)) {
@@ -97,7 +100,7 @@ PROXYNORM_INLINE BackwardVectors row_vectors(float center, const BackwardConstan
 
 template <Activation kind, typename T>
 void backward_group_nchw(const Shape& shape, const Channels& channels, const T* image, const T* grad, T* dx, int64_t n,
-                         int64_t group, const GroupStatistics& statistics, const ChannelSums& result) {
+                         int64_t group, const GroupStatistics& statistics, const ChannelSums& result, bool streamed) {
   const GroupConstants constants(statistics);
   const int64_t size = shape.group_channels, row_size = (shape.pixels + STEP - 1) / STEP * STEP;
   float* kept = room_for_d<kind>(size * row_size);
@@ -109,14 +112,17 @@ void backward_group_nchw(const Shape& shape, const Channels& channels, const T* 
     totals.add<kind>(sums, channels, c, constants, result, n * shape.channels + c);
   }
   const GroupGradient gradient = group_gradient(constants, totals, size * shape.pixels);
-  for (int64_t j = 0; j < size; ++j) {
-    const int64_t c = shape.channel_of(group, j), at = c * shape.pixels;
-    const BackwardConstants map = backward_constants(channels, c, constants);
-    const InputGradientVectors vectors = {row_vectors(constants.center, map),
-                                          broadcast(map.scale * channels.proxy_inverse_std[c]), broadcast(gradient.tilt),
-                                          broadcast(gradient.level)};
-    input_gradient_row<kind>(image + at, grad + at, dx + at, shape.pixels, vectors, kept ? kept + j * row_size : nullptr);
-  }
+  with_stores(streamed, [&](auto streamed) __attribute__((always_inline)) {
+    for (int64_t j = 0; j < size; ++j) {
+      const int64_t c = shape.channel_of(group, j), at = c * shape.pixels;
+      const BackwardConstants map = backward_constants(channels, c, constants);
+      const InputGradientVectors vectors = {row_vectors(constants.center, map),
+                                            broadcast(map.scale * channels.proxy_inverse_std[c]), broadcast(gradient.tilt),
+                                            broadcast(gradient.level)};
+      input_gradient_row<kind, streamed()>(image + at, grad + at, dx + at, shape.pixels, vectors,
+                                           kept ? kept + j * row_size : nullptr);
+    }
+  });
 }
 
 }  // namespace normact

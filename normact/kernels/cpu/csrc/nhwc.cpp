@@ -38,7 +38,7 @@ void forward_nhwc(const Shape& shape, const Channels& channels, const Tensors& t
       const T* x = static_cast<const T*>(tensors.x) + at;
       GroupStatistics* statistics = tensors.statistics + n * shape.groups;
       if (!have_statistics) block_statistics_nhwc(shape, x, block, statistics, rows);
-      map_block_nhwc<kind()>(shape, channels, x, static_cast<T*>(tensors.out) + at, block, statistics, rows);
+      map_block_nhwc<kind()>(shape, channels, x, static_cast<T*>(tensors.out) + at, block, statistics, tensors.streamed, rows);
     });
   });
 }
@@ -51,7 +51,7 @@ void backward_nhwc(const Shape& shape, const Channels& channels, const Tensors& 
       const int64_t at = n * shape.channels * shape.pixels + block.begin;
       backward_block_nhwc<kind()>(shape, channels, static_cast<const T*>(tensors.x) + at,
                                   static_cast<const T*>(tensors.grad) + at, static_cast<T*>(tensors.out) + at, n, block,
-                                  tensors.statistics + n * shape.groups, sums, rows);
+                                  tensors.statistics + n * shape.groups, sums, tensors.streamed, rows);
     });
   });
 }

@@ -101,38 +101,41 @@ PROXYNORM_INLINE InputGradientVectors input_gradient_vectors_at(Workspace& rows,
 
 template <Activation kind, typename T>
 void input_gradient_nhwc(const T* x, const T* grad, T* dx, int64_t pixels, int64_t stride, const Block& block, Workspace& rows,
-                         const float* kept) {
+                         const float* kept, bool streamed) {
   const int64_t padded = block.padded(), next = -BUNDLE * stride * (int64_t)sizeof(T);
   const bool is_large = pixels * block.width * (int64_t)sizeof(T) > SECOND_LEVEL_BYTES;
-  for_each_bundle_backwards(pixels, [&](int64_t first, auto bundle) __attribute__((always_inline)) {
-    for (int64_t i = 0; i < block.width; i += STEP) {
-      const int live = live_elements(i, block.width);
-      const InputGradientVectors a = input_gradient_vectors_at(rows, i), b = input_gradient_vectors_at(rows, i + LANES);
-      for (int64_t p = first; p < first + bundle(); ++p) {
-        const int64_t at = p * stride + i;
-        if (is_large) {
-          prefetch_for_reading(x + at, next);
-          prefetch_for_writing(dx + at, next);
+  with_stores(streamed, [&](auto streamed) __attribute__((always_inline)) {
+    for_each_bundle_backwards(pixels, [&](int64_t first, auto bundle) __attribute__((always_inline)) {
+      for (int64_t i = 0; i < block.width; i += STEP) {
+        const int live = live_elements(i, block.width);
+        const InputGradientVectors a = input_gradient_vectors_at(rows, i), b = input_gradient_vectors_at(rows, i + LANES);
+        for (int64_t p = first; p < first + bundle(); ++p) {
+          const int64_t at = p * stride + i;
+          if (is_large) {
+            prefetch_for_reading(x + at, next);
+            if (!streamed()) prefetch_for_writing(dx + at, next);
+          }
+          const Pair v = load_pair(x + at, live);
+          Pair d;
+          if (kept) {
+            if (is_large) prefetch_for_reading(kept + p * padded + i, -BUNDLE * padded * (int64_t)sizeof(float));
+            d = load_pair(kept + p * padded + i);
+          } else {
+            if (is_large) prefetch_for_reading(grad + at, next);
+            const Pair g = load_pair(grad + at, live);
+            d = {gradient_of_z<kind, T>(v.a, g.a, a.map), gradient_of_z<kind, T>(v.b, g.b, b.map)};
+          }
+          write_pair<streamed()>(dx + at, {input_gradient(v.a, d.a, a), input_gradient(v.b, d.b, b)}, live);
         }
-        const Pair v = load_pair(x + at, live);
-        Pair d;
-        if (kept) {
-          if (is_large) prefetch_for_reading(kept + p * padded + i, -BUNDLE * padded * (int64_t)sizeof(float));
-          d = load_pair(kept + p * padded + i);
-        } else {
-          if (is_large) prefetch_for_reading(grad + at, next);
-          const Pair g = load_pair(grad + at, live);
-          d = {gradient_of_z<kind, T>(v.a, g.a, a.map), gradient_of_z<kind, T>(v.b, g.b, b.map)};
-        }
-        store_pair(dx + at, {input_gradient(v.a, d.a, a), input_gradient(v.b, d.b, b)}, live);
       }
-    }
+    });
   });
 }
 
 template <Activation kind, typename T>
 void backward_block_nhwc(const Shape& shape, const Channels& channels, const T* x, const T* grad, T* dx, int64_t n,
-                         const Block& block, const GroupStatistics* statistics, const ChannelSums& result, Workspace& rows) {
+                         const Block& block, const GroupStatistics* statistics, const ChannelSums& result, bool streamed,
+                         Workspace& rows) {
   using namespace gradient_rows;
   rows.resize(count, block.padded());
   float *centers = rows.row(center), *scales = rows.row(scale), *offsets = rows.row(offset);
@@ -148,7 +151,7 @@ void backward_block_nhwc(const Shape& shape, const Channels& channels, const T* 
   float* kept = room_for_d<kind>(shape.pixels * block.padded());
   gradient_sums_nhwc<kind>(x, grad, shape.pixels, shape.channels, block, rows, kept);
   finish_sums_nhwc<kind, T>(shape, channels, n, block, statistics, result, rows);
-  input_gradient_nhwc<kind>(x, grad, dx, shape.pixels, shape.channels, block, rows, kept);
+  input_gradient_nhwc<kind>(x, grad, dx, shape.pixels, shape.channels, block, rows, kept, streamed);
 }
 
 }  // namespace normact

@@ -91,7 +91,7 @@ PROXYNORM_INLINE ForwardVectors forward_vectors_at(Workspace& rows, int64_t i) {
 
 template <Activation kind, typename T>
 void map_block_nhwc(const Shape& shape, const Channels& channels, const T* x, T* out, const Block& block,
-                    const GroupStatistics* statistics, Workspace& rows) {
+                    const GroupStatistics* statistics, bool streamed, Workspace& rows) {
   using namespace map_rows;
   rows.resize(count, block.padded());
   float *centers = rows.row(center), *scales = rows.row(scale), *offsets = rows.row(offset), *gains = rows.row(gain),
@@ -109,20 +109,22 @@ void map_block_nhwc(const Shape& shape, const Channels& channels, const T* x, T*
   });
   const bool is_large = shape.pixels * block.width * (int64_t)sizeof(T) > SECOND_LEVEL_BYTES;
   const int64_t next = -BUNDLE * shape.channels * (int64_t)sizeof(T);
-  for_each_bundle_backwards(shape.pixels, [&](int64_t first, auto bundle) __attribute__((always_inline)) {
-    for (int64_t i = 0; i < block.width; i += STEP) {
-      const int live = live_elements(i, block.width);
-      const ForwardVectors a = forward_vectors_at(rows, i), b = forward_vectors_at(rows, i + LANES);
-      for (int64_t p = first; p < first + bundle(); ++p) {
-        const int64_t at = p * shape.channels + i;
-        if (is_large) {
-          prefetch_for_reading(x + at, next);
-          prefetch_for_writing(out + at, next);
+  with_stores(streamed, [&](auto streamed) __attribute__((always_inline)) {
+    for_each_bundle_backwards(shape.pixels, [&](int64_t first, auto bundle) __attribute__((always_inline)) {
+      for (int64_t i = 0; i < block.width; i += STEP) {
+        const int live = live_elements(i, block.width);
+        const ForwardVectors a = forward_vectors_at(rows, i), b = forward_vectors_at(rows, i + LANES);
+        for (int64_t p = first; p < first + bundle(); ++p) {
+          const int64_t at = p * shape.channels + i;
+          if (is_large) {
+            prefetch_for_reading(x + at, next);
+            if (!streamed()) prefetch_for_writing(out + at, next);
+          }
+          const Pair v = load_pair(x + at, live);
+          write_pair<streamed()>(out + at, {mapped<kind, T>(v.a, a), mapped<kind, T>(v.b, b)}, live);
         }
-        const Pair v = load_pair(x + at, live);
-        store_pair(out + at, {mapped<kind, T>(v.a, a), mapped<kind, T>(v.b, b)}, live);
       }
-    }
+    });
   });
 }
 

@@ -13,6 +13,7 @@ struct Tensors {
   const void* grad;             // backward only
   void* out;                    // the output, or the gradient of x
   GroupStatistics* statistics;  // images x groups
+  bool streamed = false;        // whether `out` is written past the caches; the values are the same
 };
 
 // have_statistics: use the saved ones (the map alone) instead of measuring.

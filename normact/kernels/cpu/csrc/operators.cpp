@@ -1,5 +1,6 @@
 // The operators' CPU implementations: tensors checked and unwrapped here, arithmetic in the files beside this one.
 #include <algorithm>
+#include <atomic>
 #include <sstream>
 #include <stdexcept>
 #include <tuple>
@@ -82,6 +83,16 @@ normact::Shape shape_of(const Tensor& x, int64_t num_groups, bool strided, doubl
   return normact::Shape(images, channels, pixels, num_groups, strided, eps);
 }
 
+// Outputs of at least so many bytes are written past the caches. normact/kernels/cpu/streaming.py decides.
+std::atomic<int64_t> stream_from{INT64_MAX};
+
+// Rows of whole cache lines alone: a line that is written in both ways costs more than either.
+bool is_streamed(const Tensor& out, normact::Layout layout, const normact::Shape& shape) {
+  const int64_t element_bytes = element_of(out) == normact::Element::float32 ? 4 : 2;
+  const int64_t row = layout == normact::Layout::nchw ? shape.pixels : shape.channels;
+  return row * element_bytes % 64 == 0 && out.numel() * element_bytes >= stream_from.load(std::memory_order_relaxed);
+}
+
 // Per channel parameters as float32 rows; an absent one is its neutral value. One small allocation instead of four tensors.
 class ChannelRows {
  public:
@@ -128,7 +139,8 @@ Tensor map_forward(const Tensor& x, const Tensor& statistics, const normact::Sha
   Tensor out = empty(x.sizes(), x.scalar_type(), arranged.format);
   if (input.numel() == 0) return out;
   const auto forward = arranged.layout == normact::Layout::nchw ? normact::forward_nchw : normact::forward_nhwc;
-  forward(shape, channels_of(rows), {input.const_data_ptr(), nullptr, out.mutable_data_ptr(), statistics_data(statistics)},
+  forward(shape, channels_of(rows), {input.const_data_ptr(), nullptr, out.mutable_data_ptr(), statistics_data(statistics),
+           is_streamed(out, arranged.layout, shape)},
           activation_named(activation), element_of(input), have_statistics);
   return out;
 }
@@ -170,7 +182,8 @@ std::tuple<Tensor, Tensor> norm_act_backward(const Tensor& grad, const Tensor& x
   const normact::ChannelSums sums = {plane(0), plane(1), plane(2), plane(3)};
   const auto backward = arranged.layout == normact::Layout::nchw ? normact::backward_nchw : normact::backward_nhwc;
   backward(shape, channels_of(rows),
-           {input.const_data_ptr(), gradient.const_data_ptr(), dx.mutable_data_ptr(), statistics_data(dense(statistics))},
+           {input.const_data_ptr(), gradient.const_data_ptr(), dx.mutable_data_ptr(), statistics_data(dense(statistics)),
+            is_streamed(dx, arranged.layout, shape)},
            activation_named(activation), element_of(input), sums);
 
   normact::parameter_gradients(shape, channels_of(rows), sums, activation_named(activation),
@@ -214,6 +227,8 @@ Tensor proxy_statistics_backward(const OptionalTensor& grad_mean, const Optional
 }
 
 }  // namespace
+
+extern "C" __attribute__((visibility("default"))) void normact_stream_from(int64_t bytes) { stream_from = bytes; }
 
 NORMACT_OPERATORS(m) {
   m.def("norm_act(Tensor x, Tensor? weight, Tensor? bias, Tensor? proxy_mean, Tensor? proxy_inverse_std, int num_groups, "

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #if defined(__SSE2__)
 #include <immintrin.h>
@@ -33,6 +34,18 @@ struct bfloat16 {
 };
 
 PROXYNORM_INLINE Vec broadcast(float value) { return value - Vec{}; }
+
+// a b + c, rounded once where the machine can. Left to the compiler it is once or twice, as the code around it happens to be
+// arranged: where one value is written in two ways, it would differ between them.
+PROXYNORM_INLINE Vec multiply_add(Vec a, Vec b, Vec c) {
+#if defined(PROXYNORM_AVX512)
+  return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__) && defined(__FMA__)
+  return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  return a * b + c;
+#endif
+}
 
 // A NaN in v stays, as in torch's relu and clamp. The x86 instructions return their second operand when either is a NaN.
 PROXYNORM_INLINE Vec at_least(Vec v, Vec low) {
@@ -195,6 +208,49 @@ PROXYNORM_INLINE void store_pair(T* p, Pair v, int live) {
   } else {
     store_first(p, v, live);
   }
+}
+
+// Past the caches where a pair lies on whole vectors of memory, else as store_pair. What is not read again soon then costs no
+// reading of the lines that it replaces, and drives nothing out. Another thread sees it after a fence (with_stores).
+PROXYNORM_INLINE void stream_vector(void* p, BitsVec v) {
+#if defined(PROXYNORM_AVX512)
+  _mm512_stream_si512((__m512i*)p, (__m512i)v);
+#elif defined(__AVX2__)
+  _mm256_stream_si256((__m256i*)p, (__m256i)v);
+#elif defined(__SSE2__)
+  _mm_stream_si128((__m128i*)p, (__m128i)v);
+#else
+  std::memcpy(p, &v, sizeof v);
+#endif
+}
+
+PROXYNORM_INLINE void stream_pair(float* p, Pair v) {
+  stream_vector(p, (BitsVec)v.a);
+  stream_vector(p + LANES, (BitsVec)v.b);
+}
+
+PROXYNORM_INLINE void stream_pair(bfloat16* p, Pair v) { stream_vector(p, narrow(v)); }
+
+template <bool streamed, typename T>
+PROXYNORM_INLINE void write_pair(T* p, Pair v, int live) {
+  if (streamed && live == STEP && (uintptr_t)p % sizeof(Vec) == 0) {
+    stream_pair(p, v);
+  } else {
+    store_pair(p, v, live);
+  }
+}
+
+// Calls body(streamed), a constant there: one loop for each way of writing.
+template <typename Body>
+PROXYNORM_INLINE void with_stores(bool streamed, Body body) {
+  if (!streamed) {
+    body(std::false_type());
+    return;
+  }
+  body(std::true_type());
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
 }
 
 // Zero in the elements behind `live`, for sums of what is not zero there: a padding zero minus a mean is not.
