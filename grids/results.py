@@ -13,6 +13,7 @@ from configs import Config, ConfigError
 from configs.atomic_file import replace_file
 from configs.bounded_file import MAX_LOG_BYTES, MAX_RECORD_BYTES, parse_json, read_bounded
 from configs.meaning import differences
+from experiment.metrics_log import read_records
 from experiment.run_folder import RunFolder
 from grids.plan import Trial
 
@@ -63,7 +64,7 @@ class Results:
             learning_rate: what the check said.
             diverged: its loss was not finite: there is no summary.
         """
-        records = _records(folder.metrics)
+        records = read_records(folder.metrics)
         result = {
             "grid": self.name,
             "row": trial.cell.row,
@@ -74,7 +75,7 @@ class Results:
             "summary": None if diverged else _summary(folder),
             "train_loss": last_epoch_loss(records, config.schedule.epochs),
             "evaluations": [record for record in records if record["split"] == "eval"],
-            "power": _records(folder.power),
+            "power": read_records(folder.power),
             "config": config.model_dump(mode="json"),
         }
         path = self.path(trial)
@@ -120,9 +121,3 @@ def last_epoch_loss(records: List[Dict[str, Any]], epochs: int) -> Optional[floa
                 return None
             steps, total = steps + count, total + count * record["loss"]
     return total / steps if steps else None
-
-
-def _records(path: Path) -> List[Dict[str, Any]]:
-    if not path.exists():
-        return []
-    return [parse_json(line) for line in read_bounded(path, MAX_LOG_BYTES).splitlines()]
