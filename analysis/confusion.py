@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Sequence, Union
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from configs.picture_file import save_picture
 
@@ -25,6 +23,9 @@ def plot_confusion(
         title: above the picture.
         out_png: the picture's file; overwritten.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     counts = np.asarray(confusion, dtype=float)
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = 3 + min(len(counts), _NAMED) * 0.42
