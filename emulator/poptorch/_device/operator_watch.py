@@ -10,6 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import backend_error
+from ..structures import tensors_in
 from .marks import is_variable, mark_variable
 from .operator_table import REFUSED_UPSAMPLING, is_supported, plain_name
 
@@ -82,20 +83,10 @@ class OperatorWatch(TorchDispatchMode):
             )
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for element in value:
-            yield from _tensors(element)
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
-
-
 def _any_variable(value: Any) -> bool:
-    return any(is_variable(tensor) for tensor in _tensors(value))
+    return any(is_variable(tensor) for tensor in tensors_in(value))
 
 
 def _mark_all(result: Any) -> None:
-    for tensor in _tensors(result):
+    for tensor in tensors_in(result):
         mark_variable(tensor)
