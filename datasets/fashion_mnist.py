@@ -15,9 +15,9 @@ from typing import Optional, Sequence
 
 import numpy as np
 
+from configs.command_line import run_command
 from configs.exit_codes import EXPLAINED, explain
 from configs.schema import DataConfig
-from configs.standard_streams import open_standard_streams
 from datasets.data_sets import DataSets
 from datasets.errors import DataError
 from datasets.fashion_mnist_files import find_file, obtain_files
@@ -85,5 +85,4 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 if __name__ == "__main__":
-    open_standard_streams()
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -29,9 +29,9 @@ from typing import Dict, Optional, Sequence
 import numpy as np
 
 from configs.bounded_file import GIB, MIB, parse_json, read_bounded
+from configs.command_line import run_command
 from configs.exit_codes import EXPLAINED, explain
 from configs.schema import DataConfig
-from configs.standard_streams import open_standard_streams
 from datasets import fashion_mnist
 from datasets.data_sets import DataSets
 from datasets.errors import DataError
@@ -165,5 +165,4 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 if __name__ == "__main__":
-    open_standard_streams()
-    sys.exit(main())
+    sys.exit(run_command(main))

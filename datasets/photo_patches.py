@@ -26,9 +26,9 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 import numpy as np
 from PIL import Image
 
+from configs.command_line import run_command
 from configs.exit_codes import EXPLAINED, explain
 from configs.schema import DataConfig
-from configs.standard_streams import open_standard_streams
 from datasets.data_sets import DataSets, EvaluationImages, TrainingImages, hash_parts
 from datasets.errors import DataError
 from datasets.fetch_lock import fetch_lock
@@ -173,5 +173,4 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 if __name__ == "__main__":
-    open_standard_streams()
-    sys.exit(main())
+    sys.exit(run_command(main))

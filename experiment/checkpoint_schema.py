@@ -47,6 +47,22 @@ def _check_number(value: Any) -> Any:
     return value
 
 
+def _check_config(config: Dict[str, Dict[str, Any]]) -> Dict[str, Dict[str, Any]]:
+    for section, values in config.items():
+        for key, value in values.items():
+            if not _is_plain(value):
+                raise ValueError(f"plain values: {section}.{key} is {shown(value)}")
+    return config
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(name, str) and _is_plain(entry) for name, entry in value.items())
+    return value is None or type(value) in (bool, int, float, str)
+
+
 PlainTensor = Annotated[Tensor, AfterValidator(_check_plain)]
 Number = Annotated[float, BeforeValidator(_check_number)]
 Sums = Annotated[Tensor, AfterValidator(_check_sums)]
@@ -127,7 +143,7 @@ class _Checkpoint(_Entries):
     step: Count
     progress: _Progress
     seed: Annotated[int, Field(ge=0, lt=2**63)]
-    config: Dict[str, Dict[str, Any]]
+    config: Annotated[Dict[str, Dict[str, Any]], AfterValidator(_check_config)]
     norm: Dict[str, Plain]
     execution: Dict[str, Plain]
     class_names: Annotated[List[str], Field(min_length=1)]

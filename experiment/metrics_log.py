@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Union
 
-from configs.atomic_file import describe_full_disk, open_without_following, replace_file
+from configs.atomic_file import describe_full_disk, open_without_following, replace_file, replace_text
 from configs.bounded_file import MAX_LOG_BYTES, MAX_RECORD_BYTES, parse_json, read_bounded
 from training.metrics import Means
 from training.weights import CheckpointError
@@ -132,7 +132,7 @@ class MetricsLog:
 
 def write_summary(path: Union[str, Path], summary: Mapping[str, Any]) -> None:
     """Write the result of a finished run as one JSON object, atomically; not finite numbers become null."""
-    replace_file(path, (_strict_json(dict(summary), indent=2) + "\n").encode("utf-8"))
+    replace_text(path, _strict_json(dict(summary), indent=2) + "\n")
 
 
 def read_state(path: Union[str, Path]) -> Optional[str]:

@@ -33,8 +33,8 @@ def backend_error(message: str) -> Error:
     return error_of("poptorch_cpp_error", message)
 
 
-def out_of_memory_error(message: str) -> Error:
-    """Build the Error of a model that does not fit: 'popart_exception': message."""
+def popart_error(message: str) -> Error:
+    """Build the Error that PopART raises below PopTorch: 'popart_exception': message."""
     return error_of("popart_exception", message)
 
 

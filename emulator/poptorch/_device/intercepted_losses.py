@@ -6,6 +6,7 @@ from typing import Any, Callable, Dict, Tuple
 
 import torch
 import torch.nn.functional as F
+from torch.nn import _reduction
 
 from ..errors import backend_error
 from .device_run import DeviceRun
@@ -13,9 +14,8 @@ from .device_run import DeviceRun
 Arguments = Tuple[Any, ...]
 Keywords = Dict[str, Any]
 MARKED = (
-    "l1_loss mse_loss smooth_l1_loss binary_cross_entropy binary_cross_entropy_with_logits poisson_nll_loss "
-    "hinge_embedding_loss soft_margin_loss multilabel_soft_margin_loss cosine_embedding_loss margin_ranking_loss "
-    "triplet_margin_loss ctc_loss"
+    "l1_loss mse_loss smooth_l1_loss binary_cross_entropy_with_logits poisson_nll_loss hinge_embedding_loss "
+    "soft_margin_loss cosine_embedding_loss margin_ranking_loss triplet_margin_loss"
 ).split()
 
 
@@ -33,6 +33,35 @@ def _kl_div(run: DeviceRun, func: Callable[..., Any], args: Arguments, kwargs: K
         return _marked(run, func, args, kwargs)
     total = _marked(run, func, (), {**given, "reduction": "sum"})
     return total / given["input"].shape[0]
+
+
+def _binary_cross_entropy(run: DeviceRun, func: Callable[..., Any], args: Arguments, kwargs: Keywords) -> Any:
+    """-(y log p + (1 - y) log(1 - p)): torch keeps the logarithms above -100, the device does not."""
+    names = ("input", "target", "weight", "size_average", "reduce", "reduction")
+    given = {**dict(zip(names, args)), **kwargs}
+    inputs, target, weight = given["input"], given["target"], given.get("weight")
+    if inputs.shape != target.shape:
+        return func(*args, **kwargs)  # says that it is wrong
+    losses = -(target * inputs.log() + (1 - target) * (1 - inputs).log())
+    loss = _reduced(losses if weight is None else losses * weight, given)
+    run.losses.append(loss)
+    return loss
+
+
+def _reduced(losses: torch.Tensor, given: Keywords) -> torch.Tensor:
+    reduction = given.get("reduction", "mean")
+    if given.get("size_average") is not None or given.get("reduce") is not None:
+        reduction = _reduction.legacy_get_string(given.get("size_average"), given.get("reduce"))
+    if reduction == "none":
+        return losses
+    return losses.sum() if reduction == "sum" else losses.mean()
+
+
+def _ctc_loss(run: DeviceRun, func: Callable[..., Any], args: Arguments, kwargs: Keywords) -> Any:
+    names = ("log_probs", "targets", "input_lengths", "target_lengths", "blank", "reduction", "zero_infinity")
+    if {**dict(zip(names, args)), **kwargs}.get("reduction") in ("none", 0):
+        raise backend_error('CTCLoss with reduction="none" is currently not supported')
+    return _marked(run, func, args, kwargs)
 
 
 def _nll_loss(run: DeviceRun, func: Callable[..., Any], args: Arguments, kwargs: Keywords) -> Any:
@@ -83,6 +112,8 @@ def _handlers() -> Dict[Any, Callable[..., Any]]:
         for namespace in (torch, torch._C._nn):
             if hasattr(namespace, name):
                 handlers.setdefault(getattr(namespace, name), _marked)
+    handlers[F.binary_cross_entropy] = _binary_cross_entropy
+    handlers[F.ctc_loss] = handlers[torch.ctc_loss] = _ctc_loss
     handlers[torch.kl_div] = _marked
     handlers[F.kl_div] = _kl_div
     handlers[F.nll_loss] = _nll_loss

@@ -22,14 +22,15 @@ def _recurrent(run: DeviceRun, func: Callable[..., Any], args: Tuple[Any, ...], 
         first = next(index for index, value in enumerate(args) if isinstance(value, bool))
         has_biases, layers, dropout, _, is_bidirectional = args[first : first + 5]
         name = _NAMES[func]
+        verb = " is" if name == "RNN" else ""  # one handler has other words than the two others
+        if not has_biases and name != "GRU":
+            raise backend_error(f"{name} without biases{verb} not supported")
         if layers != 1:
-            raise backend_error(f"Only {name} with 1 layer supported")
+            raise backend_error(f"Only {name} with 1 layer{verb} supported")
         if dropout != 0.0:
             raise backend_error(f"{name} only supports dropout = 0.0")
         if is_bidirectional:
-            raise backend_error(f"bidirectional {name} not supported")
-        if not has_biases and name != "GRU":
-            raise backend_error(f"{name} without biases not supported")
+            raise backend_error(f"{'Bidirectional' if verb else 'bidirectional'} {name}{verb} not supported")
     return func(*args, **kwargs)
 
 

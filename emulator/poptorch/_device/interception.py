@@ -18,6 +18,7 @@ from . import device_run
 from .device_run import DeviceRun
 from .finite import require_finite
 from .graph_gradients import HOOKS_OF_TENSORS, differentiating_the_graph, ignored_hook
+from .intercepted_arguments import ARGUMENT_HANDLERS
 from .intercepted_half import VIA_FLOAT, has_half, via_float
 from .intercepted_losses import LOSS_HANDLERS
 from .intercepted_norms import NORM_HANDLERS
@@ -31,15 +32,18 @@ from .operand_devices import (
     is_forced_to_device,
     on_this_machine,
     require_one_device,
+    tensors_among,
 )
+from .refused_calls import follow, require_compilable
 from .substitutions import _OverwriteContextManager
 
 Handler = Callable[[DeviceRun, Callable[..., Any], Tuple[Any, ...], Dict[str, Any]], Any]
 
-HANDLERS: Dict[Any, Handler] = {**LOSS_HANDLERS, **NORM_HANDLERS, **RECURRENT_HANDLERS}
+HANDLERS: Dict[Any, Handler] = {**ARGUMENT_HANDLERS, **LOSS_HANDLERS, **NORM_HANDLERS, **RECURRENT_HANDLERS}
 KNOWN_WHOLE = {F.one_hot}  # the device never sees what this machine computes it with
 CONVOLUTIONS = {getattr(torch, f"conv{kind}{n}d") for kind in ("", "_transpose") for n in (1, 2, 3)}
 _plain_getitem = torch.Tensor.__getitem__
+_plain_setitem = torch.Tensor.__setitem__
 
 
 @functools.wraps(_plain_getitem)
@@ -50,6 +54,15 @@ def _getitem(tensor: torch.Tensor, index: Any) -> torch.Tensor:
     return _plain_getitem(tensor, index)
 
 
+@functools.wraps(_plain_setitem)
+def _setitem(tensor: torch.Tensor, index: Any, value: Any) -> None:
+    """tensor[index] = value, likewise."""
+    if has_torch_function_unary(tensor):
+        handle_torch_function(_setitem, (tensor,), tensor, index, value)
+    else:
+        _plain_setitem(tensor, index, value)
+
+
 class DeviceMode(TorchFunctionMode):
     """While entered, code runs "on the device": isRunningOnIpu() is True, and torch's functions pass through here."""
 
@@ -58,7 +71,7 @@ class DeviceMode(TorchFunctionMode):
         self._run = run
         self._previous: Optional[DeviceRun] = None
         self._validates = True
-        self._changes_getitem = True
+        self._changes_indexing = True
         self._entered = contextlib.ExitStack()
 
     def __enter__(self) -> DeviceMode:
@@ -66,9 +79,10 @@ class DeviceMode(TorchFunctionMode):
         # A distribution's checks of its arguments read values, which the device cannot do.
         self._validates = Distribution._validate_args
         Distribution.set_default_validate_args(False)
-        self._changes_getitem = "__getitem__" not in vars(torch.Tensor)
-        if self._changes_getitem:
+        self._changes_indexing = "__getitem__" not in vars(torch.Tensor)
+        if self._changes_indexing:
             torch.Tensor.__getitem__ = _getitem  # type: ignore[method-assign, assignment]
+            torch.Tensor.__setitem__ = _setitem  # type: ignore[method-assign, assignment]
         self._entered.enter_context(differentiating_the_graph())
         self._entered.enter_context(_OverwriteContextManager())
         return super().__enter__()
@@ -77,8 +91,9 @@ class DeviceMode(TorchFunctionMode):
         device_run.current = self._previous
         self._entered.close()
         Distribution.set_default_validate_args(self._validates)
-        if self._changes_getitem:
+        if self._changes_indexing:
             del torch.Tensor.__getitem__
+            del torch.Tensor.__setitem__
         super().__exit__(*details)
 
     def __torch_function__(
@@ -90,6 +105,8 @@ class DeviceMode(TorchFunctionMode):
             return ignored_hook()
         if self._run.is_tracing and self._run.operators is not None:
             require_one_device(func, args, kwargs, self._run.made)
+            require_compilable(func, args, kwargs)
+            self._run.operators.note_use_of(tensors_among([args, kwargs]))
         if func is torch.Tensor.__iter__:
             rows = args[0].unbind(0)
             self._note(func, rows, args, kwargs)
@@ -110,7 +127,9 @@ class DeviceMode(TorchFunctionMode):
         else:
             result = _called(call, args, kwargs, note_cast)
         if isinstance(result, (torch.Tensor, tuple, list)):
-            self._note(func, tensors_in(result), args, kwargs)
+            results = tensors_in(result)
+            self._note(func, results, args, kwargs)
+            follow(func, args, results)
         return result
 
     def _note(self, func: Any, results: Sequence[torch.Tensor], args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> None:

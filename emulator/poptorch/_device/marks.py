@@ -1,4 +1,4 @@
-"""Marks on tensor objects: which live on the device, and which of them are known only when it runs."""
+"""Marks on tensor objects: which live on the device, which of them are known only when it runs, and the like."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import torch
 
 _ON_DEVICE = "_poptorch_on_device"
 _VARIABLE = "_poptorch_variable"
+_STEPPED = "_poptorch_stepped"
+_ABSENT = "_poptorch_absent"
 
 
 def mark_on_device(tensor: torch.Tensor) -> torch.Tensor:
@@ -30,3 +32,25 @@ def mark_variable(tensor: torch.Tensor) -> torch.Tensor:
 def is_variable(tensor: torch.Tensor) -> bool:
     """Whether mark_variable() was called."""
     return _VARIABLE in tensor.__dict__
+
+
+def mark_stepped(tensor: torch.Tensor) -> torch.Tensor:
+    """Note that it is a slice which leaves rows out."""
+    tensor.__dict__[_STEPPED] = True
+    return tensor
+
+
+def is_stepped(value: Any) -> bool:
+    """Whether the value is a tensor that mark_stepped() was called for."""
+    return isinstance(value, torch.Tensor) and _STEPPED in value.__dict__
+
+
+def mark_absent(tensor: torch.Tensor) -> torch.Tensor:
+    """Note that the device does not compute it, whatever torch does."""
+    tensor.__dict__[_ABSENT] = True
+    return tensor
+
+
+def is_absent(tensor: torch.Tensor) -> bool:
+    """Whether mark_absent() was called."""
+    return _ABSENT in tensor.__dict__

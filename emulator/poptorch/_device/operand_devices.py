@@ -41,7 +41,7 @@ _SCALAR_TYPES = {
 
 def is_forced_to_device(func: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> bool:
     """Whether PopTorch sends a tensor that is made without a device to the IPU, with a warning."""
-    return func in FACTORIES or (func is torch.normal and not list(_tensors([args, kwargs])))
+    return func in FACTORIES or (func is torch.normal and not list(tensors_among([args, kwargs])))
 
 
 def is_computed_on_device(func: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> bool:
@@ -49,7 +49,7 @@ def is_computed_on_device(func: Callable[..., Any], args: Tuple[Any, ...], kwarg
 
     The emulator's device is called "cpu", so that any device that the program names is taken for it.
     """
-    if any(is_on_device(tensor) for tensor in _tensors([args, kwargs])):
+    if any(is_on_device(tensor) for tensor in tensors_among([args, kwargs])):
         return True
     if kwargs.get("device") is not None or is_forced_to_device(func, args, kwargs):
         return True
@@ -73,7 +73,7 @@ def require_one_device(
     """
     if getattr(func, "__name__", "") in _TAKE_BOTH:
         return
-    tensors = list(_tensors([args, kwargs]))
+    tensors = list(tensors_among([args, kwargs]))
     if len(tensors) < 2 or not any(is_on_device(tensor) for tensor in tensors):
         return
     for tensor in tensors:
@@ -86,12 +86,13 @@ def require_one_device(
             )
 
 
-def _tensors(values: Any) -> Iterator[torch.Tensor]:
+def tensors_among(values: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors in arguments, also from within containers."""
     for value in values.values() if isinstance(values, dict) else values:
         if isinstance(value, torch.Tensor):
             yield value
         elif isinstance(value, (tuple, list, dict)):
-            yield from _tensors(value)
+            yield from tensors_among(value)
 
 
 def on_this_machine(args: Sequence[Any]) -> Tuple[Any, ...]:

@@ -60,7 +60,6 @@ _scaled_dot_product_flash_attention _scaled_dot_product_flash_attention_for_cpu 
 _trilinear _unsafe_index _unsafe_index_put _weight_norm_interface empty_permuted mkldnn_rnn_layer native_dropout
 """.split()
 )
-REFUSED_UPSAMPLING = frozenset(["upsample_linear1d", "upsample_trilinear3d"])  # they have a handler, which says no
 
 
 def plain_name(name: str) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any, Callable, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import backend_error
-from .marks import is_variable, mark_variable
-from .operator_table import REFUSED_UPSAMPLING, is_supported, plain_name
+from .marks import is_absent, is_variable, mark_variable
+from .operator_arguments import error_of_arguments
+from .operator_table import is_supported, plain_name
 
 VARIABLE = "POPTORCH_EMULATOR_STRICT"
 
@@ -30,24 +31,28 @@ class OperatorWatch(TorchDispatchMode):
     operators of inputs, weights and random numbers are, and those of their results.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_training: bool) -> None:
         super().__init__()
+        self._is_training = is_training
         self._unsupported: List[str] = []
+        self._uses_absent = False
         self._is_paused = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        result = func(*_with_tensors_for_numbers(func._schema, args), **(kwargs or {}))
         if self._is_paused:
             return result
         if _any_variable((args, kwargs or {})) or torch.Tag.nondeterministic_seeded in func.tags:
             _mark_all(result)
-            self._note(func._schema.name)
+            self._note(func._schema, args, kwargs or {})
         return result
 
-    def _note(self, qualified_name: str) -> None:
+    def _note(self, schema: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> None:
+        qualified_name = schema.name
         name = plain_name(qualified_name)
-        if name in REFUSED_UPSAMPLING:
-            raise backend_error(f"Unsupported upsample mode aten::{name}: currently only 'nearest' is supported")
+        error = error_of_arguments(name, schema, args, kwargs, self._is_training)
+        if error is not None:
+            raise error
         if qualified_name.startswith("aten::") and not is_supported(name) and f"aten::{name}" not in self._unsupported:
             self._unsupported.append(f"aten::{name}")
 
@@ -58,6 +63,10 @@ class OperatorWatch(TorchDispatchMode):
         if _any_variable((args, kwargs)):
             _mark_all(result)
         return result
+
+    def note_use_of(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Note that the program uses these results, which the device may not compute."""
+        self._uses_absent = self._uses_absent or any(is_absent(tensor) for tensor in tensors)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -72,7 +81,7 @@ class OperatorWatch(TorchDispatchMode):
         """Refuse what was noted.
 
         Raises:
-            Error: operators that PopTorch cannot compile.
+            Error: operators that PopTorch cannot compile, or results that it does not compute.
         """
         if self._unsupported:
             raise backend_error(
@@ -80,6 +89,21 @@ class OperatorWatch(TorchDispatchMode):
                 "supported yet by Graphcore's PyTorch compiler. (The emulator can compute them all the same: "
                 f"{VARIABLE}=0, or Options.emulateUnsupportedOperators(); an IPU cannot.)"
             )
+        if self._uses_absent:
+            raise backend_error(
+                "The canonicalised JIT node has fewer outputs than the dispatch function. This is only an issue "
+                "because these outputs are used. (The device's maximum pools do not return indices.)"
+            )
+
+
+def _with_tensors_for_numbers(schema: Any, args: Tuple[Any, ...]) -> Tuple[Any, ...]:
+    """Return the arguments with tensors where the schema asks for them: torch 2.0 hands over numbers (for `x | 4`)."""
+    return tuple(
+        torch.tensor(value)
+        if isinstance(value, (bool, int, float)) and argument.type.isSubtypeOf(torch._C.TensorType.get())
+        else value
+        for value, argument in zip(args, schema.arguments)
+    )
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

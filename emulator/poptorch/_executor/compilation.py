@@ -71,7 +71,7 @@ def compile_graph(
     if training:
         warn_of_hooks(model)
     if is_strict(options):
-        run.operators = OperatorWatch()
+        run.operators = OperatorWatch(training)
     if limited_kind() is not None:
         run.memory = MemoryMeter([tensor.values[0] for tensor in weights.parameters + weights.buffers], inputs)
     versions = [buffer.values[0]._version for buffer in weights.buffers]
@@ -85,6 +85,7 @@ def compile_graph(
         watching.enter_context(DeviceMode(run))
         outputs = model(*args, **kwargs)
     if run.operators is not None:
+        run.operators.note_use_of(tensors_in(outputs))
         run.operators.check()
     if run.memory is not None:
         run.memory.finish()

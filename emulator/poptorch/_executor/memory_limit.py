@@ -28,7 +28,7 @@ from .._device.memory_meter import MemoryMeter, Stage, device_bytes
 from .._logging import logger
 from .._optimizer.device_optimizer import DeviceOptimizer
 from .._options.strategies import _IPhasedExecution
-from ..errors import out_of_memory_error
+from ..errors import popart_error
 
 VARIABLE = "POPTORCH_EMULATOR_IPU"
 _KIB = 1024
@@ -99,7 +99,7 @@ def check_memory(
         logger.info("IPU %d needs %s", ipu, memory.shown())
     full = [f"IPU {ipu} needs {memory.shown()}" for ipu, memory in sorted(needed.items()) if memory.total > limit]
     if full:
-        raise out_of_memory_error(
+        raise popart_error(
             f"Out of memory: Cannot fit all variable data onto one or more tiles: {'; '.join(full)}, and has "
             f"{limit / _MIB:.1f} MiB. Use smaller micro batches, more pipeline stages, recomputation checkpoints, or "
             "keep the optimizer's state in other replicas or off chip"

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, List, Optional, Union
+from typing import Any, List, Optional, Union
 
 import torch
 
 from .._device import device_run
 from .._device.marks import mark_on_device
-from ..enums import MatMulSerializationMode, OverlapMode
-from ..errors import backend_error, createPoptorchError
+from ..enums import OverlapMode
+from ..errors import createPoptorchError
 from ..structures import rebuilt, tensors_in
-from .argument_checks import require_tensor, require_tensors
+from .argument_checks import require_tensor
 from .blocks import BeginBlock, Block, BlockFunction, LegacyBeginBlockFn, removeBlocks
+from .control_flow import cond, for_loop
 from .dynamic_slices import dynamic_slice, dynamic_update
 from .host_ops import CPU, custom_op, ipu_print_tensor
 from .multi_conv import MultiConv
 from .name_scopes import NameScope
+from .serialized_matmul import serializedMatMul
 
 __all__ = [
     "BeginBlock",
@@ -44,11 +46,6 @@ __all__ = [
     "set_overlap_for_input",
     "set_overlap_for_output",
 ]
-
-
-def _refuse_in_training(name: str) -> None:
-    if device_run.current is not None and device_run.current.is_training:
-        raise backend_error(f"poptorch.{name}() is only supported in inference models")
 
 
 def identity_loss(x: torch.Tensor, reduction: str) -> torch.Tensor:
@@ -94,19 +91,6 @@ def recomputationCheckpoint(*tensors: Any) -> Any:
     return tensors[0] if len(tensors) == 1 else tuple(tensors)
 
 
-def serializedMatMul(
-    lhs: torch.Tensor,
-    rhs: torch.Tensor,
-    mode: MatMulSerializationMode,
-    factor: int = 0,
-    keep_precision: bool = False,
-) -> torch.Tensor:
-    """Matrix product; on an IPU, computed in `factor` parts."""
-    if not (isinstance(mode, MatMulSerializationMode) and isinstance(factor, int) and isinstance(keep_precision, bool)):
-        raise AssertionError(f"expected MatMulSerializationMode, int, bool; got {(mode, factor, keep_precision)}")
-    return torch.matmul(lhs, rhs)
-
-
 def set_overlap_for_input(input_tensors: Any, mode: OverlapMode) -> Any:
     """Return the inputs themselves; on an IPU, fetched while it computes."""
     return _overlapped(input_tensors, mode, "input")
@@ -125,36 +109,6 @@ def _overlapped(structure: Any, mode: OverlapMode, direction: str) -> Any:
         return rebuilt(structure, tensors_in(structure))
     marked = [run.overlap.mark(direction, tensor, mode) for tensor in tensors_in(structure)]
     return rebuilt(structure, [mark_on_device(tensor) for tensor in marked])
-
-
-def for_loop(count: int, body: Callable[..., Any], inputs: List[torch.Tensor]) -> List[torch.Tensor]:
-    """Apply `body` count times, each time to its last results, beginning with the inputs."""
-    _refuse_in_training("for_loop")
-    require_tensors(inputs, "poptorch.for_loop expects input tensors (inputs) to be a list of tensors.")
-    state = [tensor.clone() for tensor in inputs]
-    for _ in range(count):
-        state = _as_list(body(*state))
-    return state
-
-
-def cond(
-    condition: torch.Tensor,
-    then_body: Callable[..., Any],
-    then_inps: List[torch.Tensor],
-    else_body: Callable[..., Any],
-    else_inps: List[torch.Tensor],
-) -> List[torch.Tensor]:
-    """Run one of two functions, chosen by a tensor's value on the device."""
-    _refuse_in_training("cond")
-    for inputs in (then_inps, else_inps):
-        require_tensors(inputs, "poptorch.cond expects then_inps and else_inps tensors to be a list of tensors.")
-    with torch._C.DisableTorchFunction():  # the device, not the host, reads the value
-        is_true = bool(condition)
-    return _as_list(then_body(*then_inps) if is_true else else_body(*else_inps))
-
-
-def _as_list(outputs: Any) -> List[torch.Tensor]:
-    return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
 
 
 def _no_emulation(name: str) -> Exception:

@@ -85,8 +85,11 @@ def test_linear_and_trilinear_upsampling_are_refused_by_their_handler(mode, dims
 
 RECURRENT = {
     "Only LSTM with 1 layer supported": lambda x: torch.nn.LSTM(6, 3, num_layers=2)(x[0])[0],
+    "Only RNN with 1 layer is supported": lambda x: torch.nn.RNN(6, 3, num_layers=2)(x[0])[0],
+    "Bidirectional RNN is not supported": lambda x: torch.nn.RNN(6, 3, bidirectional=True)(x[0])[0],
+    "LSTM without biases not supported": lambda x: torch.nn.LSTM(6, 3, bias=False)(x[0])[0],
     "bidirectional GRU not supported": lambda x: torch.nn.GRU(6, 3, bidirectional=True)(x[0])[0],
-    "RNN without biases not supported": lambda x: torch.nn.RNN(6, 3, bias=False)(x[0])[0],
+    "RNN without biases is not supported": lambda x: torch.nn.RNN(6, 3, bias=False)(x[0])[0],
     "LSTM only supports dropout = 0.0": lambda x: torch.lstm(
         x[0], (torch.zeros(1, 4, 3),) * 2, list(torch.nn.LSTM(6, 3).parameters()), True, 1, 0.5, True, False, False
     )[0],

@@ -294,6 +294,48 @@ def test_control_flow_and_slices_have_their_meaning():
     assert poptorch.inferenceModel(Call(steps))(torch.ones(4)).tolist() == [0, 18]
 
 
+def test_a_loop_runs_once_where_there_is_no_device():
+    """PopTorch's own operators on a CPU know nothing of the count."""
+    assert poptorch.for_loop(3, lambda v: v * 2, [torch.ones(1)])[0] == 2
+
+
+def test_both_branches_of_a_condition_are_compiled():
+    def chosen(then_body, else_body):
+        def forward(x):
+            return poptorch.cond(x.sum() > 0, then_body, [x], else_body, [x])[0] + x
+
+        return poptorch.inferenceModel(Call(forward))(torch.ones(2))
+
+    assert chosen(lambda v: v.add_(1) * 1, lambda v: v.zero_()).tolist() == [6, 6]  # (1 + 1) + 1: bodies get copies
+    with pytest.raises(poptorch.Error, match=r"Unsupported ops .*\[aten::lgamma\]"):
+        chosen(lambda v: v + 1, torch.lgamma)
+    with pytest.raises(poptorch.Error, match="`else` branch output has an empty shape"):
+        chosen(torch.sum, torch.sum)
+    with pytest.raises(poptorch.Error, match="same number of outputs"):
+        chosen(lambda v: v, lambda v: (v, v))
+
+
+@pytest.mark.parametrize(
+    ("mode", "factor", "message"),
+    [
+        ("InputChannels", 5, "Invalid serialisation factor 5 for input channels dim 12"),
+        ("ReducingDim", 3, "Invalid serialisation factor 3 for reducing dimension 4"),
+        ("OutputChannels", 4, "Invalid serialisation factor 4 for output channels dim 6"),
+        ("OutputChannels", 0, "must be a non-zero positive integer"),
+    ],
+)
+def test_a_matrix_product_is_cut_in_equal_parts(mode, factor, message):
+    def product(factor):
+        mode_ = getattr(poptorch.MatMulSerializationMode, mode)
+        return poptorch.inferenceModel(
+            Call(lambda x: poptorch.serializedMatMul(x, x[0, 0, :, None].expand(4, 6), mode_, factor))
+        )
+
+    assert product(2)(torch.ones(2, 6, 4)).shape == (2, 6, 6)
+    with pytest.raises(poptorch.Error, match=message):
+        product(factor)(torch.ones(2, 6, 4))
+
+
 def test_a_function_on_the_host_runs_in_the_middle_of_a_model():
     seen = []
 

@@ -66,7 +66,6 @@ MARKED = [
     lambda z: F.poisson_nll_loss(z, ones()),
     lambda z: F.hinge_embedding_loss(z, ones()),
     lambda z: F.soft_margin_loss(z, ones()),
-    lambda z: F.multilabel_soft_margin_loss(z, ones()),
     lambda z: F.cosine_embedding_loss(z, ones(), torch.tensor([1, -1])),
     lambda z: F.margin_ranking_loss(z, zeros(), ones()),
     lambda z: F.triplet_margin_loss(z, zeros(), ones()),
