@@ -11,6 +11,7 @@ from typing import Any, Dict, Optional, Tuple
 import pytest
 import torch
 import torch.nn.functional as F
+from asserting_networks import Asserts, AssertsMembership, AssertsOneOfTwo
 from torch import Tensor, nn
 
 from normact import ConversionReport, NormActFactory, convert_norm
@@ -187,6 +188,7 @@ CASES: Dict[Any, Tuple[str, str]] = {
     FunctionalDropout: (PAIR, ""),
     DropConnect: (PAIR, ""),
     Scripted: (PAIR, ""),
+    Asserts: (PAIR, ""),
 }
 
 
@@ -284,6 +286,21 @@ def test_a_norm_that_torch_does_not_see_is_in_the_report() -> None:
     model.hidden = {"a": [nn.BatchNorm2d(8)]}  # type: ignore[assignment]
     rows = {row.path: row for row in report_of(model).norms}
     assert rows["norm"].proxy and "plain attribute" in rows["hidden['a'][0]"].reason
+
+
+def test_assertions_still_stop_wrong_inputs() -> None:
+    converted, report = convert_norm(Asserts(), PROXY)
+    assert report.norms[0].proxy
+    for shape in ((2, 3, 2, 2), (3, 8, 8)):
+        with pytest.raises(AssertionError, match="in forward, does not hold"):
+            converted(torch.ones(shape))
+
+
+@pytest.mark.parametrize("kind", [AssertsOneOfTwo, AssertsMembership])
+def test_what_need_not_hold_is_not_asserted(kind: Any) -> None:
+    converted, report = convert_norm(kind(), PROXY)
+    assert not report.norms[0].proxy and "control flow" in report.trace_failures[0][1]
+    assert converted(torch.ones(2, 3, 4, 4)).shape == (2, 8, 4, 4)
 
 
 def test_a_second_conversion_finds_nothing_to_do() -> None:
