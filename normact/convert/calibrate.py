@@ -52,6 +52,13 @@ class CalibratedLayer:
     note: str = ""
 
 
+def outputs_of(layers: Tuple[CalibratedLayer, ...]) -> str:
+    """Return what became of their Proxy Normalization, to be put behind their number; empty where they have none."""
+    counts = {kind: sum(layer.output == kind for layer in layers) for kind in ("taken back", "neutral", "changed")}
+    words = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    return f"; Proxy Normalization: {words}" if words else ""
+
+
 def check_calibration(factory: NormActFactory) -> None:
     """Refuse norms for which batch norm's moments say nothing, and those that need none.
 
