@@ -303,6 +303,12 @@ def test_what_need_not_hold_is_not_asserted(kind: Any) -> None:
     assert converted(torch.ones(2, 3, 4, 4)).shape == (2, 8, 4, 4)
 
 
+def test_an_instance_norm_that_evaluated_by_running_statistics_is_told() -> None:
+    kept_statistics, own = (nn.InstanceNorm2d(8, track_running_stats=track) for track in (True, False))
+    assert "evaluated by running statistics" in report_of(Net(kept_statistics)).norms[0].reason
+    assert report_of(Net(own)).norms[0].reason == ""
+
+
 def test_a_second_conversion_finds_nothing_to_do() -> None:
     converted, _ = convert_norm(Net(), PROXY)
     assert report_of(converted).norms == ()
