@@ -37,7 +37,7 @@ from configs.yaml_file import read_yaml
 from datasets import DataError, build_datasets
 from datasets.image_folder import read_image_file
 from datasets.images.encoded_image import EncodedImage
-from experiment.checkpoint import check_norm, load_checkpoint
+from experiment.checkpoint import check_norm, checkpoints_of, load_checkpoint
 from experiment.ending import end_with
 from experiment.foreign_config import config_of_file
 from experiment.network import build_network
@@ -97,12 +97,13 @@ def networks_of_run(options: argparse.Namespace) -> Iterator[Measured]:
         raise ValueError(f"--run {options.run} is not a run folder: it has no {folder.config.name}")
     place = [("--data-dir", "data.dir", options.data_dir)] if options.data_dir is not None else []
     config = config_of_file(read_yaml(folder.config)[0], folder.config, texts=place)
-    paths = sorted(folder.checkpoints.glob("step_*.pt"))
+    there = checkpoints_of(folder.checkpoints)
+    paths = list(there.values())
     if options.step is not None:
-        known = [str(int(path.stem.split("_")[1])) for path in paths]
-        paths = [path for path, step in zip(paths, known) if int(step) == options.step]
-        if not paths:
-            raise ValueError(f"--step {options.step}: this run has checkpoints of {', '.join(known) or 'no step'}")
+        if options.step not in there:
+            known = ", ".join(map(str, there))
+            raise ValueError(f"--step {options.step}: this run has checkpoints of {known or 'no step'}")
+        paths = [there[options.step]]
     if not paths:
         raise ValueError(f"{folder.checkpoints} holds no checkpoint")
     data = build_datasets(config.data, config.run.seed)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -31,28 +31,25 @@ from analysis.confusion import plot_confusion
 from backends.image_loader import build_loader
 from configs import Config, ConfigError, load_config
 from configs.arguments import positive
-from configs.atomic_file import replace_file
+from configs.atomic_file import replace_text
 from configs.counted import counted
 from configs.exit_codes import EXPLAINED, explain
+from configs.picture_file import check_picture
 from datasets import DataSets, EvaluationImages, build_datasets
 from datasets.data_sets import PlainTrainingImages
 from experiment.classify import classify, guesses_text
 from experiment.ending import end_with
-from experiment.exported_program import load_program
+from experiment.exported_model import SUFFIXES, Model, load_exported
 from experiment.foreign_config import config_of_file
 from experiment.guarded_loading import explained_loading, guarded
 from experiment.measurement import reestimate
 from experiment.network import build_network
-from experiment.onnx_file import load_session
 from experiment.starting_weights import place_weights
 from experiment.trained import load_trained
 from experiment.weights_file import AVERAGE, BEST, LAST, NEWEST, SavedWeights, read_weights
 from training.evaluation import Evaluation
 from training.pixels import pixel_scaling, scaled_pixels
 from training.weights import CheckpointError
-
-Model = Callable[[Tensor], Tensor]
-EXPORTED = (".pt2", ".onnx")
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -67,7 +64,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         if options.out is None:
             print(text, end="")
         else:
-            replace_file(options.out, text.encode("utf-8"))
+            replace_text(options.out, text)
             print(f"{options.model}: top-1 {report['top1']:.4f} of {counted(report['images'], 'image')}; {options.out}")
         if options.picture is not None:
             title = f"{options.model}: top-1 {100 * report['top1']:.2f} %"
@@ -131,7 +128,11 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
     for option, path in (("--out", options.out), ("--picture", options.picture)):
         if path is not None and not path.parent.is_dir():  # said now, and not after an hour of evaluation
             raise ConfigError(f"{option} {path}: {path.parent} is not a folder; create it, or name another")
-    is_exported = options.model.suffix in EXPORTED
+        if path is not None and path.is_dir():
+            raise ConfigError(f"{option} {path} is a folder; name a file")
+    if options.picture is not None:
+        check_picture(options.picture)
+    is_exported = options.model.suffix in SUFFIXES
     check_execution(options, is_exported)
     if options.reestimate_statistics and is_exported:
         raise ConfigError(f"--reestimate-statistics: those of {options.model.suffix} files are fixed; leave it out")
@@ -140,12 +141,7 @@ def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ..
     saved = None if is_exported else read_weights(options.model, options.checkpoint, options.weights)
     config = choose_config(options, saved)
     data = build_datasets(config.data, config.run.seed)
-    if saved is not None:
-        model = network_with(saved, config, data, options)
-    elif options.model.suffix == ".pt2":
-        model = exported_program(options.model)
-    else:
-        model = onnx_session(options.model)
+    model = network_with(saved, config, data, options) if saved is not None else load_exported(options.model)
     images = images_of(options.split, data)
     batches = BatchSampler(SequentialSampler(images), options.batch_size, drop_last=False)
     loader = build_loader(images, batches, config.data.workers)
@@ -260,42 +256,6 @@ def network_with(saved: SavedWeights, config: Config, data: DataSets, options: a
     @torch.no_grad()
     def run(x: Tensor) -> Tensor:
         return network(x.to(device)).float().cpu()
-
-    return run
-
-
-def exported_program(path: Path) -> Model:
-    """Return a program of torch.export; one for batches of a fixed size is given full batches."""
-    module, batch_size = load_program(path)
-
-    @torch.no_grad()
-    def run(x: Tensor) -> Tensor:
-        output: Tensor = module(x)
-        return output
-
-    return run if batch_size is None else padded_to(batch_size, run)
-
-
-def onnx_session(path: Path) -> Model:
-    """Return an ONNX model in onnxruntime; one for batches of a fixed size is given full batches."""
-    session = load_session(path)
-    images = session.get_inputs()[0]
-
-    def run(x: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(None, {images.name: x.numpy()})[0])
-
-    return padded_to(images.shape[0], run) if isinstance(images.shape[0], int) else run
-
-
-def padded_to(batch_size: int, model: Model) -> Model:
-    """Wrap a model of one batch size for any: in parts, the last one filled with zeros whose outputs are dropped."""
-
-    def run(x: Tensor) -> Tensor:
-        outputs = []
-        for part in x.split(batch_size):
-            filler = part.new_zeros((batch_size - len(part), *part.shape[1:]))
-            outputs.append(model(torch.cat([part, filler]))[: len(part)])
-        return torch.cat(outputs)
 
     return run
 

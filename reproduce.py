@@ -16,9 +16,9 @@ from typing import List, Optional, Sequence, Tuple
 
 from configs import ConfigError
 from configs.arguments import positive
+from configs.command_line import run_command
 from configs.counted import counted
 from configs.exit_codes import DONE, EXPLAINED, FAILED, exit_code_of_signal, explain
-from configs.standard_streams import open_standard_streams
 from grids.console import say
 from grids.grid_lock import grid_lock
 from grids.load import find_grid, load_grid
@@ -138,5 +138,4 @@ def _words(text: Optional[str]) -> Optional[List[str]]:
 
 
 if __name__ == "__main__":
-    open_standard_streams()
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Sequence, Union
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from configs.picture_file import save_picture
+from configs.picture_file import drawable, plain_texts, save_picture
 
 _NAMED = 40  # classes whose names and numbers are still readable
 
 
+@plain_texts()
 def plot_confusion(
     confusion: Sequence[Sequence[int]], class_names: Sequence[str], title: str, out_png: Union[str, Path]
 ) -> None:
@@ -25,6 +24,10 @@ def plot_confusion(
         title: above the picture.
         out_png: the picture's file; overwritten.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names, title = [drawable(name) for name in class_names], drawable(title)
     counts = np.asarray(confusion, dtype=float)
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = 3 + min(len(counts), _NAMED) * 0.42
@@ -34,8 +37,8 @@ def plot_confusion(
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     axes.set(title=title, xlabel="taken for", ylabel="true class")
     if len(counts) <= _NAMED:
-        axes.set_xticks(range(len(counts)), class_names, rotation=60, ha="right")
-        axes.set_yticks(range(len(counts)), class_names)
+        axes.set_xticks(range(len(counts)), names, rotation=60, ha="right")
+        axes.set_yticks(range(len(counts)), names)
         for (row, column), share in np.ndenumerate(shares):
             if share >= 0.5:
                 axes.text(

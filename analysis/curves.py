@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import textwrap
 from pathlib import Path
-from typing import Any, Dict, List, Union
+from typing import Any, Dict, List, Sequence, Union
 
 from configs.bounded_file import MAX_LOG_BYTES, parse_json, read_bounded
-from configs.picture_file import save_picture
+from configs.picture_file import drawable, save_picture
 
 # Colours of the Okabe-Ito palette, which stay apart for colour-blind readers; markers tell them apart in grey.
 _SPLITS = {
@@ -32,7 +32,7 @@ def plot_curves(metrics_path: Union[str, Path], out_png: Union[str, Path], title
     Raises:
         ValueError: a file without records, or with a line, other than the last, that is not a record.
     """
-    records = read_records(Path(metrics_path))
+    records = read_records(Path(metrics_path), numbers=("epoch", "loss", "top1"))
     if not records:
         raise ValueError(f"{metrics_path} holds no record yet; draw it after the run's first log line")
     # it takes long to import, and commands that draw nothing start without
@@ -46,7 +46,7 @@ def plot_curves(metrics_path: Union[str, Path], out_png: Union[str, Path], title
         rows = [record for record in records if record["split"] == split]
         if not rows:
             continue
-        epochs = [row["epoch"] for row in rows]
+        epochs = [_or_gap(row["epoch"]) for row in rows]
         loss_axes.plot(epochs, [_or_gap(row["loss"]) for row in rows], **line)
         accuracy_axes.plot(epochs, [100 * _or_gap(row["top1"]) for row in rows], **line)
     loss_axes.set_ylabel("loss per image")
@@ -57,12 +57,16 @@ def plot_curves(metrics_path: Union[str, Path], out_png: Union[str, Path], title
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
     if title:
-        figure.suptitle("\n".join(textwrap.wrap(title, 110)), fontsize=11, parse_math=False)
+        figure.suptitle("\n".join(textwrap.wrap(drawable(title), 110)), fontsize=11, parse_math=False)
     save_picture(figure, out_png, dpi=150)
 
 
-def read_records(path: Path) -> List[Dict[str, Any]]:
+def read_records(path: Path, numbers: Sequence[str] = ()) -> List[Dict[str, Any]]:
     """Return the JSON records of a run's file, one per line; a torn last line is skipped.
+
+    Args:
+        path: of the file.
+        numbers: keys that each record has, beside its split: numbers, or null where they were not finite.
 
     Raises:
         ValueError: another line that is not a record.
@@ -71,8 +75,13 @@ def read_records(path: Path) -> List[Dict[str, Any]]:
     records: List[Dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         try:
-            records.append(parse_json(line))
-        except ValueError as error:
+            record = parse_json(line)
+            if not isinstance(record, dict) or (numbers and "split" not in record):
+                raise ValueError("no object with a split")
+            for key in numbers:
+                _or_gap(record[key])
+            records.append(record)
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             if number < len(lines):
                 raise ValueError(f"{path}, line {number} is not a metrics record: {line[:80]!r}") from error
     return records

@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from analysis.curves import read_records
-from configs.picture_file import save_picture
+from configs.picture_file import drawable, plain_texts, save_picture
 
 Item = TypeVar("Item")
 
@@ -46,6 +46,7 @@ class PowerPanel:
     bound: Optional[np.ndarray] = None
 
 
+@plain_texts()
 def plot_power(panels: Sequence[PowerPanel], path: Union[str, Path], *, columns: int = 0, note: str = "") -> None:
     """Save what `draw_power` draws as a picture file."""
     figure = Figure(layout="constrained")
@@ -87,12 +88,19 @@ def draw_power(figure: Figure, panels: Sequence[PowerPanel], *, columns: int = 0
     )
     if note:
         width = int(17 * figure.get_size_inches()[0])  # characters of this size in the figure's width
-        figure.supxlabel("\n".join(textwrap.wrap(note, width)), fontsize=7.5, parse_math=False)
+        figure.supxlabel("\n".join(textwrap.wrap(drawable(note), width)), fontsize=7.5, parse_math=False)
 
 
 def panel_of_layers(title: str, layers: Sequence[Mapping[str, Any]]) -> PowerPanel:
-    """Return the panel of one measurement, from the records of a PowerMeter."""
-    return PowerPanel(title, np.array([[layer["power"] for layer in layers]]))
+    """Return the panel of one measurement, from the records of a PowerMeter.
+
+    Raises:
+        ValueError: they are none.
+    """
+    powers = np.array([[layer["power"] for layer in layers]], dtype=float)
+    if powers.shape != (1, len(layers), 4) or not len(layers):
+        raise ValueError(f"powers of shape {powers.shape} are not P1 to P4 of each layer")
+    return PowerPanel(title, powers)
 
 
 def plot_power_log(log_path: Path, out_png: Union[str, Path], title: str = "") -> None:
@@ -109,7 +117,10 @@ def plot_power_log(log_path: Path, out_png: Union[str, Path], title: str = "") -
     records = read_records(log_path)
     if not records:
         raise ValueError(f"{log_path} holds no record yet; draw it after the run's first one")
-    panels = [panel_of_layers(f"epoch {record['epoch']:g}", record["layers"]) for record in evenly(records, 12)]
+    try:
+        panels = [panel_of_layers(f"epoch {record['epoch']:g}", record["layers"]) for record in evenly(records, 12)]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{log_path} has a record that is no power decomposition of an epoch: {error}") from error
     plot_power(panels, out_png, columns=min(6, len(panels)), note=title)
 
 
@@ -143,7 +154,7 @@ def _draw(axes: Axes, panel: PowerPanel) -> None:
         axes.fill_between(depth, low, high, color="black", alpha=0.3, linewidth=0)
     if panel.bound is not None:
         axes.plot(depth, panel.bound, **BOUND_LINE)
-    axes.set_title(panel.title, fontsize=9, parse_math=False)
+    axes.set_title(drawable(panel.title), fontsize=9, parse_math=False)
     axes.set_xlim(1, max(2, len(depth)))
     axes.set_ylim(0, 1)
     axes.tick_params(labelsize=7)

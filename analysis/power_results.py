@@ -50,12 +50,14 @@ def panel_of_results(results: Mapping[str, Any], path: Path) -> PowerPanel:
     """
     try:
         if "layers" in results:
-            return panel_of_random_net(results["norm"], np.array(results["layers"]), RandomNetShape(**results["shape"]))
-        powers = np.array([[layer["power"] for layer in point["layers"]] for point in results["points"]])
+            return panel_of_random_net(
+                results["norm"], np.array(results["layers"], dtype=float), RandomNetShape(**results["shape"])
+            )
+        powers = np.array([[layer["power"] for layer in point["layers"]] for point in results["points"]], dtype=float)
         if powers.ndim != 3 or powers.shape[2] != 4:
             raise ValueError(f"it has {len(results['points'])} points, of different or of no norms")
-        return PowerPanel(results["title"], powers)
-    except (KeyError, TypeError, ValueError) as error:
+        return PowerPanel(str(results["title"]), powers)
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise ResultsError(
             f"{path} is not a power.json of `analyze.py power` or `random-net` that can be drawn: {reason}"

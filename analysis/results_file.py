@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Dict
 
-from configs.atomic_file import replace_file
+from configs.atomic_file import replace_text
 from configs.bounded_file import MIB, parse_json, read_bounded
 
 MAX_BYTES = 64 * MIB  # Python's form of a JSON text takes ten times as much
@@ -24,7 +24,7 @@ def write_results(path: Path, results: Dict[str, Any]) -> None:
         OSError: as said.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, (json.dumps(results, allow_nan=False) + "\n").encode("utf-8"))
+    replace_text(path, json.dumps(results, allow_nan=False) + "\n")
 
 
 def read_results(path: Path) -> Dict[str, Any]:

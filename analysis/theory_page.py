@@ -17,7 +17,7 @@ from analysis.norm_name import exact_factory, norm_label
 from analysis.random_power import propagate
 from analysis.statement import Statement
 from analysis.theory_nets import NORMS, Nets
-from configs.atomic_file import replace_file
+from configs.atomic_file import replace_text
 from configs.picture_file import save_picture
 from models.random_net import RandomNetShape
 
@@ -56,7 +56,7 @@ def write_page(statements: Sequence[Statement], nets: Nets, path: Path) -> None:
         assert "|" not in each.claimed + each.measured + each.bound, "a bar would end the cell"
         lines.append(f"| {each.name} | {each.claimed} | {each.measured} | {each.bound} | {verdict} |")
     lines += ["", "![measured over depth](theory.png)", "", "![distributions in channels](figure1.png)"]
-    replace_file(path, ("\n".join(lines) + "\n").encode("utf-8"))
+    replace_text(path, "\n".join(lines) + "\n")
 
 
 def plot_theory(nets: Nets, path: Path) -> None:

@@ -45,6 +45,8 @@ def replace_file(
             one.
     """
     path = Path(path)
+    if not path.name:  # "", "." and "/"
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     partial = path.with_name(f".{path.name}.{os.urandom(8).hex()}{PARTIAL_SUFFIX}")
     view = memoryview(data)
     if _is_special(path):
@@ -69,6 +71,17 @@ def replace_file(
         raise describe_full_disk(error, path, len(view)) from error
     passing("after_replace")
     sync_folder(path.parent)
+
+
+def replace_text(path: Union[str, Path], text: str) -> None:
+    """Write a text as replace_file does, in UTF-8.
+
+    Names of files may be of bytes that are no text; these are written out, as in Python's repr.
+
+    Raises:
+        DiskFullError, OSError: as replace_file.
+    """
+    replace_file(path, text.encode("utf-8", "backslashreplace"))
 
 
 def _is_special(path: Path) -> bool:

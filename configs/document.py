@@ -5,6 +5,7 @@ python -m configs.document experiments        every experiment: network, norm, d
 """
 
 import argparse
+import sys
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Type
 
 import annotated_types
@@ -12,10 +13,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from configs.command_line import run_command
 from configs.expected import expected_accuracy
 from configs.load import config_names, find_config, load_config
 from configs.schema import Config
-from configs.standard_streams import open_standard_streams
 
 NO_DEFAULT = "not set"
 _RANGES = (
@@ -134,5 +135,4 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
 
 
 if __name__ == "__main__":
-    open_standard_streams()
-    main()
+    sys.exit(run_command(main))

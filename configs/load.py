@@ -1,6 +1,7 @@
 """From a name on the command line to a checked Config, with errors that name file, line and key."""
 
 import difflib
+import os
 import re
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -69,10 +70,7 @@ def own_seed(name_or_path: str) -> Optional[int]:
 def find_config(name_or_path: str, source: str = "--config") -> Path:
     """Return the YAML file of a shipped name or of a path. Errors begin with `source`, where it was named."""
     if name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path:
-        path = Path(name_or_path)
-        if not path.is_file():
-            raise ConfigError(f"{source} {name_or_path}: no such file")
-        return path
+        return named_file(name_or_path, f"{source} {name_or_path}")
     files = _shipped_files()
     found = files.get(name_or_path) or files.get(_present_name(name_or_path))
     if found is None:
@@ -83,6 +81,17 @@ def find_config(name_or_path: str, source: str = "--config") -> Path:
             f"{len(files)}; the path of a YAML file works too"
         )
     return found
+
+
+def named_file(path: str, named: str) -> Path:
+    """Return the path of something that is there; what is no file, its reader says. Errors begin with `named`."""
+    try:
+        os.stat(path)
+    except (OSError, ValueError) as error:  # ValueError: no system takes such a name
+        is_missing = isinstance(error, FileNotFoundError)
+        reason = "no such file" if is_missing else getattr(error, "strerror", None) or error
+        raise ConfigError(f"{named}: {reason}") from error
+    return Path(path)
 
 
 def _shipped_files() -> Dict[str, Path]:

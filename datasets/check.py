@@ -29,10 +29,10 @@ from PIL import Image
 
 from configs import load_config
 from configs.arguments import whole
+from configs.command_line import run_command
 from configs.counted import counted
 from configs.exit_codes import DATA, DONE, EXPLAINED, explain
 from configs.schema import DataConfig
-from configs.standard_streams import open_standard_streams
 from datasets import build_datasets
 from datasets.data_sets import DataSets
 from datasets.errors import DataError
@@ -250,5 +250,4 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 if __name__ == "__main__":
-    open_standard_streams()
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -25,9 +25,9 @@ from typing import Iterator, List, Optional, Sequence, Tuple
 
 from configs.arguments import MOST_PIXELS, positive, whole
 from configs.atomic_file import replace_file
+from configs.command_line import run_command
 from configs.counted import counted
 from configs.exit_codes import DISK, explain
-from configs.standard_streams import open_standard_streams
 from datasets.errors import DataError
 from datasets.image_folder import FolderImages, open_folder
 from datasets.images.encoded_image import EncodedImage
@@ -202,5 +202,4 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 if __name__ == "__main__":
-    open_standard_streams()
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from configs import load_config
 from configs.arguments import positive
+from configs.command_line import run_command
 from configs.exit_codes import EXPLAINED, explain
-from configs.picture_file import save_picture
+from configs.picture_file import drawable, plain_texts, save_picture
 from configs.schema import DataConfig
-from configs.standard_streams import open_standard_streams
 from datasets import build_datasets
 from datasets.errors import DataError
 from datasets.images.transforms import to_tensor
@@ -67,6 +67,7 @@ def tile(rows: Sequence[Sequence[Tensor]], size: int) -> Tensor:
     return canvas.permute(1, 2, 0)
 
 
+@plain_texts()
 def draw(config: DataConfig, columns: int, out: str) -> None:
     """Write the picture.
 
@@ -75,7 +76,7 @@ def draw(config: DataConfig, columns: int, out: str) -> None:
         OSError: `out` cannot be written.
     """
     data_sets = build_datasets(config, seed=0)
-    names = data_sets.class_names[:CLASSES]
+    names = [drawable(name) for name in data_sets.class_names[:CLASSES]]
     rows = first_of_each_class(data_sets.train.source, len(names), columns)
     size = data_sets.image_size
     figure = Figure(figsize=(columns * INCHES + 1.2, len(rows) * INCHES + 0.4), layout="constrained")
@@ -111,5 +112,4 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 if __name__ == "__main__":
-    open_standard_streams()
-    sys.exit(main())
+    sys.exit(run_command(main))

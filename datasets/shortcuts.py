@@ -26,9 +26,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from configs import load_config
+from configs.command_line import run_command
 from configs.exit_codes import EXPLAINED, explain
 from configs.schema import DataConfig
-from configs.standard_streams import open_standard_streams
 from datasets import build_datasets
 from datasets.errors import DataError
 from datasets.images.transforms import to_tensor
@@ -175,5 +175,4 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 
 
 if __name__ == "__main__":
-    open_standard_streams()
-    sys.exit(main())
+    sys.exit(run_command(main))

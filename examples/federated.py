@@ -61,16 +61,15 @@ def main(arguments: Optional[Sequence[str]] = None) -> Dict[str, List[float]]:
     parser = argparse.ArgumentParser(description="Federated averaging with GN, GN+PN and BN.")
     parser.add_argument("--fashion-mnist", help="folder of its four files; stripes without it")
     images = {"train_images": 60000, "test_images": 10000}
-    training = {"seeds": 1, "clients": 10, "rounds": 30, "local_steps": 20, "batch_size": 32}
+    training = {"seeds": 1, "first_seed": 0, "clients": 10, "rounds": 30, "local_steps": 20, "batch_size": 32}
     for name, value in {**images, **training}.items():
         parser.add_argument("--" + name.replace("_", "-"), type=int, default=value)
-    parser.add_argument(
-        "--alpha", type=float, default=0.1, help="of the Dirichlet distribution; small: few classes each"
-    )
+    parser.add_argument("--alpha", type=float, default=0.1, help="of the Dirichlet distribution; small: few classes")
     parser.add_argument("--lr", type=float, default=0.02)
     options = parser.parse_args(arguments)
     data = load_images(options.fashion_mnist, options.train_images, options.test_images)
-    results = {norm: [train(norm, seed, data, options) for seed in range(options.seeds)] for norm in NORMS}
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    results = {norm: [train(norm, seed, data, options) for seed in seeds] for norm in NORMS}
     for norm, values in results.items():
         print(f"{norm}: {torch.tensor(values).mean():.4f} +- {torch.tensor(values).std(correction=0):.4f} of {values}")
     return results

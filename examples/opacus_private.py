@@ -57,6 +57,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> Dict[str, List[float]]:
     parser.add_argument("--train-images", type=int, default=60000)
     parser.add_argument("--test-images", type=int, default=10000)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--epsilon", type=float, default=8.0)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=512)
@@ -64,7 +65,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> Dict[str, List[float]]:
     options = parser.parse_args(arguments)
     warnings.filterwarnings("ignore", message="Secure RNG|Full backward hook|Optimal order")
     images = load_images(options.fashion_mnist, options.train_images, options.test_images)
-    results = {norm: [train(norm, seed, images, options) for seed in range(options.seeds)] for norm in NORMS}
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    results = {norm: [train(norm, seed, images, options) for seed in seeds] for norm in NORMS}
     for norm, values in results.items():
         print(f"{norm}: {torch.tensor(values).mean():.4f} +- {torch.tensor(values).std(correction=0):.4f}")
     return results

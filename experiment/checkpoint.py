@@ -25,7 +25,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Union
 import torch
 
 from configs.atomic_file import partial_files, replace_file, sync_folder
-from experiment.checkpoint_schema import check_state, shown
+from experiment.checkpoint_schema import check_state
 from experiment.manifest import (
     FORMAT,
     best_by,
@@ -36,7 +36,7 @@ from experiment.manifest import (
     write_manifest,
 )
 from experiment.torch_archive import RefusedError, first_line, load_tensors
-from training.weights import CheckpointError
+from training.weights import CheckpointError, shown
 
 LOGGER = logging.getLogger(__name__)
 CRASH_POINTS = ("before_write", "mid_write", "before_replace", "after_replace", "before_manifest")
@@ -88,24 +88,35 @@ def has_checkpoint(folder: Union[str, Path]) -> bool:
     return bool(_known_steps(Path(folder)))
 
 
+def checkpoints_of(folder: Union[str, Path]) -> Dict[int, Path]:
+    """Return the checkpoints of `folder` by their steps, ascending, intact or not; nothing is read."""
+    paths = {_step_of(path): path for path in _checkpoint_files(Path(folder)) if path.suffix == ".pt"}
+    return dict(sorted(paths.items()))
+
+
 def newest_checkpoint(folder: Union[str, Path], tell: Callable[[str], None] = LOGGER.warning) -> Optional[Path]:
     """Return the newest intact checkpoint of `folder`, or None if none was ever finished.
 
-    A checkpoint that is not intact is skipped, and `tell` is called with a message that names what is wrong.
+    A checkpoint that is not intact is skipped, and `tell` is called with a message that names what is wrong. One that a
+    run removes meanwhile, because it has written newer ones, is none of them.
 
     Raises:
         CheckpointError: finished checkpoints exist, and none is intact: starting again would hide that.
     """
     folder = Path(folder)
     problems: List[str] = []
-    unfinished = {_step_of(path) for path in _checkpoint_files(folder)} - set(_known_steps(folder))
+    known = _known_steps(folder)
+    unfinished = {_step_of(path) for path in _checkpoint_files(folder)} - set(known)
     for step in sorted(unfinished, reverse=True):
         tell(f"skipping {folder / checkpoint_name(step)}: it was never finished (no manifest)")
-    for step in reversed(_known_steps(folder)):
+    for step in reversed(known):
         path = folder / checkpoint_name(step)
         try:
             read_verified(path)
         except CheckpointError as error:
+            newer = max(_known_steps(folder), default=0)
+            if newer > known[-1]:
+                return newest_checkpoint(folder, tell)
             problems.append(str(error))
             tell(f"skipping a checkpoint: {error}")
         else:

@@ -16,11 +16,9 @@ from typing_extensions import Annotated, Literal
 
 from experiment.manifest import FORMAT
 from training.metrics import StepSums
-from training.weights import CheckpointError
+from training.weights import CheckpointError, first_of, shown
 
-_PROBLEMS_SHOWN = 3
 _SUMS = len(StepSums().stacked())
-_CHARACTERS_SHOWN = 60
 _REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _COUNTERS = ("step", "updates")  # of weight updates, in the state of optimizers: AdamW's and Lamb's
@@ -45,6 +43,22 @@ def _check_number(value: Any) -> Any:
     if type(value) not in (int, float):  # pydantic takes whatever can be converted, tensors too
         raise ValueError("a number")
     return value
+
+
+def _check_config(config: Dict[str, Dict[str, Any]]) -> Dict[str, Dict[str, Any]]:
+    for section, values in config.items():
+        for key, value in values.items():
+            if not _is_plain(value):
+                raise ValueError(f"plain values: {section}.{key} is {shown(value)}")
+    return config
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(name, str) and _is_plain(entry) for name, entry in value.items())
+    return value is None or type(value) in (bool, int, float, str)
 
 
 PlainTensor = Annotated[Tensor, AfterValidator(_check_plain)]
@@ -127,7 +141,7 @@ class _Checkpoint(_Entries):
     step: Count
     progress: _Progress
     seed: Annotated[int, Field(ge=0, lt=2**63)]
-    config: Dict[str, Dict[str, Any]]
+    config: Annotated[Dict[str, Dict[str, Any]], AfterValidator(_check_config)]
     norm: Dict[str, Plain]
     execution: Dict[str, Plain]
     class_names: Annotated[List[str], Field(min_length=1)]
@@ -169,10 +183,7 @@ def check_state(state: Mapping[str, Any], where: str) -> None:
     except ValidationError as error:
         problems = _explained(error)
     if problems:
-        more = f"; and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
-        raise CheckpointError(
-            f"{where} is not a checkpoint of this program, or is damaged: {'; '.join(problems[:_PROBLEMS_SHOWN])}{more}"
-        )
+        raise CheckpointError(f"{where} is not a checkpoint of this program, or is damaged: {first_of(problems)}")
 
 
 def _contradictions(state: Mapping[str, Any]) -> Iterator[str]:
@@ -240,16 +251,3 @@ def _wanted(problem: Any) -> str:
         least, most = problem["ctx"].get("min_length"), problem["ctx"].get("max_length")
         return f"at least {least}" if most is None else f"{most} numbers"
     return _WANTED.get(problem["type"], problem["msg"])
-
-
-def shown(value: Any) -> str:
-    """Return a value of a file in a few words."""
-    if isinstance(value, Tensor):
-        return f"a tensor of {str(value.dtype).replace('torch.', '')} {tuple(value.shape)}"
-    if isinstance(value, (dict, list, tuple)):
-        kind = "dictionary" if isinstance(value, dict) else "list"
-        return f"a {kind} of {len(value)}"
-    if value is None or isinstance(value, (bool, int, float, str)):
-        text = repr(value)
-        return text if len(text) <= _CHARACTERS_SHOWN else f"{text[:_CHARACTERS_SHOWN]}..."
-    return f"a {type(value).__name__}"

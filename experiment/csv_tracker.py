@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any, Iterable, Mapping
 
-from configs.atomic_file import describe_full_disk, open_without_following, replace_file
+from configs.atomic_file import describe_full_disk, open_without_following, replace_text
 from experiment.metrics_log import COLUMNS
 
 
@@ -26,7 +26,7 @@ class CsvTracker:
     def __init__(self, path: Path, past: Iterable[Mapping[str, Any]]) -> None:
         self._path = path
         lines = [_line(dict(zip(COLUMNS, COLUMNS)))] + [_line(record) for record in past if record["split"] != "power"]
-        replace_file(path, "".join(lines).encode("utf-8"))
+        replace_text(path, "".join(lines))
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Write one line, on the disk at once.

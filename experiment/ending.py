@@ -11,8 +11,8 @@ import threading
 from typing import Callable, NoReturn
 
 from backends.process_group import was_joined
-from configs.exit_codes import FAILED, INTERRUPTED
-from configs.standard_streams import open_standard_streams
+from configs.command_line import run_command
+from configs.exit_codes import FAILED
 
 
 def end_with(main: Callable[[], int]) -> NoReturn:
@@ -21,9 +21,8 @@ def end_with(main: Callable[[], int]) -> NoReturn:
     A process that has been in a group of processes does all that Python does at its end but the last: the interpreter
     is not taken apart. A group that could not be left whole, as in an error's traceback, has threads that may need it.
     """
-    open_standard_streams()
     try:
-        code = main()
+        code = run_command(main)
     except BaseException as error:
         if not was_joined():
             raise
@@ -41,7 +40,7 @@ def _show(error: BaseException) -> int:
         print(error.code, file=sys.stderr)
         return FAILED
     sys.excepthook(type(error), error, error.__traceback__)
-    return INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
+    return FAILED
 
 
 def _leave(code: int) -> NoReturn:

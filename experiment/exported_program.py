@@ -11,7 +11,7 @@ import json
 import re
 import zipfile
 from pathlib import Path
-from typing import Dict, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Optional
 
 import torch
 from torch import nn
@@ -32,8 +32,22 @@ _PAYLOADS = {
 _ABOUT = re.compile(r"archive_format|archive_version|byteorder|\.format_version|\.storage_alignment|\.data/.*|extra/.*")
 
 
-def load_program(path: Path) -> Tuple[nn.Module, Optional[int]]:
-    """Return the network in a file of torch.export.save, on the CPU, and its batch size, if that is fixed.
+class Program(NamedTuple):
+    """A network of a file, on the CPU.
+
+    Attributes:
+        module: computes it.
+        batch_size: None for any.
+        wants: its inputs, in words.
+    """
+
+    module: nn.Module
+    batch_size: Optional[int]
+    wants: str
+
+
+def load_program(path: Path) -> Program:
+    """Return the network in a file of torch.export.save.
 
     No code of the file is run, and nothing of it unpickled but tensors.
 
@@ -52,9 +66,19 @@ def load_program(path: Path) -> Tuple[nn.Module, Optional[int]]:
         program = load_pt2(archive).exported_programs["model"]
         inputs = [node for node in program.graph.nodes if node.op == "placeholder"]
         batch_size = inputs[-1].meta["val"].shape[0]
-        return program.module(), batch_size if isinstance(batch_size, int) else None
+        wants = ", ".join(
+            _form(node.meta["val"]) for node in inputs if node.name in program.graph_signature.user_inputs
+        )
+        return Program(program.module(), batch_size if isinstance(batch_size, int) else None, wants)
     except Exception as error:  # unknown bytes are read here: what is raised depends on them and on torch's version
         raise CheckpointError(f"{path} cannot be read as an exported program: {first_line(error)}") from error
+
+
+def _form(value: Any) -> str:
+    if not isinstance(value, torch.Tensor):
+        return type(value).__name__
+    sizes = ", ".join(str(size) if isinstance(size, int) else "N" for size in value.shape)
+    return f"{str(value.dtype).replace('torch.', '')} ({sizes})"
 
 
 def rewritten(records: Dict[str, bytes]) -> io.BytesIO:

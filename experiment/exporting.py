@@ -76,9 +76,8 @@ def run_file(path: Path, images: Tensor) -> Tensor:
     if path.suffix == ".onnx":
         session = load_session(path)
         return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: images.numpy()})[0])
-    module, _ = load_program(path)
     with torch.no_grad():
-        output: Tensor = module(images)
+        output: Tensor = load_program(path).module(images)
     return output
 
 

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Union
 
-from configs.atomic_file import describe_full_disk, open_without_following, replace_file
+from configs.atomic_file import describe_full_disk, open_without_following, replace_file, replace_text
 from configs.bounded_file import MAX_LOG_BYTES, MAX_RECORD_BYTES, parse_json, read_bounded
 from training.metrics import Means
 from training.weights import CheckpointError
@@ -89,9 +89,7 @@ class MetricsLog:
 
     def records(self) -> List[Dict[str, Any]]:
         """Return all records; the file is as `truncate_after` leaves it."""
-        if not self.path.exists():
-            return []
-        return [parse_json(line) for line in read_bounded(self.path, MAX_LOG_BYTES).splitlines()]
+        return read_records(self.path)
 
     def truncate_after(self, step: int, evaluated_step: int) -> int:
         """Drop the records later than a resumed step and a torn last line; return the number of records dropped.
@@ -132,7 +130,7 @@ class MetricsLog:
 
 def write_summary(path: Union[str, Path], summary: Mapping[str, Any]) -> None:
     """Write the result of a finished run as one JSON object, atomically; not finite numbers become null."""
-    replace_file(path, (_strict_json(dict(summary), indent=2) + "\n").encode("utf-8"))
+    replace_text(path, _strict_json(dict(summary), indent=2) + "\n")
 
 
 def read_state(path: Union[str, Path]) -> Optional[str]:
@@ -176,3 +174,10 @@ def _finite_or_null(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite_or_null(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_records(path: Path) -> List[Dict[str, Any]]:
+    """Return all records of a log; none where there is no file."""
+    if not path.exists():
+        return []
+    return [parse_json(line) for line in read_bounded(path, MAX_LOG_BYTES).splitlines()]

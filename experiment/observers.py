@@ -34,7 +34,7 @@ class Observer(Protocol):
             title: of its pictures.
 
         Raises:
-            OSError: a picture cannot be written.
+            Exception: a picture cannot be written.
         """
 
 
@@ -59,7 +59,7 @@ class Observers:
             observer.after_epoch(epoch)
 
     def at_end(self) -> None:
-        """Finish the observers; a picture that cannot be written costs a warning, not the run."""
+        """Finish the observers; a picture that fails costs a warning: the run is done, and its result written."""
         if not self._is_primary:
             return
         folder = self._output.folder
@@ -67,7 +67,7 @@ class Observers:
             title = run_title(self._name, read_settings(folder.config))
             for observer in self._observers:
                 observer.at_end(title)
-        except OSError as error:
+        except Exception as error:  # of the disk, of the drawing library, of files that somebody changed meanwhile
             LOGGER.warning(
                 "the pictures cannot be written: %s; draw them with `python analyze.py curves %s`", error, folder.path
             )

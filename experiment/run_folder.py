@@ -120,12 +120,15 @@ def _lock(path: Path) -> IO[str]:
     lock = os.fdopen(descriptor, "a+", encoding="utf-8", errors="replace")  # open for as long as the lock is held
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         lock.seek(0)
         holder = lock.read(_HOLDER_CHARACTERS).strip()
         lock.close()
         known = holder if holder and holder.isprintable() else "another run"
         raise RunFolderError(f"{path} is in use by {known}; wait for it, or choose another --output-dir") from error
+    except OSError as error:  # a file system without locks, perhaps
+        lock.close()
+        raise RunFolderError(f"{path / LOCK_NAME} cannot be locked: {error.strerror}; choose another folder") from error
     lock.truncate(0)
     started = datetime.datetime.now().isoformat(timespec="seconds")
     lock.write(f"pid {os.getpid()} on {socket.gethostname()}, started {started}\n")

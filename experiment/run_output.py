@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Iterable, Optional, Type
 
 from tqdm import tqdm
 
-from configs.atomic_file import partial_files, replace_file
+from configs.atomic_file import partial_files, replace_file, replace_text
 from configs.bounded_file import MAX_LOG_BYTES, read_bounded
 from configs.counted import counted
 from experiment.aside import Aside
@@ -84,7 +84,7 @@ class RunOutput:
         """
         self._step, self._images_per_step = step, images_per_step
         if self._is_primary:
-            replace_file(self.folder.config, config_text.encode("utf-8"))
+            replace_text(self.folder.config, config_text)
             self._metrics.truncate_after(step, evaluated_step)
             self._tracker = build_tracker(self._metrics.records())
             write_status(self.folder.status, "running", f"from step {step}", None, step)

@@ -60,6 +60,8 @@ def check_activation(config: Mapping[str, Any], network: ImageClassifier, path: 
     Raises:
         CheckpointError: as said.
     """
+    if "model" not in config:
+        raise CheckpointError(f"{path} does not say what network it was trained with: its configuration has no model")
     trained = config["model"].get("activation") or network.default_activation
     if trained != network.activation:
         raise CheckpointError(

@@ -78,8 +78,14 @@ def read_weights(path: Union[str, Path], checkpoint: str = NEWEST, weights: Opti
     """
     path = Path(path)
     if path.is_dir():
-        path = _checkpoint_of(path, checkpoint)
-    elif checkpoint == BEST:
+        file = _checkpoint_of(path, checkpoint)
+        try:
+            return read_weights(file, weights=weights)
+        except CheckpointError:
+            if file.exists():
+                raise
+        return read_weights(path, checkpoint, weights)  # a run that goes on removed it, and has written newer ones
+    if checkpoint == BEST:
         raise CheckpointError(f"{path} is a file, and only run folders have a best checkpoint; name the run folder")
     if path.suffix == ".safetensors":
         found = [SavedWeights(path, _read_safetensors(path))]

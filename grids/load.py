@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from configs import ConfigError
 from configs.explain import explain
 from configs.load import FOLDER as CONFIGS
+from configs.load import named_file
 from configs.yaml_file import read_yaml
 from grids.schema import Grid
 
@@ -36,12 +37,10 @@ def grid_names() -> List[str]:
 
 def find_grid(name_or_path: str) -> Path:
     """Return the YAML file of a shipped grid or of a path."""
-    is_path = name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path
-    path = Path(name_or_path) if is_path else FOLDER / f"{name_or_path}.yaml"
-    if path.is_file():
-        return path
-    if is_path:
-        raise ConfigError(f"{name_or_path}: no such file")
+    if name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path:
+        return named_file(name_or_path, name_or_path)
+    if name_or_path in grid_names():
+        return FOLDER / f"{name_or_path}.yaml"
     near = difflib.get_close_matches(name_or_path, grid_names(), n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = f"; did you mean {near[0]}?" if near else "."
     raise ConfigError(f"{name_or_path}: no such grid{hint} There are {', '.join(grid_names())}; a path will do as well")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -10,9 +11,10 @@ from typing import Any, Dict, List, Optional
 from pydantic import ValidationError
 
 from configs import Config, ConfigError
-from configs.atomic_file import replace_file
+from configs.atomic_file import replace_text
 from configs.bounded_file import MAX_LOG_BYTES, MAX_RECORD_BYTES, parse_json, read_bounded
 from configs.meaning import differences
+from experiment.metrics_log import read_records
 from experiment.run_folder import RunFolder
 from grids.plan import Trial
 
@@ -43,8 +45,7 @@ class Results:
         path = self.path(trial)
         try:
             result = parse_json(read_bounded(path, MAX_LOG_BYTES))
-            if not {"config", "summary", "train_loss"} <= set(result):
-                raise ValueError("config, summary or train_loss is missing")
+            check_result(result)
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
@@ -54,7 +55,7 @@ class Results:
     def write(
         self, trial: Trial, config: Config, folder: RunFolder, learning_rate: Dict[str, Any], diverged: bool
     ) -> Dict[str, Any]:
-        """Return the result of a run that ended, from its folder.
+        """Write, and return, the result of a run that ended, from its folder.
 
         Args:
             trial: the run.
@@ -62,8 +63,12 @@ class Results:
             folder: the run's.
             learning_rate: what the check said.
             diverged: its loss was not finite: there is no summary.
+
+        Raises:
+            ValueError, KeyError, TypeError: the folder's files are not what such a run writes.
+            OSError: they cannot be read, or the result not written.
         """
-        records = _records(folder.metrics)
+        records = read_records(folder.metrics)
         result = {
             "grid": self.name,
             "row": trial.cell.row,
@@ -74,13 +79,40 @@ class Results:
             "summary": None if diverged else _summary(folder),
             "train_loss": last_epoch_loss(records, config.schedule.epochs),
             "evaluations": [record for record in records if record["split"] == "eval"],
-            "power": _records(folder.power),
+            "power": read_records(folder.power),
             "config": config.model_dump(mode="json"),
         }
+        check_result(result)
         path = self.path(trial)
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, (json.dumps(result, indent=1) + "\n").encode("utf-8"))
+        replace_text(path, json.dumps(result, indent=1) + "\n")
         return result
+
+
+def check_result(result: Any) -> None:
+    """Refuse what is not the result of a run: a file of another kind, or one that somebody edited.
+
+    Raises:
+        ValueError: as said.
+    """
+    keys = {"config", "summary", "train_loss", "learning_rate"}
+    if not isinstance(result, dict) or not keys <= set(result):
+        raise ValueError(f"one of {', '.join(sorted(keys))} is missing")
+    if not (result["train_loss"] is None or is_finite(result["train_loss"])):
+        raise ValueError(f"train_loss is {result['train_loss']!r:.80}, no number")
+    rate = result["learning_rate"]
+    if not isinstance(rate, dict) or not is_finite(rate.get("value")):
+        raise ValueError(f"learning_rate.value is missing, or no number: {rate!r:.80}")
+    if not isinstance(result["config"], dict) or not isinstance(result["summary"], (dict, type(None))):
+        raise ValueError("config or summary has no names and values")
+
+
+def is_finite(value: Any) -> bool:
+    """Whether it is a number that a table can hold."""
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 def why_changed(saved: Dict[str, Any], config: Config) -> List[str]:
@@ -102,9 +134,10 @@ def why_changed(saved: Dict[str, Any], config: Config) -> List[str]:
 def _summary(folder: RunFolder) -> Dict[str, Any]:
     """Return the run's summary, with its command as anyone may type it: without the grid's own folder."""
     summary: Dict[str, Any] = parse_json(read_bounded(folder.summary, MAX_RECORD_BYTES))
-    words = shlex.split(summary["command"])
-    place = words.index("--output-dir")
-    words = [word for word in words[:place] + words[place + 2 :] if word != "--resume"]
+    words = [word for word in shlex.split(summary["command"]) if word != "--resume"]
+    if "--output-dir" in words:
+        place = words.index("--output-dir")
+        del words[place : place + 2]
     return {**summary, "command": shlex.join(words)}
 
 
@@ -120,9 +153,3 @@ def last_epoch_loss(records: List[Dict[str, Any]], epochs: int) -> Optional[floa
                 return None
             steps, total = steps + count, total + count * record["loss"]
     return total / steps if steps else None
-
-
-def _records(path: Path) -> List[Dict[str, Any]]:
-    if not path.exists():
-        return []
-    return [parse_json(line) for line in read_bounded(path, MAX_LOG_BYTES).splitlines()]

@@ -120,10 +120,16 @@ class Runner:
                 self._fail(trial, f"exit code {code}: {child.last_words()}", bar)
             return
         assert child.state.config is not None
+        try:
+            result = self._results.write(
+                trial, child.state.config, child.folder, child.state.learning_rate, diverged=code == DIVERGED
+            )
+        except (ValueError, KeyError, TypeError) as error:  # its files are not what a run of this grid writes
+            reason = f"{child.folder.path} holds no result of this run ({type(error).__name__}: {error}); remove it"
+            self._fail(trial, reason, bar)
+            return
         self._gained += 1 - child.first_share
         self._outcome.done += 1
-        diverged = code == DIVERGED
-        result = self._results.write(trial, child.state.config, child.folder, child.state.learning_rate, diverged)
         if not self._keep_checkpoints:
             shutil.rmtree(child.folder.checkpoints, ignore_errors=True)
         said = "loss not finite" if result["summary"] is None else f"top1 {result['summary']['top1']:.4f}"

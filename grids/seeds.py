@@ -3,6 +3,7 @@
 import re
 from typing import List, Tuple
 
+MOST_SEEDS = 10_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]*")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
@@ -17,6 +18,8 @@ def parse_seeds(text: str) -> Tuple[int, ...]:
     for part in text.split(","):
         match = _RANGE.fullmatch(part.strip())
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last - first >= MOST_SEEDS or len(seeds) > MOST_SEEDS:
+            raise ValueError(f"seeds {text[:80]!r}: more than {MOST_SEEDS:,} runs of each row; give fewer")
         if first > last:
             raise ValueError(f"seeds {text!r}: expected numbers and ranges, such as 0-5 or 0,2,7-9")
         seeds += range(first, last + 1)

@@ -6,7 +6,7 @@ import statistics
 from typing import Any, Dict, List, Sequence
 
 from grids.plan import Plan, Trial
-from grids.results import Results
+from grids.results import Results, is_finite
 
 
 def build_table(plan: Plan, results: Results, figures: Sequence[str]) -> str:
@@ -38,4 +38,4 @@ def _value(summary: Dict[str, Any], figure: str) -> Any:
     found: Any = summary
     for key in figure.split("."):
         found = found.get(key) if isinstance(found, dict) else None
-    return found
+    return found if is_finite(found) else None

@@ -12,8 +12,8 @@ from typing import List, Mapping, Optional, Sequence
 
 from torch import Tensor
 
+from configs.command_line import run_command
 from configs.exit_codes import CHECKPOINT, explain
-from configs.standard_streams import open_standard_streams
 from experiment.weights_file import read_weights
 from training.weights import CheckpointError
 
@@ -62,5 +62,4 @@ def main(arguments: Optional[List[str]] = None) -> int:
 
 
 if __name__ == "__main__":
-    open_standard_streams()
-    sys.exit(main())
+    sys.exit(run_command(main))

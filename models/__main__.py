@@ -17,7 +17,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from configs.arguments import MOST_CLASSES, MOST_PIXELS, positive, whole
-from configs.standard_streams import open_standard_streams
+from configs.command_line import run_command
 from models import NETWORKS, build_model, unknown_network
 from models.layers import layers_table, measure_layers
 from models.norm_costs import NORM_SETTINGS, measure_norm_costs
@@ -105,6 +105,5 @@ def print_totals() -> None:
 
 
 if __name__ == "__main__":
-    open_standard_streams()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader that has seen enough, such as `head`, ends it silently
-    sys.exit(main())
+    sys.exit(run_command(main))

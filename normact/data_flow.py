@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Collection, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 import torch.fx
 from torch import nn
 
 from normact.activations import Activation, activation_name, parse_activation
+from normact.attribute_reads import Reads, watched_reads
 from normact.known_activations import activation_of_call, activation_of_module, hooks_of, is_activation
 from normact.recognize import describe_norm, is_dropout, is_pass_through
 from normact.traced_parts import TracedPart, traced_parts
@@ -38,40 +39,52 @@ class Consumer(NamedTuple):
     traced: str = ""
 
 
-def find_consumers(
-    model: nn.Module,
-) -> Tuple[Dict[nn.Module, Consumer], Dict[nn.Module, str], List[Tuple[str, str]]]:
-    """Return what follows each norm that a trace reaches.
+class DataFlow(NamedTuple):
+    """What is known of the norms of a network.
+
+    Args:
+        consumers: what follows each norm that a trace reaches.
+        reads: of each norm and activation, the attributes that the network's own code read meanwhile.
+        failures: (path, error) of every failed trace.
+    """
+
+    consumers: Dict[nn.Module, Consumer]
+    reads: Reads
+    failures: List[Tuple[str, str]]
+
+
+def find_data_flow(model: nn.Module) -> DataFlow:
+    """Trace a network in training and in evaluation.
 
     Where the network cannot be traced as a whole, each of its children is traced by itself, and so on
     down; a norm whose output leaves the traced part then has an unknown consumer.
-
-    Returns:
-        The consumer of each norm reached; of each norm whose tensors the network's own code takes, other than gamma
-        and beta, the name of one; and (path, error) of every failed trace.
     """
-    taken: Dict[nn.Module, str] = {}
     both: List[Dict[nn.Module, Consumer]] = []
     failures: List[Tuple[str, str]] = []
-    for training in (True, False):
-        consumers: Dict[nn.Module, Consumer] = {}
-        failed: List[Tuple[str, str]] = []
-        with training_mode(model, training), kept_attributes(model):
-            for part in traced_parts(model, _is_norm, failed):
-                _find_consumers_of_part(part, consumers)
-                taken.update(_taken_tensors(part))
-        both.append(consumers)
-        failures.extend(failure for failure in failed if failure not in failures)
+    watched = {
+        m for m in model.modules() if (_is_norm(m) and not isinstance(m, torch.jit.ScriptModule)) or is_activation(m)
+    }
+    with watched_reads(watched) as reads:
+        for training in (True, False):
+            consumers: Dict[nn.Module, Consumer] = {}
+            failed: List[Tuple[str, str]] = []
+            with training_mode(model, training), kept_attributes(model):
+                for part in traced_parts(model, _is_norm, failed):
+                    _find_consumers_of_part(part, consumers)
+                    for module, name in _taken_tensors(part, watched):
+                        reads[module].add(name)
+            both.append(consumers)
+            failures.extend(failure for failure in failed if failure not in failures)
     found = {norm: _in_both_modes([mode[norm] for mode in both if norm in mode]) for norm in {**both[1], **both[0]}}
-    return found, taken, failures
+    return DataFlow(found, reads, failures)
 
 
-def _taken_tensors(part: TracedPart) -> Iterator[Tuple[nn.Module, str]]:
+def _taken_tensors(part: TracedPart, of: Collection[nn.Module]) -> Iterator[Tuple[nn.Module, str]]:
     for node in part.graph.nodes:
         if node.op == "get_attr":
             path, _, name = str(node.target).rpartition(".")
             module = part.modules.get(path)
-            if module is not None and name not in ("weight", "bias") and _is_norm(module):
+            if path and module is not None and module in of:  # a part that is a norm takes its own
                 yield module, name
 
 

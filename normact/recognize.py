@@ -16,6 +16,7 @@ from torch import nn
 
 from normact.activations import Activation
 from normact.known_activations import activation_of_module, hooks_of, is_activation
+from normact.norm import Norm
 from normact.norm_act import NormAct
 
 _TORCH = "torch.nn.modules."
@@ -46,6 +47,13 @@ _EXTENDED = (
     nn.GroupNorm,
     nn.LayerNorm,
 )
+_STATE_HOOKS = (
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+_TENSORS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
 _CALLED_A_NORM = re.compile("Norm(?!al|er|Free)")
 
 
@@ -66,8 +74,8 @@ class NormDescription(NamedTuple):
 
 
 def describe_norm(module: nn.Module) -> Optional[NormDescription]:
-    """Return what norm a module is; None for a module that is none."""
-    if isinstance(module, NormAct):
+    """Return what norm a module is; None for a module that is none, and for the layers here and their norms."""
+    if isinstance(module, (NormAct, Norm)):
         return None
     if isinstance(module, torch.jit.ScriptModule):
         return _of_script_module(module)
@@ -98,6 +106,11 @@ def _kept(reason: str) -> NormDescription:
 def _why_not_its_class_alone(module: nn.Module) -> str:
     if hooks_of(module):
         return "has hooks, which another layer would not run as they are; remove them before the conversion"
+    if any(getattr(module, name, None) for name in _STATE_HOOKS):
+        return "has hooks of its state, which is not that of another layer; remove them before the conversion"
+    unknown = sorted({*module._parameters, *module._buffers} - _TENSORS)
+    if unknown:
+        return f"holds tensors of unknown use: {', '.join(unknown)}"
     if "forward" in vars(module):
         return "its forward was replaced on the instance"
     return ""

@@ -13,8 +13,10 @@ import torch
 import torch.fx
 from torch import nn
 
+from normact.assertions import is_asserted
 from normact.known_activations import hooks_of, is_activation
 from normact.norm_act import NormAct
+from normact.opaque_functions import OpaqueFunction, find_opaque_function, recorded_calls
 from normact.recognize import describe_norm
 
 _DECORATORS = ("torch.utils._contextlib", "torch.amp.autocast_mode", "torch.autograd.grad_mode")
@@ -51,6 +53,7 @@ class FlowTracer(torch.fx.Tracer):
     Args:
         is_leaf: whether to record a module (given with its path) as one call instead of entering it.
         is_opaque: whether to do so with a module beside torch's own, norms and activations.
+        functions: which to record as one call; receives those through which the trace does not go.
     """
 
     # Else an operation on a buffer would run while tracing, once, instead of being recorded.
@@ -60,8 +63,10 @@ class FlowTracer(torch.fx.Tracer):
         self,
         is_leaf: Optional[Callable[[nn.Module, str], bool]] = None,
         is_opaque: Callable[[nn.Module], bool] = lambda module: False,
+        functions: Optional[List[OpaqueFunction]] = None,
     ) -> None:
         super().__init__()
+        self._functions = [] if functions is None else functions
         self._extra_leaf = is_leaf
         self._is_opaque = is_opaque
         self._stack: List[str] = [""]
@@ -73,12 +78,25 @@ class FlowTracer(torch.fx.Tracer):
     def trace(self, root: Any, concrete_args: Optional[Dict[str, Any]] = None) -> torch.fx.Graph:
         if isinstance(root, nn.Module) and "forward" in vars(root):
             raise TypeError("its forward was replaced on the instance")
+        while True:
+            try:
+                return self._traced(root, concrete_args)
+            # Whatever the code raises when it meets a symbolic value.
+            except Exception as error:
+                function = find_opaque_function(error, self._functions)
+                if function is None:
+                    raise
+                self._functions.append(function)
+                self._stack, self.callers, self.contexts, self.entered = [""], {}, set(), []
+
+    def _traced(self, root: Any, concrete_args: Optional[Dict[str, Any]]) -> torch.fx.Graph:
         watcher = sys.getprofile()
-        sys.setprofile(self._watch)
-        try:
-            return super().trace(root, concrete_args)
-        finally:
-            sys.setprofile(watcher)
+        with recorded_calls(self, self._functions):
+            sys.setprofile(self._watch)
+            try:
+                return super().trace(root, concrete_args)
+            finally:
+                sys.setprofile(watcher)
 
     def _watch(self, frame: FrameType, event: str, _: Any) -> None:
         name, module = frame.f_code.co_name, frame.f_globals.get("__name__")
@@ -92,6 +110,17 @@ class FlowTracer(torch.fx.Tracer):
             manager = frame.f_locals.get("self")
             function = getattr(manager, "func", None)  # of a generator made a context manager
             self.contexts.add(getattr(function, "__name__", type(manager).__name__))
+
+    def to_bool(self, obj: torch.fx.Proxy) -> bool:
+        """Record what the code asserts as an assertion, and go on as if it held."""
+        frame = sys._getframe(1)
+        while frame.f_globals.get("__name__") == "torch.fx.proxy" and frame.f_back is not None:
+            frame = frame.f_back
+        if not is_asserted(frame):
+            return super().to_bool(obj)
+        words = f"an assertion in line {frame.f_lineno}, in {frame.f_code.co_name}, does not hold"
+        self.create_proxy("call_function", torch._assert, (obj, words), {})
+        return True
 
     def proxy(self, node: torch.fx.Node) -> torch.fx.Proxy:
         return _Proxy(node, self)
@@ -172,6 +201,7 @@ def kept_attributes(model: nn.Module, changed: Optional[List[str]] = None) -> It
     before = [
         (module, {key: dict(value) if key in _REGISTERED else value for key, value in vars(module).items()})
         for module in model.modules()
+        if not isinstance(module, torch.jit.ScriptModule)  # it looks its own attributes up anew
     ]
     try:
         yield

@@ -126,6 +126,7 @@ MAY_RUN = {
     ("load_pt2", "experiment/exported_program.py"),  # of an archive that was made here
     ("onnxruntime.InferenceSession", "experiment/onnx_file.py"),
     ("torch.ops.load_library", "normact/kernels/operators.py"),  # built here, whole, and this user's
+    ("ctypes.CDLL", "normact/kernels/cpu/streaming.py"),  # the same library, already loaded
     ("ctypes.CDLL", "datasets/images/native.py"),  # the same
     ("ctypes.CDLL", "training/parents_end.py"),  # the C library, by no name
     ("ctypes.CDLL", "backends/host_memory.py"),

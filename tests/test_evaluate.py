@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -119,6 +120,55 @@ def test_an_exported_program_gives_the_same_accuracy(run_folder: Path, tmp_path:
     assert_evaluates_as_the_run(tmp_path / "model.pt2", run_folder)
 
 
+class Doubled(torch.nn.Module):
+    """Gives its outputs twice."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        y: torch.Tensor = self.network(x)
+        return y, y
+
+
+def write_program(path: Path, network: torch.nn.Module, x: torch.Tensor) -> Path:
+    sizes = ({0: torch.export.Dim("batch", min=2, max=512)},)
+    torch.export.save(torch.export.export(network.eval(), (x,), dynamic_shapes=sizes), str(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("network", "x", "part"),
+    [
+        (
+            torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 10)).half(),
+            torch.zeros(2, 3, 16, 16, dtype=torch.float16),
+            "cannot compute with these images: it wants float16 (N, 3, 16, 16), and is given float32 (100, 3, 16, 16)",
+        ),
+        (
+            torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10)),
+            torch.zeros(2, 3, 32, 32),
+            "cannot compute with these images: it wants float32 (N, 3, 32, 32), and is given float32 (100, 3, 16, 16)",
+        ),
+        (
+            Doubled(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 10))),
+            torch.zeros(2, 3, 16, 16),
+            "gives 2 outputs, and logits are one tensor",
+        ),
+    ],
+    ids=["float16", "another size", "two outputs"],
+)
+def test_a_program_for_other_images_says_what_it_wants_and_what_it_got(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], network: torch.nn.Module, x: torch.Tensor, part: str
+) -> None:
+    path = write_program(tmp_path / "model.pt2", network, x)
+    few = ["--set", "data.num_train_images=10", "--set", "data.num_eval_images=130"]
+    assert evaluate.main([str(path), "--config", "generated_smoke", *few]) == 4
+    error = capsys.readouterr().err
+    assert part in error and error.startswith("error: ") and error.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_an_onnx_model_of_one_batch_size_gives_the_same_accuracy(run_folder: Path, tmp_path: Path) -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -180,6 +230,8 @@ def test_placing_weights_looks_at_their_classes_unless_the_classifier_is_new(run
     place_weights(network, factory, saved, others, reset_classifier=True)
     with pytest.raises(CheckpointError, match="10 of 10 differ"):
         place_weights(network, factory, saved, others)
+    with pytest.raises(CheckpointError, match="its configuration has no model"):
+        place_weights(network, factory, dataclasses.replace(saved, config={}), data.class_names)
 
 
 @pytest.mark.parametrize(
@@ -196,6 +248,9 @@ def test_placing_weights_looks_at_their_classes_unless_the_classifier_is_new(run
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
         (["{folder}", "--out", "{folder}/none/report.json"], 2, "none is not a folder; create it"),
+        (["{folder}", "--out", "{folder}"], 2, "is a folder; name a file"),
+        (["{folder}", "--out", "."], 2, "is a folder; name a file"),
+        (["{folder}", "--picture", "{folder}/confusion.txt"], 2, "is no name of a picture; let it end in .png"),
         (["{folder}", "--reestimate-statistics"], 2, "norm group has no statistics"),
         (["{folder}/model.onnx", "--reestimate-statistics"], 2, "those of .onnx files are fixed"),
         (["{folder}/nothing"], 4, "cannot be read"),

@@ -11,7 +11,7 @@ from analysis.comparison.metric import METRICS
 from analysis.comparison.rows import BY_NAME
 from analysis.comparison.written import KINDS, Question, answer, picture_markdown
 from analysis.results_file import write_results
-from configs.atomic_file import replace_file
+from configs.atomic_file import replace_text
 
 
 def add(commands: Commands) -> None:
@@ -77,5 +77,5 @@ def compare(options: argparse.Namespace) -> None:
         page = tables
         for picture in answered.chosen(options.pictures or list(answered.pictures)):
             page += "\n" + picture_markdown(picture, picture.save(options.out), options.out)
-        replace_file(options.out / "comparison.md", page.encode("utf-8"))
+        replace_text(options.out / "comparison.md", page)
     print(json.dumps(document, indent=1, allow_nan=False) if options.json else tables)

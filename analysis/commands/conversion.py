@@ -15,7 +15,7 @@ from analysis.conversion.catalogue import LIBRARIES, candidates
 from analysis.conversion.page import page
 from analysis.conversion.survey import Surveyed, survey
 from analysis.results_file import MAX_BYTES, ResultsError
-from configs.atomic_file import replace_file
+from configs.atomic_file import replace_text
 from configs.bounded_file import parse_json, read_bounded
 from configs.counted import counted
 
@@ -58,7 +58,7 @@ def conversion(options: argparse.Namespace) -> None:
                 print(f"{library}: {candidate.name}: {verdict}, {len(row.missed)} of {row.pairs} pairs missed")
     rows = read_rows(options.rows)
     options.page.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(options.page, page(rows, left).encode("utf-8"))
+    replace_text(options.page, page(rows, left))
     print(f"{options.page}: {counted(len(rows), 'network')}")
 
 

@@ -12,7 +12,7 @@ from analysis.comparison.results_page import Asked, fill_page
 from analysis.comparison.run_result import is_empty
 from analysis.comparison.written import answer
 from analysis.results_file import MAX_BYTES, ResultsError
-from configs.atomic_file import replace_file
+from configs.atomic_file import replace_text
 from configs.bounded_file import read_bounded
 from configs.counted import counted
 
@@ -50,7 +50,7 @@ def results(options: argparse.Namespace) -> None:
         return
     for picture, folder in pictures:
         print(picture.save(folder))
-    replace_file(options.page, filled.encode("utf-8"))
+    replace_text(options.page, filled)
     print(options.page)
 
 

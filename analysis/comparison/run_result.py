@@ -190,9 +190,12 @@ def _number(value: Any, name: str, path: Path) -> Optional[float]:
     """Return a number, or None for one that was not finite: a run writes null."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ResultsError(f"{path}: {name} {value!r} is not a number")
-    return float(value)
+    try:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        pass
+    raise ResultsError(f"{path}: {name} {value!r} is not a number")
 
 
 def _records(values: Any, path: Path) -> Tuple[Mapping[str, Any], ...]:

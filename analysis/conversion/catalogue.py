@@ -111,9 +111,9 @@ def segmentation_networks(import_module: ImportModule) -> Iterator[Candidate]:
         "UPerNet",
     ):
         build = functools.partial(getattr(library, name), encoder_weights=None, classes=2)
-        yield Candidate(
-            "segmentation-models-pytorch", "decoders", name, build, (3, 64, 64) if name != "PAN" else (3, 128, 128)
-        )
+        # Below, PAN's smallest map is one pixel of one channel, which no norm over an image normalizes.
+        shape = (3, 256, 256) if name == "PAN" else (3, 64, 64)
+        yield Candidate("segmentation-models-pytorch", "decoders", name, build, shape)
 
 
 def nnunet_networks(import_module: ImportModule) -> Iterator[Candidate]:

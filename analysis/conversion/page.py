@@ -38,15 +38,15 @@ def page(rows: Sequence[Surveyed], left: Sequence[str]) -> str:
         rows: what was found.
         left: names of the networks that were not surveyed.
     """
-    parts = [_INTRODUCTION, "## Totals\n", _table(_groups(rows, lambda row: row.library), "library")]
+    parts = [_INTRODUCTION, _versions(rows), "## Totals\n", _table(_groups(rows, lambda row: row.library), "library")]
     for library, own in _groups(rows, lambda row: row.library):
         names = library in ("monai", "segmentation-models-pytorch", "nnU-Net")
-        families = _groups(own, (lambda row: row.name) if names else (lambda row: f"{row.family} ({row.name})"))
+        families = _groups(own, lambda row: row.name) if names else _families(own)
         with_norms = [(name, group) for name, group in families if any(row.norms or row.refused for row in group)]
         without = [name for name, group in families if not any(row.norms or row.refused for row in group)]
         convolutional = [(name, group) for name, group in with_norms if any(_is_converted(row) for row in group)]
         kept = [name for name, group in with_norms if not any(_is_converted(row) for row in group)]
-        parts += [f"## {library}\n", _table(convolutional, "network" if names else "family (network)")]
+        parts += [f"## {library}\n", _table(convolutional, "network" if names else "family")]
         if kept:
             parts.append(f"All norms kept, since none is a norm over positions: {', '.join(kept)}.\n")
         if without:
@@ -65,6 +65,17 @@ def page(rows: Sequence[Surveyed], left: Sequence[str]) -> str:
     if left:
         parts += ["## Not surveyed yet\n", f"{len(left)} networks: {', '.join(left)}.\n"]
     return "\n".join(parts)
+
+
+def _families(rows: Sequence[Surveyed]) -> List[Tuple[str, List[Surveyed]]]:
+    """Return the networks of each family, which one network alone gives its name too."""
+    groups = _groups(rows, lambda row: row.family)
+    return [(f"{family} ({group[0].name})" if len(group) == 1 else family, group) for family, group in groups]
+
+
+def _versions(rows: Sequence[Surveyed]) -> str:
+    versions = dict.fromkeys(f"{row.library} {row.version}" for row in rows if row.version)
+    return f"Versions: {', '.join(versions)}.\n" if versions else ""
 
 
 def _is_converted(row: Surveyed) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any, Callable, Dict, List, Optional, Tuple
@@ -14,6 +15,7 @@ from normact import ConversionReport, NormActFactory, convert_norm
 
 # Networks with more parameters are converted on the meta device alone.
 MAX_REAL_PARAMETERS = 30_000_000
+_DISTRIBUTIONS = {"nnU-Net": "dynamic_network_architectures"}
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Surveyed:
         runs: "" where the converted network runs, else the error.
         independent: whether an image's output in training is the same beside other images; None: not tried.
         refused: why there was no conversion; "" where there was one.
+        version: of the library; "" where it is not known.
     """
 
     library: str
@@ -69,6 +72,7 @@ class Surveyed:
     runs: str = ""
     independent: Optional[bool] = None
     refused: str = ""
+    version: str = ""
 
     def as_dict(self) -> Dict[str, Any]:
         return asdict(self)
@@ -81,7 +85,7 @@ def survey(candidate: Candidate) -> Surveyed:
     Then it runs in training, twice with the same random numbers: the first image's output must not depend on the second
     image.
     """
-    row = Surveyed(candidate.library, candidate.family, candidate.name)
+    row = Surveyed(candidate.library, candidate.family, candidate.name, version=_version(candidate.library))
     model = _without_values(candidate)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     is_real = parameters <= MAX_REAL_PARAMETERS
@@ -111,6 +115,13 @@ def survey(candidate: Candidate) -> Surveyed:
     except Exception as error:
         found["runs"] = _in_words(error)
     return Surveyed(**found)
+
+
+def _version(library: str) -> str:
+    try:
+        return importlib.metadata.version(_DISTRIBUTIONS.get(library, library))
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _without_values(candidate: Candidate) -> nn.Module:

@@ -16,7 +16,7 @@ from analysis.comparison.rows import Row
 from analysis.comparison.tables import Table, tables_of
 from analysis.comparison.written import Answer
 from analysis.settings import differing_settings, setting_text
-from configs.atomic_file import replace_file
+from configs.atomic_file import replace_text
 
 _FOLDER = Path(__file__).resolve().parent
 _OF_RUNS = "run."  # seeds and what is written: they change no result but by the seed, which the table of runs has
@@ -34,7 +34,7 @@ class Figure:
 def write_page(path: Path, title: str, answer: Answer) -> Path:
     """Write the page atomically, its folder too; return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, render_page(title, answer).encode("utf-8"))
+    replace_text(path, render_page(title, answer))
     return path
 
 

@@ -28,10 +28,10 @@ from backends.plan.systems_table import plan_systems
 from backends.plan.trace import Trace, trace_network
 from configs import Config, ConfigError, load_config
 from configs.arguments import MOST_BATCH, MOST_PIXELS, positive, real, whole
+from configs.command_line import run_command
 from configs.exit_codes import REFUSED, explain
 from configs.explain import explain_options
 from configs.schema.device import IpuConfig
-from configs.standard_streams import open_standard_streams
 from models import NETWORKS, build_model
 from normact import NormActFactory
 
@@ -242,5 +242,4 @@ def _trace(name: str, image_size: int, channels: int, width: Optional[int], **no
 
 
 if __name__ == "__main__":
-    open_standard_streams()
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -12,7 +12,7 @@ from backends.plan.hardware import MIB
 from backends.plan.ipu_plan import IpuPlan
 from backends.plan.report import PARTS
 from configs.counted import counted
-from configs.picture_file import save_picture
+from configs.picture_file import plain_texts, save_picture
 
 # Okabe-Ito: apart for colour-blind readers; hatches tell them apart in grey.
 _STYLES = {
@@ -26,6 +26,7 @@ _STYLES = {
 }
 
 
+@plain_texts()
 def plot_plan(plan: IpuPlan, out_png: Union[str, Path], title: str = "") -> None:
     """Draw the stages of a plan as stacked bars of memory, with the IPU's memory as a line.
 

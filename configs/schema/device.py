@@ -71,7 +71,7 @@ class IpuConfig(Section):
     )
     executable_cache: Optional[PathText] = Field(None, description="folder that keeps compiled programs")
     synthetic_data: bool = Field(False, description="transfer no images, to measure speed; results mean nothing")
-    profile_dir: Optional[str] = Field(None, description="folder for a profile of compilation and execution")
+    profile_dir: Optional[PathText] = Field(None, description="folder for a profile of compilation and execution")
 
     @field_validator("ipus")
     @classmethod

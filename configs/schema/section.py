@@ -22,7 +22,9 @@ def expand_home(path: Any) -> Any:
 
 
 def check_name(path: str) -> str:
-    """Refuse a name that files cannot have: YAML can write texts that no system takes."""
+    """Refuse a name that files cannot have: YAML writes texts that no system takes, and an unset variable leaves ""."""
+    if not path:
+        raise ValueError("an empty text is no name of a file or folder; name one, or leave the setting out (null)")
     try:
         is_name = b"\0" not in os.fsencode(path)
     except UnicodeEncodeError:

@@ -106,7 +106,7 @@ def parse_index(shard: str, content: bytes) -> ShardIndex:
         is_former = form == FORMER_FORMAT and sha256 == NOT_COMPUTED
         index = make_index(shard, int(size), sha256, numbers)
         index = replace(index, version=version, is_former=is_former, changed=changed)
-        if len(rows) and (index.offsets.min() < 0 or (index.offsets + index.lengths).max() > index.num_bytes):
+        if any(min(offset, length) < 0 or offset + length > index.num_bytes for offset, length, _, _ in numbers):
             raise ValueError(f"an image lies outside of the shard's {size} bytes")
     except (ValueError, IndexError, OverflowError) as error:
         raise DataError(f"{shard}{SUFFIX} is damaged or a different file ({error}); remove it to rebuild it") from error

@@ -13,6 +13,12 @@ from normact.norm_act import NormAct
 from normact.norms import BatchNorm
 from normact.recognize import NormDescription
 
+# What torch's and timm's norms set themselves; the rest of a norm's attributes are what its users gave it.
+_OF_A_NORM = frozenset(
+    ["num_features", "num_channels", "num_groups", "eps", "momentum", "affine", "track_running_stats"]
+    + ["process_group", "fast_norm", "_fast_norm"]
+)
+
 
 def why_kept(old: nn.Module, description: NormDescription, factory: NormActFactory) -> str:
     """Why a norm stays what it is; empty where a layer takes its place."""
@@ -41,8 +47,15 @@ def why_not_taken(activation: Optional[Activation], channels: int, factory: Norm
     return ""
 
 
+def what_is_left_out(old: nn.Module) -> str:
+    """Return what an instance norm did and a layer does not, since no one expects it; empty where there is nothing."""
+    if isinstance(old, nn.modules.instancenorm._InstanceNorm) and old.running_mean is not None:
+        return "evaluated by running statistics, the layer by each image's own"
+    return ""
+
+
 def carry_over(old: nn.Module, layer: NormAct, model: nn.Module, path: str) -> None:
-    """Give a layer gamma, beta and batch statistics of a norm: the same tensors; and its device, type and mode.
+    """Give a layer gamma, beta and batch statistics of a norm: the same tensors; its device, type, mode and marks.
 
     The layer's other parameters are frozen where the norm's are. A norm that holds no tensor has the device and type
     of the network's first parameter, and is frozen where the smallest module around it that has parameters is.
@@ -68,6 +81,9 @@ def carry_over(old: nn.Module, layer: NormAct, model: nn.Module, path: str) -> N
         layer.norm.running_mean, layer.norm.running_var = old.running_mean, old.running_var
         layer.norm.momentum = old.momentum
     layer.train(old.training)
+    for name, attribute in vars(old).items():
+        if name not in _OF_A_NORM and not hasattr(layer, name):
+            setattr(layer, name, attribute)
 
 
 def _is_frozen(old: nn.Module, model: nn.Module, path: str) -> bool:

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
-import operator
 from typing import Any, Dict, List, NamedTuple, Set, Tuple
 
 import torch
 import torch.fx
 from torch import nn
 
+from normact.convert.both_modes import BothModes, trace_both_modes
+from normact.convert.in_place import first_argument, in_place_operations, replace_in_place_operations
 from normact.known_activations import hooks_of
 from normact.recognize import is_dropout, is_pass_through
-from normact.tracing import FlowTracer, kept_attributes, optional_arguments, training_mode
-
-_OUT_OF_PLACE: Dict[Any, Any] = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-    torch.relu_: torch.relu,
-}
-_METHODS = ("add_", "sub_", "mul_", "div_", "relu_", "sigmoid_", "tanh_", "clamp_", "clamp_min_", "clamp_max_")
+from normact.tracing import FlowTracer, optional_arguments
 
 
 class Rewriting(NamedTuple):
@@ -46,35 +37,34 @@ def why_not_rewritten(module: nn.Module, rewriting: Rewriting) -> str:
     optional = optional_arguments(module)
     if optional:
         return f"it has optional arguments {', '.join(optional)}"
-    codes = []
-    for training in (True, False):
-        changed: List[str] = []
-        tracer = _tracer(rewriting)
-        with training_mode(module, training), kept_attributes(module, changed):
-            try:
-                codes.append(str(tracer.trace(module)))
-            # Whatever the module's own code raises when it meets a symbolic value.
-            except Exception as error:
-                return f"its code could not be traced ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
-        if tracer.contexts:
-            return f"its code enters a context ({', '.join(sorted(tracer.contexts))})"
-        if changed:
-            return f"its code makes tensors or sets attributes ({', '.join(sorted(set(changed)))})"
-        if any(hooks_of(part) for part in tracer.entered):
-            return "a module whose code would become part of it has hooks"
-    return "its code differs between training and evaluation" if codes[0] != codes[1] else ""
+    try:
+        traced = _traced(module, rewriting)
+    # Whatever the module's own code raises when it meets a symbolic value.
+    except Exception as error:
+        return f"its code could not be traced ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+    contexts = sorted({context for tracer in traced.tracers for context in tracer.contexts})
+    if contexts:
+        return f"its code enters a context ({', '.join(contexts)})"
+    if traced.changed:
+        return f"its code makes tensors or sets attributes ({', '.join(sorted(set(traced.changed)))})"
+    if any(hooks_of(part) for tracer in traced.tracers for part in tracer.entered):
+        return "a module whose code would become part of it has hooks"
+    return "" if traced.graph is not None else "its code differs between training and evaluation"
 
 
 def rewrite_forward(module: nn.Module, rewriting: Rewriting) -> None:
-    """Give a module its new forward, in place.
+    """Give a module its new forward, in place; why_not_rewritten has nothing against it.
 
     Its class becomes one that extends its own by that forward. Copies and pickles recreate the forward.
     """
-    with training_mode(module, module.training):
-        graph = _tracer(rewriting).trace(module)
+    graph = _traced(module, rewriting).graph
+    assert graph is not None
     _erase_activations(graph, module, {module.get_submodule(path) for path in rewriting.layers})
     if rewriting.out_of_place:
         replace_in_place_operations(graph)
+    if isinstance(module, torch.fx.GraphModule):  # it makes its forward, and that of its copies, from its graph
+        module.graph = graph
+        return
     forward = type(torch.fx.GraphModule(module, graph)).forward
     own, earlier = (
         (type(module).__mro__[2], module._rewritings) if isinstance(module, _Rewritten) else (type(module), ())
@@ -82,16 +72,6 @@ def rewrite_forward(module: nn.Module, rewriting: Rewriting) -> None:
     names = {"__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__}
     attributes = {**names, "forward": forward, "_rewritings": (*earlier, rewriting)}
     module.__class__ = type(own.__name__, (_Rewritten, own), attributes)
-
-
-def has_in_place_operations(module: nn.Module) -> bool:
-    """Whether a module's own code, without that of the modules that it calls, changes values in place.
-
-    Raises:
-        Exception: whatever that code raises when it meets a symbolic value.
-    """
-    with kept_attributes(module):
-        return replace_in_place_operations(_tracer(Rewriting(())).trace(module))
 
 
 class _Rewritten:
@@ -126,8 +106,10 @@ def _without_forward(own: Any, rewritings: Tuple[Rewriting, ...]) -> Any:
     return made
 
 
-def _tracer(rewriting: Rewriting) -> FlowTracer:
-    return FlowTracer(lambda _, path: path not in rewriting.entered)
+def _traced(module: nn.Module, rewriting: Rewriting) -> BothModes:
+    return trace_both_modes(
+        module, lambda functions: FlowTracer(lambda _, path: path not in rewriting.entered, functions=functions)
+    )
 
 
 def _erase_activations(graph: torch.fx.Graph, module: nn.Module, layers: Set[nn.Module]) -> None:
@@ -137,7 +119,7 @@ def _erase_activations(graph: torch.fx.Graph, module: nn.Module, layers: Set[nn.
         user = next(iter(node.users))
         while user.op == "call_module" and _is_passed(module.get_submodule(user.target)):
             user = next(iter(user.users))
-        user.replace_all_uses_with(user.args[0])
+        user.replace_all_uses_with(first_argument(user))
         graph.erase_node(user)
     graph.lint()
 
@@ -146,44 +128,30 @@ def _is_passed(module: nn.Module) -> bool:
     return is_pass_through(module) or is_dropout(module)
 
 
-def replace_in_place_operations(graph: torch.fx.Graph) -> bool:
-    """Make every in-place operation of a graph an ordinary one; whether there was one.
-
-    The value under a changed name is what the graph uses from there on, so that no later use sees the old one.
-    """
-    found = False
-    for node in list(graph.nodes):
-        changed = True
-        if node.op == "call_function" and node.target in _OUT_OF_PLACE:
-            node.target = _OUT_OF_PLACE[node.target]
-        elif node.op == "call_function" and _is_in_place(node):
-            node.args, node.kwargs = node.args[:1], {**_named_arguments(node), "inplace": False}
-        elif node.op == "call_method" and node.target in _METHODS:
-            node.target = node.target[:-1]
+def remove_in_place_operations(model: nn.Module) -> Tuple[Set[str], Tuple[Tuple[str, str], ...]]:
+    """Return the paths of modules with a new forward, and (path, why) of those that may change values in place."""
+    rewritten: Set[str] = set()
+    left: List[Tuple[str, str]] = []
+    for path, module in model.named_modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False
+        is_torch_or_ours = type(module).__module__.startswith(("torch.nn.", "normact."))
+        if is_torch_or_ours or isinstance(module, torch.jit.ScriptModule) or not list(module.children()):
+            continue
+        own_code = Rewriting((), out_of_place=True)
+        try:
+            found, functions = in_place_operations(module)
+        # Whatever the module's own code raises when it meets a symbolic value.
+        except Exception as error:
+            left.append((path, f"{type(error).__name__}: its code could not be traced"))
+            continue
+        left.extend((path, f"it calls {name}, whose code could not be traced") for name in functions)
+        if not found:
+            continue
+        reason = why_not_rewritten(module, own_code)
+        if reason:
+            left.append((path, reason))
         else:
-            changed = False
-        if changed and isinstance(node.args[0], torch.fx.Node):
-            # In place, every later use of the input sees the result too.
-            source = node.args[0]
-            for later in _nodes_after(node) & set(source.users):
-                later.replace_input_with(source, node)
-        found = found or changed
-    return found
-
-
-def _nodes_after(node: torch.fx.Node) -> Set[torch.fx.Node]:
-    nodes = list(node.graph.nodes)
-    return set(nodes[nodes.index(node) + 1 :])
-
-
-def _named_arguments(node: torch.fx.Node) -> Dict[str, Any]:
-    """Return a call's arguments after the first, by name; empty unless the function is written in Python."""
-    try:
-        parameters = list(inspect.signature(node.target).parameters)  # type: ignore[arg-type]
-    except (TypeError, ValueError):  # a builtin function
-        return {}
-    return {**dict(zip(parameters[1:], node.args[1:])), **node.kwargs}
-
-
-def _is_in_place(node: torch.fx.Node) -> bool:
-    return bool(_named_arguments(node).get("inplace"))
+            rewrite_forward(module, own_code)
+            rewritten.add(path)
+    return rewritten, tuple(left)

@@ -93,6 +93,8 @@ def test_the_page_counts_and_lists_what_failed() -> None:
     # networks, norms, with PN, alone, kept, pairs, missed, run, independent
     assert "| made | 4 | 12 | 3 | 8 | 1 | 6 | 3 | 3 | 2 of 3 |" in text
     assert "## Not surveyed yet\n\n1 networks: made: Other.\n" in text
+    assert "\n| blocks | 4 | 12 |" in text and "Versions: " not in text
+    assert "Versions: made 1.2.\n" in page([Surveyed("made", "blocks", "Block", version="1.2")], [])
     assert "* made: OnValues, `a`: no traced data flow reaches it" in text
     assert "* made: Broken: ValueError: it breaks" in text and "* made: KeepsBatchNorm\n" in text
 

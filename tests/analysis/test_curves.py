@@ -12,6 +12,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from analysis.curves import plot_curves
+from analysis.power_plot import plot_power_log
 
 Line = Tuple[List[float], List[float]]
 
@@ -36,6 +37,27 @@ def drawn_lines(monkeypatch: pytest.MonkeyPatch) -> List[Line]:
 
     monkeypatch.setattr(Axes, "plot", recording_plot)
     return lines
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[]", "1", "null", '{"split": "eval"}', '{"split": "eval", "epoch": 1, "loss": "1", "top1": []}']
+    + [json.dumps(record("eval", 1, 10**400, 1)), json.dumps({**record("eval", 1, 1, 1), "epoch": {}})],
+)
+def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: str) -> None:
+    metrics = write(tmp_path / "metrics.jsonl", record("eval", 1, 1, 1), record("eval", 2, 1, 1))
+    metrics.write_text(line + "\n" + metrics.read_text())
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 1 is not a metrics record"):
+        plot_curves(metrics, tmp_path / "curves.png")
+
+
+@pytest.mark.parametrize(
+    "layers", [None, [], [{}], [{"power": [1, 2]}], [{"power": "abcd"}], [{"power": [10**400] * 4}]]
+)
+def test_a_record_that_is_no_power_decomposition_is_told(tmp_path: Path, layers: Any) -> None:
+    power = write(tmp_path / "power.jsonl", {"split": "power", "epoch": 1, "layers": layers})
+    with pytest.raises(ValueError, match=r"power\.jsonl has a record that is no power decomposition"):
+        plot_power_log(power, tmp_path / "power.png")
 
 
 def test_curves_draw_loss_and_percent_of_both_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

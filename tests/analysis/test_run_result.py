@@ -98,6 +98,7 @@ def test_an_unfinished_run_is_refused_with_its_state(tmp_path: Path) -> None:
         ({"summary": {"top1": 50.0}}, "top1 50.0 is not a fraction"),
         ({"summary": {"top1": "0.5"}}, "top1 '0.5' is not a number"),
         ({"summary": {"top1": 0.5, "loss": float("inf")}}, "loss inf is not a number"),
+        ({"summary": {"top1": 0.5, "loss": 10**400}}, "loss 1000000.* is not a number"),
         ({"evaluations": {}}, "records are not a list"),
         ({"evaluations": [{"split": "eval"}]}, "record 1 lacks some of split, epoch, loss, top1"),
         ({"power": [{"layers": []}]}, "the last power record has no layers"),

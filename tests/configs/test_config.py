@@ -1,7 +1,9 @@
 """Configuration: every shipped YAML loads; every mistake is one line that names file, line, key, got, expected."""
 
 import contextlib
+import os
 import re
+import shutil
 from pathlib import Path
 from random import Random
 from typing import List
@@ -39,6 +41,31 @@ def message_of(config: str, overrides: List[str]) -> str:
 def test_every_shipped_config_loads_and_its_dump_reads_back_equal(name: str, tmp_path: Path) -> None:
     config = load_config(name)
     assert load_config(write(tmp_path, dump_config(config))) == config
+
+
+@pytest.mark.parametrize("key", ["run.output_dir", "data.dir", "model.pretrained", "ipu.profile_dir"])
+def test_an_empty_name_is_refused_and_not_taken_for_none(key: str) -> None:
+    assert f"{key}: an empty text is no name of a file or folder" in message_of("generated_smoke", [f"{key}=''"])
+    with pytest.raises(ConfigError, match=r"--output-dir : run\.output_dir: an empty text"):
+        load_config("generated_smoke", [], [("--output-dir", "run.output_dir", "")])
+
+
+def test_what_is_no_file_is_told_as_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "folder.yaml").mkdir()
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "loop.yaml").symlink_to(tmp_path / "loop.yaml")
+    for name, part in (
+        ("folder.yaml", "cannot be read: Is a directory"),
+        ("pipe.yaml", "cannot be read: it is not a regular file"),
+        ("loop.yaml", "Too many levels of symbolic links"),
+        ("none.yaml", "no such file"),
+        ("n" * 300 + ".yaml", "File name too long"),
+        ("folder.yaml/../folder.yaml/x.yaml", "no such file"),
+    ):
+        assert part in message_of(str(tmp_path / name), []), name
+    assert "it is not a regular file" in message_of("/dev/zero", [])
+    shutil.copy(BASE, tmp_path / "a name\nof two lines.yaml")
+    assert load_config(str(tmp_path / ".." / tmp_path.name / "a name\nof two lines.yaml")) == load_config(str(BASE))
 
 
 @pytest.mark.parametrize("key", ["run.output_dir", "data.dir", "data.cache_dir", "model.pretrained"])

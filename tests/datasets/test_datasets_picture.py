@@ -1,10 +1,12 @@
 """Pictures of a data set: the first images of each class, each in its place."""
 
 import numpy as np
+import pytest
 import torch
 from made_images import save_noise, write_image_folder
 from PIL import Image
 
+from analysis.confusion import plot_confusion
 from datasets import picture
 from datasets.memory import ImagesInMemory
 
@@ -36,3 +38,11 @@ def test_the_command_draws_made_images_and_says_what_it_cannot(tmp_path, capsys)
     save_noise(folder / "train" / "ant" / "0.jpg", (50, 20))
     assert picture.main(["--config", "rn50_gn8pn", "--set", f"data.dir={folder}", "--out", str(out)]) == 3
     assert "a picture needs one size" in capsys.readouterr().err
+    assert picture.main(["--config", "generated_smoke", "--out", str(tmp_path / "made.docx")]) == 2
+
+
+@pytest.mark.parametrize("name", ["$100", "$\\frac$", "a$b$c", "caf\udce9", "鳥"])
+def test_a_picture_has_names_as_they_are(tmp_path, name):
+    plot_confusion([[1, 2], [3, 4]], [name, "b"], name, tmp_path / "confusion.png")
+    with Image.open(tmp_path / "confusion.png") as drawn:
+        assert drawn.width > 100

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from configs.atomic_file import DiskFullError, replace_file
+from experiment import manifest, weights_file
 from experiment.checkpoint import (
     CRASH_POINTS,
     check_norm,
@@ -33,6 +34,7 @@ from experiment.checkpoint import (
     save_checkpoint,
 )
 from experiment.progress import Progress
+from experiment.weights_file import read_weights
 from training.weights import CheckpointError, load_model_state
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -500,3 +502,37 @@ def test_a_manifest_tells_size_and_hash(tmp_path: Path) -> None:
     manifest = json.loads(path.with_suffix(".json").read_text())
     digest = subprocess.run(["sha256sum", str(path)], capture_output=True, text=True, check=True).stdout.split()[0]
     assert manifest == {"format": 3, "step": 7, "size": path.stat().st_size, "sha256": digest, "best": None}
+
+
+def test_a_run_that_goes_on_takes_no_checkpoint_from_who_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It writes two more, and removes what was the newest, after that was chosen and before it is read."""
+    folder = tmp_path / "checkpoints"
+    for step in (1, 2):
+        save_checkpoint(folder, make_state(step), step, keep=2)
+    true, written = manifest.read, {"step_00000002.json": [3, 4]}
+
+    def read_late(path: Path, most: int = manifest.MAX_CHECKPOINT_BYTES) -> bytes:
+        for step in written.pop(path.name, []):
+            save_checkpoint(folder, make_state(step), step, keep=2)
+        return true(path, most)
+
+    monkeypatch.setattr(manifest, "read", read_late)
+    told: List[str] = []
+    newest = newest_checkpoint(folder, tell=told.append)
+    assert newest is not None and newest.name == "step_00000004.pt" and told == []
+    chosen: List[Path] = []
+
+    def remove_then(path: Path, *arguments: Any) -> Any:
+        if not chosen:
+            chosen.append(path)
+            for step in (5, 6):
+                save_checkpoint(folder, make_state(step), step, keep=2)
+        return true_archive(path, *arguments)
+
+    true_archive = weights_file.read_archive
+    monkeypatch.setattr(weights_file, "read_archive", remove_then)
+    saved = read_weights(tmp_path)
+    assert [path.name for path in chosen] == ["step_00000004.pt"]
+    assert (saved.step, float(saved.tensors["weight"][0, 0])) == (6, 6.0)

@@ -119,6 +119,8 @@ REFUSED: List[Row] = [
     ("another seed", set_to("seed", 1), "seed is 1, and config.run.seed 0"),
     ("a list for the configuration", set_to("config", []), "config is a list of 0, expected a dictionary"),
     ("a number for a section", set_to("config", "model", 3), "config.model is 3, expected a dictionary"),
+    ("a tensor for a setting", set_to("config", "optimizer", "betas", torch.ones(2)), "optimizer.betas is a tensor"),
+    ("a set for a setting", set_to("config", "ipu", "popart", {1: 2}), "ipu.popart is a dictionary"),
     ("a list for the norm", set_to("norm", ["group"]), "norm is a list of 1, expected a dictionary"),
     ("a number for the facts", set_to("execution", 1), "execution is 1, expected a dictionary"),
     ("a text for the classes", set_to("class_names", "ab"), "class_names is 'ab', expected a list"),

@@ -245,7 +245,7 @@ EXPECTED: Dict[str, Tuple[int, List[str]]] = {
     "says_and_returns": (3, ["said", "printed", "registered", "thread"]),
     "leaves_first": (4, []),
     "fails": (1, ["Traceback", "KeyError: 'a defect of the program'"]),
-    "is_interrupted": (130, ["KeyboardInterrupt"]),
+    "is_interrupted": (130, ["stopped"]),
     "exits_with_a_word": (1, ["refused"]),
     "exits_with_a_number": (7, []),
     "fails_at_exit": (0, ["ZeroDivisionError"]),

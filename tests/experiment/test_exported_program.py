@@ -238,7 +238,7 @@ def test_a_guard_of_python_is_left_out_and_not_run(exported: Path, tmp_path: Pat
     canary, path, records = tmp_path / "canary", tmp_path / "evil.pt2", records_of(exported)
     guard_that_is_python(records, canary)
     write_records(path, records)
-    module, _ = load_program(path)
+    module = load_program(path).module
     module(torch.ones(4, 3, 16, 16))
     assert not canary.exists()
 
@@ -246,7 +246,7 @@ def test_a_guard_of_python_is_left_out_and_not_run(exported: Path, tmp_path: Pat
 def test_a_program_that_is_harmless_gives_the_outputs_of_its_network_to_the_bit(exported: Path) -> None:
     torch.manual_seed(0)
     network, x = Network().eval(), torch.randn(7, 3, 16, 16)
-    module, batch_size = load_program(exported)
+    module, batch_size, _ = load_program(exported)
     assert batch_size is None and torch.equal(module(x), network(x))
 
 
@@ -254,7 +254,7 @@ def test_a_pickled_tensor_of_a_program_is_still_read(exported: Path, tmp_path: P
     records = records_of(exported)
     edit_payload(records, "constants", "tensor_0", pickled(torch.full((4,), 2.0)))
     write_records(tmp_path / "model.pt2", records)
-    module, _ = load_program(tmp_path / "model.pt2")
+    module = load_program(tmp_path / "model.pt2").module
     assert torch.equal(module.shift, torch.full((4,), 2.0))
 
 

@@ -16,7 +16,7 @@ from experiment.run_output import RunOutput
 class Noted:
     """An observer that notes its calls."""
 
-    def __init__(self, calls: List[Tuple[Any, ...]], failure: Optional[OSError] = None) -> None:
+    def __init__(self, calls: List[Tuple[Any, ...]], failure: Optional[Exception] = None) -> None:
         self.calls, self.failure = calls, failure
 
     def resume(self, step: int, evaluated_step: int) -> List[Dict[str, Any]]:
@@ -48,18 +48,23 @@ def test_a_run_calls_its_observers_before_the_first_step_after_each_epoch_and_at
     )  # what an observer knows of before goes to trackers
 
 
-def observers(folder: Path, calls: List[Tuple[Any, ...]], is_primary: bool) -> Observers:
+def observers(
+    folder: Path, calls: List[Tuple[Any, ...]], is_primary: bool, failure: Optional[Exception] = None
+) -> Observers:
     output = RunOutput(RunFolder(folder), is_primary=False, resume=False)
     (folder / "config.yaml").write_text("run: {seed: 0}\n")
-    return Observers([Noted(calls, OSError(28, "No space left on device")), Noted(calls)], "name", output, is_primary)  # type: ignore[list-item]
+    return Observers([Noted(calls, failure), Noted(calls)], "name", output, is_primary)  # type: ignore[list-item]
 
 
-def test_a_picture_that_cannot_be_written_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), ValueError("a font"), KeyError("epoch")])
+def test_a_picture_that_cannot_be_written_costs_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, failure: Exception
+) -> None:
     calls: List[Tuple[Any, ...]] = []
     with caplog.at_level(logging.WARNING):
-        observers(tmp_path, calls, is_primary=True).at_end()
+        observers(tmp_path, calls, is_primary=True, failure=failure).at_end()
     assert [call[0] for call in calls] == ["end"]
-    assert "the pictures cannot be written: [Errno 28] No space left on device; draw them with" in caplog.text
+    assert f"the pictures cannot be written: {failure}; draw them with" in caplog.text
 
 
 def test_other_processes_than_the_primary_draw_nothing(tmp_path: Path) -> None:

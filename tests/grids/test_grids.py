@@ -75,6 +75,12 @@ def test_other_seeds_are_refused(text: str) -> None:
         parse_seeds(text)
 
 
+@pytest.mark.parametrize("text", ["0-999999999999999", "1,2-10002", ",".join(["0-9999"] * 3)])
+def test_more_seeds_than_anybody_runs_are_refused_before_they_take_memory(text: str) -> None:
+    with pytest.raises(ValueError, match="more than 10,000 runs of each row"):
+        parse_seeds(text)
+
+
 def test_checks_come_first_and_then_whole_seeds() -> None:
     names = [str(trial) for trial in build_plan(small(), Selection()).trials()]
     assert names == [
@@ -175,7 +181,8 @@ def check_results(folder: Path, plan: Plan, losses: Dict[float, Optional[float]]
     for factor, loss in losses.items():
         path = results.path(Trial(plan.checked[0], 100, factor))
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"config": {}, "summary": None if loss is None else {}, "train_loss": loss}))
+        result: Dict[str, Any] = {"config": {}, "summary": None if loss is None else {}, "train_loss": loss}
+        path.write_text(json.dumps({**result, "learning_rate": {"value": 0.1}}))
     return results
 
 
@@ -252,7 +259,12 @@ def test_a_file_that_is_no_result_is_refused(tmp_path: Path) -> None:
     results = Results("small", tmp_path)
     assert results.read(trial) is None
     results.path(trial).parent.mkdir(parents=True)
-    for text in ("", "[]", "{}", '{"config": 1'):
+    good: Dict[str, Any] = {"config": {}, "summary": {}, "train_loss": 1.0, "learning_rate": {"value": 0.1}}
+    results.path(trial).write_text(json.dumps(good))
+    assert results.read(trial) == good
+    edits: List[Dict[str, Any]] = [{"config": 1}, {"summary": []}, {"train_loss": "1"}, {"train_loss": 10**400}]
+    edits += [{"learning_rate": 0.1}, {"learning_rate": {}}, {"learning_rate": {"value": True}}]
+    for text in ("", "[]", "{}", '{"config": 1', *(json.dumps({**good, **edit}) for edit in edits)):
         results.path(trial).write_text(text)
         with pytest.raises(ConfigError, match="remove it, and it is run again"):
             results.read(trial)
@@ -263,7 +275,7 @@ def test_the_table_counts_seeds_and_runs_that_diverged(tmp_path: Path) -> None:
     plan = Plan(cells, (0, 1, 2), (), (), 0)
     results = Results("small", tmp_path)
     for seed, top1 in enumerate((0.5, 0.7, None)):
-        summary = None if top1 is None else {"top1": top1, "train": {"loss": 1.0 + seed}}
+        summary = None if top1 is None else {"top1": top1, "train": {"loss": 1.0 + seed}, "absent": ["0.5"]}
         text = json.dumps({"config": {}, "summary": summary, "train_loss": 1, "learning_rate": {"value": 0.1}})
         results.path(Trial(cells[0], seed)).write_text(text)
     lines = build_table(plan, results, ["top1", "train.loss", "absent"]).splitlines()

@@ -1,10 +1,13 @@
 """torch.export, ONNX and TorchScript carry folded and unfolded networks, in operations that every runtime knows."""
 
 import logging
+import shutil
+from pathlib import Path
 from typing import Any, Callable, Dict, Tuple
 
 import pytest
 import torch
+import torch._inductor
 from torch import Tensor, nn
 
 from normact import NormActFactory
@@ -132,6 +135,53 @@ def test_onnx_runtime_computes_what_an_unfolded_network_computes_and_folding_mak
     assert relative_error(run(images()), expected) < TOLERANCE
     assert relative_error(run_folded(images()), expected) < TOLERANCE
     assert len(folded_graph.node) < len(graph.node)
+
+
+class DefaultLayers(nn.Sequential):
+    """A layer with everything at its default, and one without an activation."""
+
+    def __init__(self, kernel: str = "auto") -> None:
+        norm_act = NormActFactory(kernel=kernel)
+        conv1, conv2 = nn.Conv2d(3, 8, 3, bias=False), nn.Conv2d(8, 8, 3, bias=False)
+        super().__init__(conv1, norm_act(8, "silu"), conv2, norm_act(8, None, bias=True))
+
+
+def default_layers(kernel: str = "auto") -> nn.Module:
+    torch.manual_seed(0)
+    return randomize(DefaultLayers(kernel))
+
+
+def test_the_default_layer_decomposes_into_the_core_operations_that_compilers_know() -> None:
+    model = default_layers()
+    program = torch.export.export(model, (images(),)).run_decompositions()
+    called = [n.target for n in program.graph.nodes if isinstance(n.target, torch._ops.OpOverload)]  # and getitem
+    # torch's own assertions beside its conversions of types compute nothing.
+    others = [op for op in called if torch.Tag.core not in op.tags and "_assert" not in str(op)]
+    assert len(called) > 20 and others == []
+    with torch.no_grad():
+        assert relative_error(program.module()(images()), model(images())) < TOLERANCE
+
+
+def test_onnx_of_default_layers_takes_any_batch_and_image_size() -> None:
+    model = default_layers()
+    dims = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    run, _ = onnx_function(model, images(), dynamic_shapes=(dims,))
+    for x in (images(5), torch.randn(3, 3, 6, 17)):
+        with torch.no_grad():
+            assert relative_error(run(x), model(x)) < TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["auto", "fused"])
+def test_a_network_compiled_ahead_of_time_computes_the_same(kernel: str, tmp_path: Path) -> None:
+    if not hasattr(torch._inductor, "aoti_compile_and_package") or shutil.which("g++") is None:
+        pytest.skip("torch's compiler ahead of time needs a C++ compiler")
+    model = default_layers(kernel)
+    with torch.no_grad():
+        program = torch.export.export(model, (images(),))
+        path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
+        compiled = torch._inductor.aoti_load_package(path)
+        assert relative_error(compiled(images()), model(images())) < TOLERANCE
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning", "ignore::torch.jit.TracerWarning")
