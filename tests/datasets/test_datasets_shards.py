@@ -523,3 +523,12 @@ def test_a_cache_for_a_folder_is_refused(tmp_path):
         build_datasets(shards_config(tmp_path, cache_dir="x"), 0)
     with pytest.raises(ConfigError, match=r"cache_dir 'x' has no effect with data\.name image_folder"):
         build_datasets(DataConfig(name="image_folder", cache_dir="x"), 0)
+
+
+@pytest.mark.parametrize(
+    "row", ["0\t-5\t0", "-1\t5\t0", f"{2**62}\t{2**62}\t0", f"{2**63}\t1\t0", "995\t6\t0", "0\t1\t-1", "0\t1\t1000000"]
+)
+def test_an_index_that_places_an_image_where_none_can_be_is_refused(row):
+    with pytest.raises(DataError, match=r"is damaged or a different file .*; remove it to rebuild it"):
+        parse_index("x.tar", f"{FORMAT}\t1000\t-\t1\tv\n{row}\ta.jpg\n".encode())
+    assert parse_index("x.tar", f"{FORMAT}\t1000\t-\t1\tv\n995\t5\t0\ta.jpg\n".encode()).names == ("a.jpg",)
