@@ -107,7 +107,8 @@ def run_experiment(name: str, config: Config, options: argparse.Namespace) -> in
             planned = prepare(name, config, device, dry_run=True)
             if device.is_primary:
                 print(describe(planned))
-                print(describe_norms(planned))
+                if device.runs_kernels:
+                    print(describe_norms(planned))
             if planned.placement.refusals:
                 raise ConfigError(f"this is not expected to run: {'; '.join(planned.placement.refusals)}")
             return 0

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Sequence, Union
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from configs.picture_file import drawable, plain_texts, save_picture
 
@@ -26,6 +24,9 @@ def plot_confusion(
         title: above the picture.
         out_png: the picture's file; overwritten.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     names, title = [drawable(name) for name in class_names], drawable(title)
     counts = np.asarray(confusion, dtype=float)
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

@@ -54,6 +54,7 @@ class Device(Protocol):
         precision: of the computation, in words.
         is_primary: whether this process writes files and prints.
         runs_hooks: whether a network runs as Python code, so that hooks on its modules see what passes.
+        runs_kernels: whether layers may run fused kernels, so that it is of interest what those would keep in memory.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Device(Protocol):
     precision: str
     is_primary: bool
     runs_hooks: bool
+    runs_kernels: bool
 
     def choose_operations(self, network: nn.Module) -> None:
         """Make the network compute with operations of this device, before anything of it is measured."""

@@ -49,7 +49,7 @@ class SavedBytes:
 
     def pack(self, tensor: Tensor) -> Union[Tensor, Recipe]:
         packed = pack(tensor)
-        kept = (packed.x, packed.statistics, *packed.parameters) if isinstance(packed, Recipe) else (packed,)
+        kept = (packed.x, packed.statistics, *packed.layer.rows) if isinstance(packed, Recipe) else (packed,)
         for each in kept:
             if each is not None:
                 self._count(each)

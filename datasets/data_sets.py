@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import operator
+import os
 from dataclasses import dataclass
-from typing import Callable, Iterable, Optional, Tuple, Union
+from typing import Any, Callable, Iterable, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -256,6 +257,18 @@ class DataSets:
     def plain_training_images(self, count: int) -> PlainTrainingImages:
         """`count` of the images to train on, evenly spaced, or all if there are fewer; not augmented."""
         return PlainTrainingImages(self.train, self.evaluation.transform, count)
+
+
+def hash_listing(class_names: Sequence[str], names: Sequence[bytes], labels: np.ndarray, sizes: Any) -> str:
+    """Return what hash_parts gives for encoded images: their classes, and name, label and size in bytes of each."""
+    return hash_parts(
+        [
+            os.fsencode("\0".join(class_names)),
+            b"\0".join(names),
+            labels.astype("<i4").tobytes(),
+            np.asarray(sizes, dtype="<i8").tobytes(),
+        ]
+    )
 
 
 def hash_parts(parts: Iterable[Union[bytes, memoryview]]) -> str:

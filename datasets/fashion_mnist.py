@@ -8,7 +8,6 @@ Source: Xiao, Rasul, Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchma
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Optional, Sequence
@@ -16,13 +15,13 @@ from typing import Optional, Sequence
 import numpy as np
 
 from configs.command_line import run_command
-from configs.exit_codes import EXPLAINED, explain
 from configs.schema import DataConfig
 from datasets.data_sets import DataSets
 from datasets.errors import DataError
 from datasets.fashion_mnist_files import find_file, obtain_files
 from datasets.idx import read_idx
 from datasets.memory import ImagesInMemory, data_sets_in_memory
+from datasets.obtain_command import obtain_command
 
 IMAGE_SIZE = 28
 NUM_IMAGES = {"train": 60_000, "t10k": 10_000}
@@ -71,17 +70,15 @@ def build(config: DataConfig, seed: int) -> DataSets:
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Obtain and check the files; return 0, or 3 with a message on the error stream."""
-    parser = argparse.ArgumentParser(prog="python -m datasets.fashion_mnist", description="Obtain Fashion-MNIST.")
-    parser.add_argument("--data-dir", metavar="DIR", help="folder of the data; default: $DATA_DIR, else data/")
-    try:
-        folder = obtain_files(parser.parse_args(arguments).data_dir)
-        for half in NUM_IMAGES:
-            read_half(folder, half)
-    except EXPLAINED as error:
-        return explain(error)
-    print(folder)
-    return 0
+    """Obtain and check the files; return the exit code."""
+    return obtain_command("fashion_mnist", "Obtain Fashion-MNIST.", _obtain_and_check, arguments)
+
+
+def _obtain_and_check(data_dir: Optional[str]) -> Path:
+    folder = obtain_files(data_dir)
+    for half in NUM_IMAGES:
+        read_half(folder, half)
+    return folder
 
 
 if __name__ == "__main__":

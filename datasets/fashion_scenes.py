@@ -15,7 +15,6 @@ with their SHA-256 sums, which are compared at each start; files that do not mat
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import logging
@@ -30,7 +29,6 @@ import numpy as np
 
 from configs.bounded_file import GIB, MIB, parse_json, read_bounded
 from configs.command_line import run_command
-from configs.exit_codes import EXPLAINED, explain
 from configs.schema import DataConfig
 from datasets import fashion_mnist
 from datasets.data_sets import DataSets
@@ -42,6 +40,7 @@ from datasets.folder import data_folder, missing_data
 from datasets.idx import parse_idx, write_idx
 from datasets.images.decode import decode
 from datasets.memory import ImagesInMemory, data_sets_in_memory
+from datasets.obtain_command import obtain_command
 from datasets.photo_files import obtain_photos
 from datasets.scenes import SIZE, compose
 
@@ -152,16 +151,13 @@ def build(config: DataConfig, seed: int) -> DataSets:
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Make and check the files; return 0, or 3 with a message on the error stream."""
-    parser = argparse.ArgumentParser(prog="python -m datasets.fashion_scenes", description="Make the fashion scenes.")
-    parser.add_argument("--data-dir", metavar="DIR", help="folder of the data; default: $DATA_DIR, else data/")
-    data_dir = parser.parse_args(arguments).data_dir
-    try:
-        obtain_scenes(data_dir)
-    except EXPLAINED as error:
-        return explain(error)
-    print(data_folder(data_dir) / FOLDER)
-    return 0
+    """Make and check the files; return the exit code."""
+    return obtain_command("fashion_scenes", "Make the fashion scenes.", _obtain_and_check, arguments)
+
+
+def _obtain_and_check(data_dir: Optional[str]) -> Path:
+    obtain_scenes(data_dir)
+    return data_folder(data_dir) / FOLDER
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing_extensions import Protocol
 from configs.bounded_file import open_regular
 from configs.schema import DataConfig
 from datasets.class_names import check_class_names
-from datasets.data_sets import DataSets, EvaluationImages, ImageSource, Parts, TrainingImages, hash_parts
+from datasets.data_sets import DataSets, EvaluationImages, ImageSource, Parts, TrainingImages, hash_listing, hash_parts
 from datasets.errors import DataError
 from datasets.folder import data_folder, missing_data
 from datasets.images.decode import EXTENSIONS, MAX_BYTES, MAX_PIXELS, pixel_limit
@@ -64,14 +64,7 @@ class FolderImages:
             counts.append(len(files))
         self.names = np.array(names)
         self.labels = np.repeat(np.arange(len(class_names), dtype=np.int32), counts)
-        self.fingerprint = hash_parts(
-            [
-                os.fsencode("\0".join(class_names)),
-                b"\0".join(names),
-                self.labels.astype("<i4").tobytes(),
-                np.array(sizes, dtype="<i8").tobytes(),
-            ]
-        )
+        self.fingerprint = hash_listing(class_names, names, self.labels, sizes)
 
     def __len__(self) -> int:
         return len(self.names)

@@ -14,7 +14,6 @@ is in both halves, while patches of one half overlap. Patches whose brightness h
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import sys
@@ -27,7 +26,6 @@ import numpy as np
 from PIL import Image
 
 from configs.command_line import run_command
-from configs.exit_codes import EXPLAINED, explain
 from configs.schema import DataConfig
 from datasets.data_sets import DataSets, EvaluationImages, TrainingImages, hash_parts
 from datasets.errors import DataError
@@ -38,6 +36,7 @@ from datasets.images.decode import decode
 from datasets.images.encoded_image import say_decoder
 from datasets.images.transforms import Augmentation, to_tensor
 from datasets.keyed_random import KeyedRandom
+from datasets.obtain_command import obtain_command
 from datasets.photo_blocks import BLOCK, blocks
 from datasets.photo_files import obtain_photos
 
@@ -160,16 +159,14 @@ def build(config: DataConfig, seed: int) -> DataSets:
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    """Make the files; return 0, or 3 with a message on the error stream."""
-    parser = argparse.ArgumentParser(prog="python -m datasets.photo_patches", description="Make the photo patches.")
-    parser.add_argument("--data-dir", metavar="DIR", help="folder of the data; default: $DATA_DIR, else data/")
-    try:
-        folder = obtain_patches(parser.parse_args(arguments).data_dir)
-        read_patches(folder)
-    except EXPLAINED as error:
-        return explain(error)
-    print(folder)
-    return 0
+    """Make and check the files; return the exit code."""
+    return obtain_command("photo_patches", "Make the photo patches.", _obtain_and_check, arguments)
+
+
+def _obtain_and_check(data_dir: Optional[str]) -> Path:
+    folder = obtain_patches(data_dir)
+    read_patches(folder)
+    return folder
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Tuple
 
 import torch
 
@@ -15,7 +14,7 @@ from experiment.starting_weights import place_weights
 from experiment.weights_file import SavedWeights
 from models import ImageClassifier
 from normact import NormAct, NormActFactory
-from normact.convert.calibrate import CalibratedLayer, calibrate_layers, check_calibration, source_of
+from normact.convert.calibrate import calibrate_layers, check_calibration, outputs_of, source_of
 from training.classifier import Classifier
 
 LOGGER = logging.getLogger(__name__)
@@ -58,10 +57,6 @@ def start_from_batch_norm(
     pixels = torch.stack([images[index][0] for index in range(len(images))])
     scaled = Classifier(network, data.mean, data.std).scaled(pixels)
     rows = calibrate_layers(network, layers, scaled)
-    LOGGER.info("%d norms calibrated from batch norm over %d training images%s", len(rows), len(images), _outputs(rows))
-
-
-def _outputs(rows: Tuple[CalibratedLayer, ...]) -> str:
-    counts = {kind: sum(row.output == kind for row in rows) for kind in ("taken back", "neutral", "changed")}
-    words = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-    return f"; Proxy Normalization: {words}" if words else ""
+    LOGGER.info(
+        "%d norms calibrated from batch norm over %d training images%s", len(rows), len(images), outputs_of(rows)
+    )

@@ -25,7 +25,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Union
 import torch
 
 from configs.atomic_file import partial_files, replace_file, sync_folder
-from experiment.checkpoint_schema import check_state, shown
+from experiment.checkpoint_schema import check_state
 from experiment.manifest import (
     FORMAT,
     best_by,
@@ -36,7 +36,7 @@ from experiment.manifest import (
     write_manifest,
 )
 from experiment.torch_archive import RefusedError, first_line, load_tensors
-from training.weights import CheckpointError
+from training.weights import CheckpointError, shown
 
 LOGGER = logging.getLogger(__name__)
 CRASH_POINTS = ("before_write", "mid_write", "before_replace", "after_replace", "before_manifest")

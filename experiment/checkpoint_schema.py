@@ -16,11 +16,9 @@ from typing_extensions import Annotated, Literal
 
 from experiment.manifest import FORMAT
 from training.metrics import StepSums
-from training.weights import CheckpointError
+from training.weights import CheckpointError, first_of, shown
 
-_PROBLEMS_SHOWN = 3
 _SUMS = len(StepSums().stacked())
-_CHARACTERS_SHOWN = 60
 _REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _COUNTERS = ("step", "updates")  # of weight updates, in the state of optimizers: AdamW's and Lamb's
@@ -185,10 +183,7 @@ def check_state(state: Mapping[str, Any], where: str) -> None:
     except ValidationError as error:
         problems = _explained(error)
     if problems:
-        more = f"; and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
-        raise CheckpointError(
-            f"{where} is not a checkpoint of this program, or is damaged: {'; '.join(problems[:_PROBLEMS_SHOWN])}{more}"
-        )
+        raise CheckpointError(f"{where} is not a checkpoint of this program, or is damaged: {first_of(problems)}")
 
 
 def _contradictions(state: Mapping[str, Any]) -> Iterator[str]:
@@ -256,16 +251,3 @@ def _wanted(problem: Any) -> str:
         least, most = problem["ctx"].get("min_length"), problem["ctx"].get("max_length")
         return f"at least {least}" if most is None else f"{most} numbers"
     return _WANTED.get(problem["type"], problem["msg"])
-
-
-def shown(value: Any) -> str:
-    """Return a value of a file in a few words."""
-    if isinstance(value, Tensor):
-        return f"a tensor of {str(value.dtype).replace('torch.', '')} {tuple(value.shape)}"
-    if isinstance(value, (dict, list, tuple)):
-        kind = "dictionary" if isinstance(value, dict) else "list"
-        return f"a {kind} of {len(value)}"
-    if value is None or isinstance(value, (bool, int, float, str)):
-        text = repr(value)
-        return text if len(text) <= _CHARACTERS_SHOWN else f"{text[:_CHARACTERS_SHOWN]}..."
-    return f"a {type(value).__name__}"

@@ -89,9 +89,7 @@ class MetricsLog:
 
     def records(self) -> List[Dict[str, Any]]:
         """Return all records; the file is as `truncate_after` leaves it."""
-        if not self.path.exists():
-            return []
-        return [parse_json(line) for line in read_bounded(self.path, MAX_LOG_BYTES).splitlines()]
+        return read_records(self.path)
 
     def truncate_after(self, step: int, evaluated_step: int) -> int:
         """Drop the records later than a resumed step and a torn last line; return the number of records dropped.
@@ -176,3 +174,10 @@ def _finite_or_null(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite_or_null(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_records(path: Path) -> List[Dict[str, Any]]:
+    """Return all records of a log; none where there is no file."""
+    if not path.exists():
+        return []
+    return [parse_json(line) for line in read_bounded(path, MAX_LOG_BYTES).splitlines()]

@@ -14,6 +14,7 @@ from configs import Config, ConfigError
 from configs.atomic_file import replace_text
 from configs.bounded_file import MAX_LOG_BYTES, MAX_RECORD_BYTES, parse_json, read_bounded
 from configs.meaning import differences
+from experiment.metrics_log import read_records
 from experiment.run_folder import RunFolder
 from grids.plan import Trial
 
@@ -67,7 +68,7 @@ class Results:
             ValueError, KeyError, TypeError: the folder's files are not what such a run writes.
             OSError: they cannot be read, or the result not written.
         """
-        records = _records(folder.metrics)
+        records = read_records(folder.metrics)
         result = {
             "grid": self.name,
             "row": trial.cell.row,
@@ -78,7 +79,7 @@ class Results:
             "summary": None if diverged else _summary(folder),
             "train_loss": last_epoch_loss(records, config.schedule.epochs),
             "evaluations": [record for record in records if record["split"] == "eval"],
-            "power": _records(folder.power),
+            "power": read_records(folder.power),
             "config": config.model_dump(mode="json"),
         }
         check_result(result)
@@ -152,9 +153,3 @@ def last_epoch_loss(records: List[Dict[str, Any]], epochs: int) -> Optional[floa
                 return None
             steps, total = steps + count, total + count * record["loss"]
     return total / steps if steps else None
-
-
-def _records(path: Path) -> List[Dict[str, Any]]:
-    if not path.exists():
-        return []
-    return [parse_json(line) for line in read_bounded(path, MAX_LOG_BYTES).splitlines()]

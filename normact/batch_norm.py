@@ -88,8 +88,7 @@ class BatchNorm(Norm):
         return self._of_this_process(x, None, None, self.running_mean.clone(), self.running_var.clone())
 
     def evaluation_affine(self) -> Tuple[Tensor, Tensor]:
-        scale = torch.rsqrt(self.running_var.double() + self.eps)
-        return scale, -self.running_mean.double() * scale
+        return running_affine(self)
 
     def _of_this_process(
         self, x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], running_mean: Tensor, running_var: Tensor
@@ -170,6 +169,12 @@ def batch_norm(
     share = momentum_of_a_batch(momentum, len(ghosts) * forwards_per_update)
     outputs = [F.batch_norm(ghost, running_mean, running_var, weight, bias, True, share, eps) for ghost in ghosts]
     return outputs[0] if size == images else torch.cat(outputs)
+
+
+def running_affine(norm: Any) -> Tuple[Tensor, Tensor]:
+    """Return what a batch norm, torch's or this one, is in evaluation: (scale, shift), (C,) float64 each."""
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+    return scale, -norm.running_mean.double() * scale
 
 
 def momentum_of_a_batch(momentum: float, batches: int) -> float:

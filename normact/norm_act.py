@@ -61,18 +61,25 @@ class ProxySettings(NamedTuple):
 class GroupSettings(NamedTuple):
     """All that a group-normalized layer needs besides its tensors; flat, since fx writes it into generated code.
 
-    proxy_eps is None for a layer without Proxy Normalization.
+    The first three are those of Groups, the next three those of ProxySettings, or None each.
     """
 
     num_groups: int
     grouping: str
     eps: float
-    activation: Activation
     proxy_eps: Optional[float]
-    proxy_method: str
+    proxy_method: Optional[str]
     num_samples: Optional[int]
+    activation: Activation
     kernel: str
     recompute: bool
+
+    @property
+    def proxy(self) -> Optional[ProxySettings]:
+        """None for a layer without Proxy Normalization."""
+        if self.proxy_eps is None or self.proxy_method is None:
+            return None
+        return ProxySettings(self.proxy_eps, self.proxy_method, self.num_samples)
 
 
 class NormAct(TorchNormNames):
@@ -186,26 +193,17 @@ class NormAct(TorchNormNames):
         z = activation_function(self.phi)(y)
         if self.proxy is None:
             return z
-        eps, method, num_samples = self.proxy
         mean, inverse_std = proxy_statistics(
             self.phi, self.weight, self.bias, self.proxy_beta, self.proxy_gamma,
-            eps=eps, method=method, num_samples=num_samples,
+            eps=self.proxy.eps, method=self.proxy.method, num_samples=self.proxy.num_samples,
         )  # fmt: skip
         return proxy_normalize(z, mean, inverse_std)
 
     def _group_norm_act(self, x: Tensor, groups: Groups) -> Tensor:
         check_channels(x, self.channels)
         activation = "identity" if self.phi is None else self.phi
-        proxy_eps, proxy_method, num_samples = self.proxy or (None, "exact", None)
-        settings = GroupSettings(
-            *groups,
-            activation=activation,
-            proxy_eps=proxy_eps,
-            proxy_method=proxy_method,
-            num_samples=num_samples,
-            kernel=self.kernel,
-            recompute=self.recompute,
-        )
+        proxy: Tuple[Optional[float], Optional[str], Optional[int]] = self.proxy or (None, None, None)
+        settings = GroupSettings(*groups, *proxy, activation, self.kernel, self.recompute)
         return group_norm_act(
             x,
             weight=self.weight,
@@ -248,23 +246,24 @@ def group_norm_act(
     Raises:
         ValueError: kernel "fused" where the fused form does not apply; the message gives the reason.
     """
-    num_groups, grouping, eps, activation, proxy_eps, proxy_method, num_samples, kernel, recompute = settings
-    check_values_per_group(x, num_groups)
-    is_fused = kernel != "reference" and _use_fused(x, settings)
+    check_values_per_group(x, settings.num_groups)
+    is_fused = settings.kernel != "reference" and _use_fused(x, settings)
+    activation, proxy = settings.activation, settings.proxy
     mean, inverse_std = None, None
-    if proxy_eps is not None and is_fused and proxy_method == "exact" and isinstance(activation, str):
-        mean, inverse_std = kernels.fused_proxy_statistics(activation, weight, bias, proxy_beta, proxy_gamma, proxy_eps)
-    elif proxy_eps is not None:
+    if proxy is not None and is_fused and proxy.method == "exact" and isinstance(activation, str):
+        mean, inverse_std = kernels.fused_proxy_statistics(activation, weight, bias, proxy_beta, proxy_gamma, proxy.eps)
+    elif proxy is not None:
         mean, inverse_std = proxy_statistics(
             activation, weight, bias, proxy_beta, proxy_gamma,
-            eps=proxy_eps, method=proxy_method, num_samples=num_samples,
+            eps=proxy.eps, method=proxy.method, num_samples=proxy.num_samples,
         )  # fmt: skip
     norm_act: Callable[..., Tensor] = reference_norm_act
     if is_fused:
-        norm_act = functools.partial(kernels.fused_norm_act, recompute=recompute)
+        norm_act = functools.partial(kernels.fused_norm_act, recompute=settings.recompute)
     return norm_act(
-        x, weight, bias, mean, inverse_std, num_groups=num_groups, grouping=grouping, activation=activation, eps=eps
-    )
+        x, weight, bias, mean, inverse_std,
+        num_groups=settings.num_groups, grouping=settings.grouping, activation=activation, eps=settings.eps,
+    )  # fmt: skip
 
 
 def _use_fused(x: Tensor, settings: GroupSettings) -> bool:

@@ -16,6 +16,7 @@ from torch import nn
 
 from normact.activations import Activation
 from normact.known_activations import activation_of_module, hooks_of, is_activation
+from normact.norm import Norm
 from normact.norm_act import NormAct
 
 _TORCH = "torch.nn.modules."
@@ -73,8 +74,8 @@ class NormDescription(NamedTuple):
 
 
 def describe_norm(module: nn.Module) -> Optional[NormDescription]:
-    """Return what norm a module is; None for a module that is none."""
-    if isinstance(module, NormAct):
+    """Return what norm a module is; None for a module that is none, and for the layers here and their norms."""
+    if isinstance(module, (NormAct, Norm)):
         return None
     if isinstance(module, torch.jit.ScriptModule):
         return _of_script_module(module)

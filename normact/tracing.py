@@ -13,6 +13,7 @@ import torch
 import torch.fx
 from torch import nn
 
+from normact.assertions import is_asserted
 from normact.known_activations import hooks_of, is_activation
 from normact.norm_act import NormAct
 from normact.opaque_functions import OpaqueFunction, find_opaque_function, recorded_calls
@@ -109,6 +110,17 @@ class FlowTracer(torch.fx.Tracer):
             manager = frame.f_locals.get("self")
             function = getattr(manager, "func", None)  # of a generator made a context manager
             self.contexts.add(getattr(function, "__name__", type(manager).__name__))
+
+    def to_bool(self, obj: torch.fx.Proxy) -> bool:
+        """Record what the code asserts as an assertion, and go on as if it held."""
+        frame = sys._getframe(1)
+        while frame.f_globals.get("__name__") == "torch.fx.proxy" and frame.f_back is not None:
+            frame = frame.f_back
+        if not is_asserted(frame):
+            return super().to_bool(obj)
+        words = f"an assertion in line {frame.f_lineno}, in {frame.f_code.co_name}, does not hold"
+        self.create_proxy("call_function", torch._assert, (obj, words), {})
+        return True
 
     def proxy(self, node: torch.fx.Node) -> torch.fx.Proxy:
         return _Proxy(node, self)

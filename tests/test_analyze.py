@@ -248,7 +248,7 @@ def test_plot_draws_one_panel_for_each_result(
     (tmp_path / "run.json").write_text(json.dumps({"title": "mine", "points": points}))
     assert analyze.main(["random-net", "--norm", "layer", *TINY, "--seeds", "1", "--out", str(tmp_path)]) == 0
     drawn: Any = []
-    monkeypatch.setattr("analysis.commands.plot.plot_power", lambda panels, path, **options: drawn.extend(panels))
+    monkeypatch.setattr("analysis.power_plot.plot_power", lambda panels, path, **options: drawn.extend(panels))
     results, out = [str(tmp_path / "power.json"), str(tmp_path / "run.json")], ["--out", str(tmp_path / "plot.png")]
     assert analyze.main(["plot", *results, *out]) == 0
     assert [panel.title for panel in drawn] == ["LN", "mine"]

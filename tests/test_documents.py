@@ -108,6 +108,16 @@ def test_links_and_files_that_a_document_mentions_are_there(document: Path) -> N
             assert anchor in headings((document.parent / path).read_text(encoding="utf-8")), f"{path}#{anchor}"
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_row_of_a_table_has_more_cells_than_its_head(document: Path) -> None:
+    """What is too much is not shown, and what stands before it is shown in the wrong column."""
+    rows = [(0, 0, "")]  # cells of the head, of the row, and the row
+    for line in document.read_text(encoding="utf-8").splitlines():
+        cells = re.sub(r"`[^`]*`|\\\|", "", line).count("|") - 1 if line.startswith("|") else 0
+        rows.append((rows[-1][0] or cells if cells else 0, cells, line))
+    assert [line for head, cells, line in rows if cells > head] == []
+
+
 def headings(text: str) -> List[str]:
     """Return the anchors of a document's headings, as on the site."""
     titles = re.findall(r"(?m)^#+ (.*)$", text)
@@ -164,7 +174,10 @@ def test_every_experiment_is_in_the_table_with_the_accuracy_that_is_expected() -
 def test_the_site_takes_nothing_from_elsewhere() -> None:
     settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert "font: false" in settings and "http" not in settings
-    assert "http" not in (ROOT / "docs/site.css").read_text(encoding="utf-8")
+    # Without a file of ours by this name the offline plugin fetches one, and a page opened from disk has no search.
+    assert re.search(r"polyfills: \[iframe-worker\.js\]", settings)
+    for name in ("site.css", "iframe-worker.js"):
+        assert "http" not in (ROOT / "docs" / name).read_text(encoding="utf-8")
 
 
 def test_every_page_of_the_site_is_in_its_navigation() -> None:

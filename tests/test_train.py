@@ -223,10 +223,12 @@ def test_the_status_tells_of_a_failure_before_the_first_step(tmp_path: Path) -> 
     assert "resnet21" in status["reason"]
 
 
-def test_the_program_starts_without_what_only_some_runs_need() -> None:
-    """--help, a typing error and --dry-run are answered in the time in which torch is imported, and little more."""
+@pytest.mark.parametrize("command", ["train", "evaluate", "export", "analyze", "reproduce"])
+def test_a_command_starts_without_what_only_some_runs_need(command: str) -> None:
+    """--help and a typing error are answered in the time in which torch is imported, and little more."""
     names = {"matplotlib", "torchvision", "tensorboard", "wandb", "fsspec", "scipy", "sklearn", "pandas", "onnx"}
-    program = f"import sys, train; print({names} & set(sys.modules))"
+    names |= {"onnxruntime", "timm", "jinja2", "tqdm.notebook", "sympy", "torch._dynamo"}
+    program = f"import sys, {command}; print({names} & set(sys.modules))"
     done = subprocess.run([*PYTHON, "-c", program], capture_output=True, text=True, timeout=600, cwd=ROOT, check=True)
     assert done.stdout == "set()\n"
 

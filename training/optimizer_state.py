@@ -9,11 +9,10 @@ from typing import Any, Dict, Iterator, List, Mapping
 import torch
 from torch import Tensor, nn
 
-from training.weights import CheckpointError
+from training.weights import CheckpointError, first_of, shown
 
 _EXECUTED = {"params", "lr", "fused", "foreach", "capturable", "differentiable", "param_names"}  # lr: set at each step
 _SWITCHES = ("fused", "foreach", "capturable", "differentiable")
-_SHOWN = 3
 
 
 def check_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any], is_updated: bool = True) -> None:
@@ -32,10 +31,8 @@ def check_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, 
     """
     problems = list(_problems(optimizer, state, is_updated))
     if problems:
-        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise CheckpointError(
-            f"the saved optimizer is not that of this run: {'; '.join(problems[:_SHOWN])}{more}. Use the configuration "
-            "that wrote it"
+            f"the saved optimizer is not that of this run: {first_of(problems)}. Use the configuration that wrote it"
         )
 
 
@@ -66,11 +63,11 @@ def _different_settings(number: int, saved: Mapping[str, Any], group: Mapping[st
         if name in _EXECUTED:
             found = saved.get(name)
             if name in _SWITCHES and found is not None and type(found) is not bool:
-                yield f"group {number} has {name} {_shown(found)}, expected true, false or none"
+                yield f"group {number} has {name} {shown(found)}, expected true, false or none"
             if name == "lr" and name in saved and type(found) not in (int, float):
-                yield f"group {number} has lr {_shown(found)}, expected a number"
+                yield f"group {number} has lr {shown(found)}, expected a number"
         elif name in saved and _comparable(saved[name]) != _comparable(value):  # older versions of torch had fewer
-            yield f"group {number} has {name} {_shown(saved[name])}, expected {value!r}"
+            yield f"group {number} has {name} {shown(saved[name])}, expected {value!r}"
 
 
 def _different_entries(
@@ -84,9 +81,9 @@ def _different_entries(
         value = entries[name]
         if is_whole:
             if not isinstance(value, Tensor) or value.shape != parameter.shape or not value.is_floating_point():
-                yield f"{name} of {where} is {_shown(value)}, expected real numbers of shape {tuple(parameter.shape)}"
+                yield f"{name} of {where} is {shown(value)}, expected real numbers of shape {tuple(parameter.shape)}"
         elif isinstance(value, Tensor) and value.numel() != 1:
-            yield f"{name} of {where} is {_shown(value)}, expected one number"
+            yield f"{name} of {where} is {shown(value)}, expected one number"
 
 
 def kept_by(optimizer: torch.optim.Optimizer) -> Dict[str, bool]:
@@ -104,9 +101,3 @@ def kept_by(optimizer: torch.optim.Optimizer) -> Dict[str, bool]:
 
 def _comparable(value: Any) -> Any:
     return tuple(value) if isinstance(value, (list, tuple)) else (type(value) is bool, value)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor of {str(value.dtype).replace('torch.', '')} {tuple(value.shape)}"
-    return repr(value)[:60]

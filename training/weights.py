@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Mapping
+from typing import Any, Dict, List, Mapping, Sequence
 
 from torch import Tensor, nn
 
 from configs.exit_codes import CHECKPOINT, ExplainedError
+
+_PROBLEMS_SHOWN = 3
+_NUMBERS_SHOWN = 4
+_CHARACTERS_SHOWN = 60
 
 
 class CheckpointError(ExplainedError, RuntimeError):
@@ -79,6 +83,26 @@ def plain_name(name: str) -> str:
     while name.startswith("module."):  # an average of a distributed model has it twice
         name = name[len("module.") :]
     return name
+
+
+def shown(value: Any) -> str:
+    """Return a value of a file in a few words."""
+    if isinstance(value, Tensor):
+        return f"a tensor of {str(value.dtype).replace('torch.', '')} {tuple(value.shape)}"
+    if isinstance(value, tuple) and len(value) <= _NUMBERS_SHOWN and {*map(type, value)} <= {int, float}:
+        return repr(value)  # a setting, as betas
+    if isinstance(value, (dict, list, tuple)):
+        return f"a {'dictionary' if isinstance(value, dict) else 'list'} of {len(value)}"
+    if value is None or isinstance(value, (bool, int, float, str)):
+        text = repr(value)
+        return text if len(text) <= _CHARACTERS_SHOWN else f"{text[:_CHARACTERS_SHOWN]}..."
+    return f"a {type(value).__name__}"
+
+
+def first_of(problems: Sequence[str]) -> str:
+    """Return the first problems of a file as one text, and how many there are beside them."""
+    more = f"; and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
+    return f"{'; '.join(problems[:_PROBLEMS_SHOWN])}{more}"
 
 
 def _listed(what: str, names: List[str]) -> List[str]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from analysis.commands.arguments import Commands, add_command
 from analysis.curves import plot_curves
-from analysis.power_plot import plot_power_log
 from analysis.settings import read_settings, run_title
 
 
@@ -19,6 +18,8 @@ def add(commands: Commands) -> None:
 
 def curves(options: argparse.Namespace) -> None:
     """curves.png of each run, and power.png where it measures power."""
+    from analysis.power_plot import plot_power_log
+
     for folder in options.runs:
         config, metrics, power = folder / "config.yaml", folder / "metrics.jsonl", folder / "power.jsonl"
         if not config.exists():

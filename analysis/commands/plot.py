@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from analysis.commands.arguments import Commands, add_command
-from analysis.power_plot import plot_power
-from analysis.power_results import panel_of_results
 from analysis.results_file import read_results
 from configs.arguments import positive
 
@@ -26,6 +24,9 @@ def add(commands: Commands) -> None:
 
 def plot(options: argparse.Namespace) -> None:
     """Draw one panel for each results file; bands are over its seeds, or over its checkpoints."""
+    from analysis.power_plot import plot_power
+    from analysis.power_results import panel_of_results
+
     panels = [panel_of_results(read_results(path), path) for path in options.results]
     if options.titles is not None:
         if len(options.titles) != len(panels):

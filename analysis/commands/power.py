@@ -17,7 +17,6 @@ from analysis.commands.networks import (
     title_of,
 )
 from analysis.power import FORMS, PowerMeter, measure_power
-from analysis.power_results import save_power
 from configs.counted import counted
 
 
@@ -36,6 +35,8 @@ def add(commands: Commands, networks: NetworkSource) -> None:
 
 def power(options: argparse.Namespace, networks: NetworkSource) -> None:
     """Save the power decomposition of one network, or of all checkpoints of a run, as numbers and a picture."""
+    from analysis.power_results import save_power
+
     settle_source(options, "power")
     meters: Dict[str, PowerMeter] = {}
     title, images = "", 0

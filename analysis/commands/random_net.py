@@ -11,8 +11,6 @@ from tqdm import tqdm
 
 from analysis.commands.arguments import Commands, ImageLoader, add_command
 from analysis.norm_name import parse_norm
-from analysis.power_plot import plot_power
-from analysis.power_results import panel_of_random_net
 from analysis.random_net_runs import results_paths, run_random_nets
 from configs.arguments import positive, real
 from configs.counted import counted
@@ -53,6 +51,9 @@ def add(commands: Commands, image_loader: ImageLoader) -> None:
 
 def random_net(options: argparse.Namespace, image_loader: ImageLoader) -> None:
     """Random nets of each norm, their results and one picture."""
+    from analysis.power_plot import plot_power
+    from analysis.power_results import panel_of_random_net
+
     for norm in options.norm:
         parse_norm(norm)
     load = image_loader(options.images, options.num_images, options.image_size)

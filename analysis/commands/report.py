@@ -8,7 +8,6 @@ from pathlib import Path
 from analysis.commands.arguments import Commands, add_command
 from analysis.commands.compare import add_question, question_of
 from analysis.comparison.written import answer
-from analysis.report.page import write_page
 
 
 def add(commands: Commands) -> None:
@@ -21,4 +20,6 @@ def add(commands: Commands) -> None:
 
 def report(options: argparse.Namespace) -> None:
     """index.html: settings that differ, tables, pictures, speed."""
+    from analysis.report.page import write_page
+
     print(write_page(options.out / "index.html", options.title, answer(question_of(options))))

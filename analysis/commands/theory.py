@@ -12,7 +12,6 @@ from analysis.commands.arguments import Commands, add_command
 from analysis.results_file import write_results
 from analysis.theory import judge
 from analysis.theory_nets import IDENTITY_SEEDS, IDENTITY_WIDTH, layers_to_measure, measure_nets
-from analysis.theory_page import plot_channel_distributions, plot_theory, write_page
 from configs.arguments import positive
 from models.random_net import RandomNetShape
 
@@ -38,6 +37,8 @@ def add(commands: Commands) -> None:
 
 def theory(options: argparse.Namespace) -> None:
     """Measure what is missing and write the verdict page."""
+    from analysis.theory_page import plot_channel_distributions, plot_theory, write_page
+
     shape = RandomNetShape(width=options.width, depth=options.depth)
     seeds, identity_seeds = options.seeds, options.identity_seeds
     with tqdm(total=layers_to_measure(shape, seeds, identity_seeds), unit=" layers", disable=None) as bar:

@@ -6,11 +6,13 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, List, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, List, Optional, Tuple
 
-from analysis.comparison.pictures.picture import Picture
 from analysis.comparison.written import Answer, picture_markdown
 from analysis.results_file import ResultsError
+
+if TYPE_CHECKING:  # drawing takes longer to import than all the rest
+    from analysis.comparison.pictures.picture import Picture
 
 BEGIN, END = "<!-- compare: ", "<!-- end of compare -->"
 NOT_YET = "*No results yet.*"

@@ -5,19 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from os.path import relpath
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple
 
 from analysis.comparison.compare import Comparison, compare_rows
 from analysis.comparison.metric import ERROR_OF, METRICS
-from analysis.comparison.pictures.against_setting import against_setting_picture
-from analysis.comparison.pictures.bars import bars_picture
-from analysis.comparison.pictures.learning_curves import has_curves, learning_curves_picture
-from analysis.comparison.pictures.picture import Picture
-from analysis.comparison.pictures.power_by_row import power_picture, rows_with_power
 from analysis.comparison.rows import Row, group_runs
 from analysis.comparison.run_result import load_results
 from analysis.comparison.tables import escape_markdown, markdown_of
 from analysis.results_file import ResultsError
+
+if TYPE_CHECKING:  # drawing takes longer to import than all the rest
+    from analysis.comparison.pictures.picture import Picture
 
 KINDS = ("setting", "bars", "curves", "power")
 
@@ -101,6 +99,11 @@ def chosen_rows(rows: List[Row], names: Sequence[str]) -> List[Row]:
 
 def pictures_of(rows: Sequence[Row], question: Question) -> Dict[str, Picture]:
     """Return what can be drawn of these rows. Accuracies are drawn as errors, on axes that begin at zero."""
+    from analysis.comparison.pictures.against_setting import against_setting_picture
+    from analysis.comparison.pictures.bars import bars_picture
+    from analysis.comparison.pictures.learning_curves import has_curves, learning_curves_picture
+    from analysis.comparison.pictures.power_by_row import power_picture, rows_with_power
+
     first = ERROR_OF.get(question.metrics[0], question.metrics[0])
     pictures: Dict[str, Picture] = {}
     if question.setting:

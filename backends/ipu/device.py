@@ -37,6 +37,7 @@ class IpuDevice:
     """
 
     runs_hooks = False
+    runs_kernels = False
 
     def __init__(self, name: str, reason: str, config: IpuConfig, launch: Launch = Launch()) -> None:  # noqa: B008  immutable
         self.name, self.reason = name, reason

@@ -95,10 +95,14 @@ class IpuPlan:
     def images_per_second(self) -> float:
         return self.execution.global_batch_size / self.step_seconds
 
+    def images_per_second_with(self, small_factor: float) -> float:
+        """Return what it is if a small operation takes so many times SMALL_OPERATION_CYCLES."""
+        return self.execution.global_batch_size / self._step_seconds(small_factor)
+
     @property
     def images_per_second_range(self) -> Tuple[float, float]:
         """What it may be in truth: off as published runs are, with small operations at either end of their range."""
-        fast, slow = (self.execution.global_batch_size / self._step_seconds(f) for f in SMALL_OPERATION_FACTORS)
+        fast, slow = (self.images_per_second_with(factor) for factor in SMALL_OPERATION_FACTORS)
         return slow / (1 + TIME_UNCERTAINTY), fast * (1 + TIME_UNCERTAINTY)
 
     @property

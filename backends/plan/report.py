@@ -6,7 +6,12 @@ import math
 import textwrap
 from typing import List, Tuple
 
-from backends.plan.constants import DECODED_IMAGES_PER_CORE, MEMORY_AIM
+from backends.plan.constants import (
+    DECODED_IMAGES_PER_CORE,
+    MEMORY_AIM,
+    SMALL_OPERATION_CYCLES,
+    SMALL_OPERATION_FACTORS,
+)
 from backends.plan.hardware import MIB
 from backends.plan.ipu_plan import IpuPlan, StagePlan
 from configs.counted import counted
@@ -42,6 +47,7 @@ def format_plan(plan: IpuPlan) -> str:
         "has been off",
         f"fullest IPU {plan.full:.0%}, {plan.full_range[0]:.0%} to {plan.full_range[1]:.0%} by what is known to run",
     ]
+    lines += _sensitivity(plan)
     lines += settings_by_hand(plan)
     if plan.fits and not plan.has_margin:
         lines += _wrapped(
@@ -50,6 +56,19 @@ def format_plan(plan: IpuPlan) -> str:
     for refusal in plan.refusals:
         lines += _wrapped(f"refused: {refusal}")
     return "\n".join(lines)
+
+
+def _sensitivity(plan: IpuPlan) -> List[str]:
+    """Return what the assumption about small operations decides, where there are any."""
+    if not any(each.seconds.small for each in plan.stages):
+        return []
+    factors = (SMALL_OPERATION_FACTORS[0], 1.0, SMALL_OPERATION_FACTORS[1])
+    cycles = ", ".join(f"{factor * SMALL_OPERATION_CYCLES:,.0f}" for factor in factors[:-1])
+    speeds = ", ".join(f"{plan.images_per_second_with(factor):,.0f}" for factor in factors[:-1])
+    return [
+        f"with {cycles} or {factors[-1] * SMALL_OPERATION_CYCLES:,.0f} cycles for an operation on values of channels: "
+        f"{speeds} or {plan.images_per_second_with(factors[-1]):,.0f} images/s"
+    ]
 
 
 def settings_by_hand(plan: IpuPlan) -> List[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import NamedTuple
 
 from backends.plan.constants import SMALL_BACKWARD_PASSES
@@ -34,13 +33,12 @@ def small_operations(stage: Stage, execution: Execution) -> SmallOperations:
     """
     passes = 1 + SMALL_BACKWARD_PASSES + int(stage_recomputes(stage, execution))
     run = len(stage.small) * passes
-    compiled = len({(each.name, each.moved) for each in stage.small}) * passes
+    compiled = stage.small.kinds * passes
     if not stage.proxies:
         return SmallOperations(run, compiled)
     if not execution.joint_proxies:
-        kinds = {(each.name, each.moved) for each in stage.proxies}
-        return SmallOperations(run + len(stage.proxies) * passes, compiled + len(kinds) * passes)
-    layers = Counter(each.path for each in stage.proxies)
+        return SmallOperations(run + len(stage.proxies) * passes, compiled + stage.proxies.kinds * passes)
+    layers = stage.proxies.layers
     longest = max(layers.values())
     forward = (longest + _JOINING) * (passes - SMALL_BACKWARD_PASSES)
     together = forward + longest * SMALL_BACKWARD_PASSES + _JOINED_BACKWARD * len(layers)

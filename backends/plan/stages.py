@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import bisect
 import difflib
+from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Dict, FrozenSet, List, Sequence, Tuple
 
 from backends.plan.execution import Execution
 from backends.plan.trace import INPUT, Operation, Size, Trace
+
+
+class ChannelOperations(Tuple[Operation, ...]):
+    """Operations on values of channels alone, counted once however often a stage is weighed."""
+
+    @cached_property
+    def kinds(self) -> int:
+        """Those that differ in name or size."""
+        return len({(each.name, each.moved) for each in self})
+
+    @cached_property
+    def layers(self) -> Dict[str, int]:
+        """Module path -> how many it runs."""
+        return Counter(each.path for each in self)
 
 
 @dataclass(frozen=True)
@@ -35,8 +51,8 @@ class Stage:
     count: int
     products: Tuple[Operation, ...]
     vectors: Size
-    small: Tuple[Operation, ...]
-    proxies: Tuple[Operation, ...]
+    small: ChannelOperations
+    proxies: ChannelOperations
     largest_vector: int
     parameters: Tuple[int, ...]
     inputs: Size
@@ -113,7 +129,6 @@ def cut_stage(trace: Trace, index: int, count: int, start: int, end: int, checkp
     entering, image, made, saved = Size(), Size(), Size(), []
     borders = sorted({trace.tensors[i].made_by for i in checkpoints if start <= trace.tensors[i].made_by < end})
     for i, tensor in enumerate(trace.tensors):
-        is_saved = any(start <= saver < end for saver in tensor.saved_by)
         if tensor.made_by == INPUT and start == 0:
             image = image + tensor.size
         elif tensor.made_by < start:
@@ -121,7 +136,7 @@ def cut_stage(trace: Trace, index: int, count: int, start: int, end: int, checkp
                 entering = entering + tensor.size
         elif tensor.made_by < end and (i in checkpoints or end <= tensor.read_until):
             made = made + tensor.size
-        elif is_saved:
+        elif tensor.made_by < end and any(start <= saver < end for saver in tensor.saved_by):
             saved.append(tensor)
     vectors = [operation for operation in trace.operations[start:end] if not operation.is_product]
     segments = [Size() for _ in range(len(borders) + 1)]
@@ -133,8 +148,8 @@ def cut_stage(trace: Trace, index: int, count: int, start: int, end: int, checkp
         count=count,
         products=tuple(operation for operation in trace.operations[start:end] if operation.is_product),
         vectors=sum((operation.moved for operation in vectors), Size()),
-        small=tuple(each for each in vectors if each.is_small and each.path not in trace.proxies),
-        proxies=tuple(each for each in vectors if each.is_small and each.path in trace.proxies),
+        small=ChannelOperations(each for each in vectors if each.is_small and each.path not in trace.proxies),
+        proxies=ChannelOperations(each for each in vectors if each.is_small and each.path in trace.proxies),
         largest_vector=max((operation.moved.per_image for operation in vectors), default=0),
         parameters=tuple(size for first, sizes in trace.parameters.values() if start <= first < end for size in sizes),
         inputs=entering,

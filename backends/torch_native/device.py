@@ -38,6 +38,7 @@ class TorchDevice:
     def __init__(self, config: DeviceConfig, note: str = "") -> None:
         self._config = config
         self.runs_hooks = not config.compile
+        self.runs_kernels = True
         self._device, reason = _choose_device(config.name)
         self.reason = note + reason
         self.name = str(self._device)

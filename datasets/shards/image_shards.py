@@ -30,7 +30,7 @@ import numpy as np
 from configs.errors import ConfigError
 from configs.schema import DataConfig
 from datasets.class_names import parse_class_names
-from datasets.data_sets import DataSets, Parts, hash_parts
+from datasets.data_sets import DataSets, Parts, hash_listing
 from datasets.errors import DataError, StoreError
 from datasets.folder import data_folder, missing_data
 from datasets.image_folder import encoded_data_sets
@@ -86,14 +86,7 @@ class ShardImages:
                     f"{store.path(index.shard)}: the label {index.labels.max()} is beyond the {len(class_names)} "
                     f"classes of {CLASSES_FILE}; correct one of them"
                 )
-        self.fingerprint = hash_parts(
-            [
-                os.fsencode("\0".join(class_names)),
-                b"\0".join(self.names.tolist()),
-                self.labels.astype("<i4").tobytes(),
-                self.lengths.astype("<i8").tobytes(),
-            ]
-        )
+        self.fingerprint = hash_listing(class_names, self.names.tolist(), self.labels, self.lengths)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Dict, NamedTuple, Tuple, Union
 
@@ -49,6 +50,13 @@ class CalibratedLayer:
     path: str
     output: str = ""
     note: str = ""
+
+
+def outputs_of(layers: Tuple[CalibratedLayer, ...]) -> str:
+    """Return what became of their Proxy Normalization, to be put behind their number; empty where they have none."""
+    counts = {kind: sum(layer.output == kind for layer in layers) for kind in ("taken back", "neutral", "changed")}
+    words = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    return f"; Proxy Normalization: {words}" if words else ""
 
 
 def check_calibration(factory: NormActFactory) -> None:
@@ -105,8 +113,15 @@ def calibrate_layers(
 
     Source: the moments of phi under the proxy are Labatie et al. 2021, Eq. 7.
     """
-    takers = takers_of(model, layers)
     rows: Dict[NormAct, CalibratedLayer] = {}
+    holders = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
+    for layer, source in layers.items():
+        if any(holders[id(parameter)] > 1 for parameter in (layer.weight, layer.bias) if parameter is not None):
+            # One gamma cannot have the moments of two places.
+            output = "" if layer.proxy is None else "changed"
+            rows[layer] = CalibratedLayer(source.path, output, "not calibrated: others hold its gamma or beta too")
+    free = {layer: source for layer, source in layers.items() if layer not in rows}
+    takers = takers_of(model, free)
 
     def before(layer: nn.Module, inputs: Tuple[Tensor, ...]) -> None:
         assert isinstance(layer, NormAct)
@@ -120,7 +135,7 @@ def calibrate_layers(
         rows[layer] = CalibratedLayer(layers[layer].path, output, note)
 
     modes = [(module, module.training) for module in model.modules()]
-    handles = [layer.register_forward_pre_hook(before) for layer in layers]
+    handles = [layer.register_forward_pre_hook(before) for layer in free]
     try:
         model.eval()
         model(images)

@@ -47,6 +47,13 @@ def why_not_taken(activation: Optional[Activation], channels: int, factory: Norm
     return ""
 
 
+def what_is_left_out(old: nn.Module) -> str:
+    """Return what an instance norm did and a layer does not, since no one expects it; empty where there is nothing."""
+    if isinstance(old, nn.modules.instancenorm._InstanceNorm) and old.running_mean is not None:
+        return "evaluated by running statistics, the layer by each image's own"
+    return ""
+
+
 def carry_over(old: nn.Module, layer: NormAct, model: nn.Module, path: str) -> None:
     """Give a layer gamma, beta and batch statistics of a norm: the same tensors; its device, type, mode and marks.
 

@@ -15,7 +15,7 @@ from normact.convert.calibrate import (
     check_calibration,
     source_of,
 )
-from normact.convert.carry import carry_over, new_parameters, why_kept, why_not_taken
+from normact.convert.carry import carry_over, new_parameters, what_is_left_out, why_kept, why_not_taken
 from normact.convert.find_rewrites import Rewrite, find_rewrites, rewriting_of
 from normact.convert.plain_attributes import plainly_held, replace_plainly_held
 from normact.convert.questions import find_questions
@@ -161,6 +161,7 @@ def _plan(
     except ValueError as error:
         raise ValueError(f"{path or 'the network'} ({original}): {error}") from error
     carry_over(old, layer, model, path)
+    reason = "; ".join(filter(None, [reason, what_is_left_out(old)]))
     new: nn.Module = layer
     if activation is None and description.activation != "identity":
         # The activation and what stands before it stay as they were.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import List, Optional, Tuple
 
-from normact.convert.calibrate import CalibratedLayer
+from normact.convert.calibrate import CalibratedLayer, outputs_of
 from normact.counted import counted
 
 
@@ -100,9 +100,7 @@ class ConversionReport:
 
 
 def _calibration(layers: Tuple[CalibratedLayer, ...]) -> str:
-    counts = {kind: sum(layer.output == kind for layer in layers) for kind in ("taken back", "neutral", "changed")}
-    proxies = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-    return f"{counted(len(layers), 'layer')} calibrated" + (f"; Proxy Normalization: {proxies}" if proxies else "")
+    return f"{counted(len(layers), 'layer')} calibrated{outputs_of(layers)}"
 
 
 def _name(path: str) -> str:

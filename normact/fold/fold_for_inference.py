@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from normact import kernels
+from normact.batch_norm import running_affine
 from normact.fold.flow import Takers, conv_in_front, find_takers, has_hooks, module_of
 from normact.fold.layers import ABSENT, ChannelAffine, FoldedNormAct, folded_conv, folded_linear
 from normact.fold.report import FoldedLayer, FoldReport
@@ -210,17 +211,11 @@ def _affine_constants(layer: Any, norm: Any) -> Tuple[Dict[str, Tensor], bool]:
     weight = torch.ones_like(like) if layer.weight is None else layer.weight
     bias = torch.zeros_like(like) if layer.bias is None else layer.bias
     weight, bias = weight.double(), bias.double()
-    constant = norm.evaluation_affine() if isinstance(layer, NormAct) else _running_affine(norm)
+    constant = norm.evaluation_affine() if isinstance(layer, NormAct) else running_affine(norm)
     if constant is not None:
         scale, shift = (value.to(weight.device) for value in constant)
         weight, bias = weight * scale, bias + weight * shift
     return {"weight": weight, "bias": bias}, constant is not None
-
-
-def _running_affine(norm: Any) -> Tuple[Tensor, Tensor]:
-    """Return what torch's batch norm is in evaluation: (scale, shift), float64."""
-    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
-    return scale, -norm.running_mean.double() * scale
 
 
 def _like(layer: Any) -> Tensor:

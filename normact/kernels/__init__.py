@@ -11,6 +11,7 @@ from typing import Optional, Tuple
 import torch
 from torch import Tensor
 
+from normact.kernels.arguments import LayerArguments
 from normact.kernels.operators import why_not_loaded, why_not_loaded_on_cuda
 from normact.kernels.recompute import attach_recipe, is_recomputed, recomputed_activations
 
@@ -95,11 +96,11 @@ def fused_norm_act(
 
     Source: Labatie et al. 2021, Eq. 7.
     """
-    settings = (num_groups, grouping == "strided", activation)
-    parameters = (weight, bias, proxy_mean, proxy_inverse_std)
-    out, statistics = torch.ops.normact.norm_act(x, *parameters, *settings, eps)
+    strided = grouping == "strided"
+    layer = LayerArguments(weight, bias, proxy_mean, proxy_inverse_std, num_groups, strided, activation)
+    out, statistics = torch.ops.normact.norm_act(x, *layer, eps)
     if recompute and is_recomputed(out):
-        attach_recipe(out, x, statistics, parameters, settings)
+        attach_recipe(out, x, statistics, layer)
     return out
 
 

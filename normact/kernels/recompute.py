@@ -17,10 +17,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from typing import Any, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import torch
 from torch import Tensor, nn
+
+from normact.kernels.arguments import LayerArguments
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +36,7 @@ class Recipe(NamedTuple):
 
     x: Tensor
     statistics: Tensor
-    parameters: Tuple[Optional[Tensor], ...]
-    settings: Tuple[int, bool, str]
+    layer: LayerArguments
     versions: Tuple[int, ...]
     out_version: int
 
@@ -45,13 +46,13 @@ class Recipe(NamedTuple):
         Raises:
             RuntimeError: a tensor it is computed from was changed in place since forward.
         """
-        if _versions(self.x, *self.parameters) != self.versions:
+        if _versions(self.x, *self.layer.rows) != self.versions:
             raise RuntimeError(
                 "the input or a parameter of a norm+activation layer was changed in place after forward, "
                 "so that its output cannot be computed again; do not change it, or use recompute=False"
             )
         with torch.no_grad():
-            return torch.ops.normact.norm_act_again(self.x, self.statistics, *self.parameters, *self.settings)
+            return torch.ops.normact.norm_act_again(self.x, self.statistics, *self.layer)
 
 
 @contextlib.contextmanager
@@ -105,17 +106,11 @@ def is_recomputed(out: Tensor) -> bool:
     return True
 
 
-def attach_recipe(
-    out: Tensor,
-    x: Tensor,
-    statistics: Tensor,
-    parameters: Tuple[Optional[Tensor], ...],
-    settings: Tuple[int, bool, str],
-) -> None:
+def attach_recipe(out: Tensor, x: Tensor, statistics: Tensor, layer: LayerArguments) -> None:
     """Make `out` recognizable to the operations that will want to save it."""
     # Detached tensors share memory and version counter, but hold no graph: a recipe must not keep one alive.
-    kept = tuple(None if p is None else p.detach() for p in parameters)
-    recipe = Recipe(x.detach(), statistics, kept, settings, _versions(x, *parameters), out._version)
+    rows: Dict[str, Any] = {name: row.detach() for name, row in zip(layer._fields, layer.rows) if row is not None}
+    recipe = Recipe(x.detach(), statistics, layer._replace(**rows), _versions(x, *layer.rows), out._version)
     # The attribute lives and dies with the tensor, unlike a table of ids.
     setattr(out, _RECIPE, recipe)
 

@@ -11,6 +11,7 @@ from typing import Any, Callable, List, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
+from normact.kernels.arguments import LayerArguments, ProxyArguments, called_flat
 from normact.proxy import proxy_statistics
 from normact.reference import reference_norm_act
 
@@ -21,7 +22,7 @@ def register_transforms() -> None:
     """Make the functions of this file the operators' implementation on every device. Once per process."""
     library = torch.library.Library("normact", "IMPL")
     for function in (norm_act_differentiable_backward, proxy_statistics_differentiable_backward):
-        library.impl(function.__name__, function, "CompositeImplicitAutograd")
+        library.impl(function.__name__, called_flat(function), "CompositeImplicitAutograd")
     _libraries.append(library)
     torch.library.register_vmap("normact::norm_act", norm_act_of_batches)
 
@@ -44,28 +45,19 @@ def norm_act_of_batches(
 
 
 def norm_act_differentiable_backward(
-    grad: Tensor,
-    x: Tensor,
-    weight: Optional[Tensor],
-    bias: Optional[Tensor],
-    proxy_mean: Optional[Tensor],
-    proxy_inverse_std: Optional[Tensor],
-    num_groups: int,
-    strided: bool,
-    activation: str,
-    eps: float,
+    grad: Tensor, x: Tensor, layer: LayerArguments, eps: float
 ) -> Tuple[Tensor, Tensor]:
     """Return the gradient of x, and those of the four per-channel values as rows of float32."""
-    grouping = "strided" if strided else "contiguous"
+    grouping = "strided" if layer.strided else "contiguous"
 
     def forward(x: Tensor, *rows: Optional[Tensor]) -> Tensor:
         # In float32, as the kernels compute, whatever the type of x.
         y = reference_norm_act(
-            x.float(), *rows, num_groups=num_groups, grouping=grouping, activation=activation, eps=eps
+            x.float(), *rows, num_groups=layer.num_groups, grouping=grouping, activation=layer.activation, eps=eps
         )
         return y.to(x.dtype)
 
-    dx, *gradients = _pulled_back(forward, (x, weight, bias, proxy_mean, proxy_inverse_std), grad.to(x.dtype))
+    dx, *gradients = _pulled_back(forward, (x, *layer.rows), grad.to(x.dtype))
     return torch.zeros_like(x) if dx is None else dx, _rows(gradients, x.shape[1], x)
 
 
@@ -73,15 +65,11 @@ def proxy_statistics_differentiable_backward(
     activation: str,
     grad_mean: Optional[Tensor],
     grad_inverse_std: Optional[Tensor],
-    weight: Optional[Tensor],
-    bias: Optional[Tensor],
-    proxy_beta: Optional[Tensor],
-    proxy_gamma: Optional[Tensor],
+    proxy: ProxyArguments,
     eps: float,
 ) -> Tensor:
     """Return the gradients of the four parameters as rows of float32."""
-    parameters = (weight, bias, proxy_beta, proxy_gamma)
-    given = next(value for value in parameters if value is not None)
+    given = next(value for value in proxy if value is not None)
     ones, zeros = torch.ones_like(given, dtype=torch.float32), torch.zeros_like(given, dtype=torch.float32)
 
     def forward(weight: Optional[Tensor], *others: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
@@ -90,7 +78,7 @@ def proxy_statistics_differentiable_backward(
         return mean.float(), inverse_std.float()
 
     grads = tuple(zeros if grad is None else grad for grad in (grad_mean, grad_inverse_std))
-    return _rows(_pulled_back(forward, parameters, grads), given.shape[0], given)
+    return _rows(_pulled_back(forward, proxy, grads), given.shape[0], given)
 
 
 def _pulled_back(

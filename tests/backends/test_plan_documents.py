@@ -35,3 +35,11 @@ def test_the_document_has_the_images_per_second_of_wider_weights(capsys: pytest.
         line = next(line for line in capsys.readouterr().out.splitlines() if "images/s expected" in line)
         speeds.append(float(line.split()[0].replace(",", "")))
     assert f"estimated at {speeds[1] / speeds[0]:.0%} of these images/s" in DOCUMENT
+
+
+def test_the_document_says_what_the_cycles_of_small_operations_decide(capsys: pytest.CaptureFixture[str]) -> None:
+    command = [*RESNET, "--system", "c600"]
+    assert main(command) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "for an operation on values of channels" in line]
+    assert len(lines) == 1
+    assert f"\n    {lines[0]}\n" in DOCUMENT

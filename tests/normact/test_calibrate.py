@@ -158,6 +158,14 @@ def test_shared_weights_are_not_rescaled() -> None:
     assert {layer.output for layer in report.calibrated} == {"neutral"}
 
 
+def test_layers_that_share_gamma_keep_it_and_are_told_of() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
+    model[4].weight = model.double()[1].weight
+    converted, report = convert_norm(model, NormActFactory(norm="layer"), calibrate=image())
+    assert [layer.note for layer in report.calibrated] == ["not calibrated: others hold its gamma or beta too"] * 2
+    assert torch.equal(converted.get_submodule("1").weight, torch.ones(8, dtype=torch.float64))
+
+
 def test_dead_channels_modes_and_frozen_parameters_stay_sound() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1)).requires_grad_(False)
     nn.init.zeros_(model[0].weight)

@@ -11,6 +11,7 @@ from typing import Any, Dict, Optional, Tuple
 import pytest
 import torch
 import torch.nn.functional as F
+from asserting_networks import Asserts, AssertsMembership, AssertsOneOfTwo
 from torch import Tensor, nn
 
 from normact import ConversionReport, NormActFactory, convert_norm
@@ -125,6 +126,11 @@ class AsksTheActivation(Net):
         return y if isinstance(self.act, nn.ReLU) else y + 1
 
 
+class ReadsItsMode(Net):
+    def forward(self, x: Tensor) -> Any:
+        return F.dropout(super().forward(x), 0.3, training=self.training) if self.norm.training is not None else x
+
+
 class ByKeyword(Net):
     def forward(self, x: Tensor) -> Any:
         return F.relu(input=self.norm(input=self.conv(input=x)), inplace=True)
@@ -182,11 +188,13 @@ CASES: Dict[Any, Tuple[str, str]] = {
     FreezesInTrain: (KEPT, "asks whether it is a BatchNorm2d"),
     ReadsTheSlope: (PAIR, ""),
     AsksTheActivation: (PAIR, ""),
+    ReadsItsMode: (PAIR, ""),
     ByKeyword: (PAIR, ""),
     PlainlyHeld: (PAIR, ""),
     FunctionalDropout: (PAIR, ""),
     DropConnect: (PAIR, ""),
     Scripted: (PAIR, ""),
+    Asserts: (PAIR, ""),
 }
 
 
@@ -207,7 +215,7 @@ def randomized(model: nn.Module) -> nn.Module:
 def test_the_function_stays_and_the_report_says_what_is_left(kind: Any) -> None:
     torch.manual_seed(0)
     model = randomized(kind())
-    converted, report = convert_norm(copy.deepcopy(model), SAME)
+    converted, report = convert_norm(copy.deepcopy(model).eval(), SAME)
     row = report.norms[0]
     outcome, reason = CASES[kind]
     assert (KEPT if row.replaced_by is None else PAIR) == outcome and reason in row.reason
@@ -284,6 +292,32 @@ def test_a_norm_that_torch_does_not_see_is_in_the_report() -> None:
     model.hidden = {"a": [nn.BatchNorm2d(8)]}  # type: ignore[assignment]
     rows = {row.path: row for row in report_of(model).norms}
     assert rows["norm"].proxy and "plain attribute" in rows["hidden['a'][0]"].reason
+
+
+def test_assertions_still_stop_wrong_inputs() -> None:
+    converted, report = convert_norm(Asserts(), PROXY)
+    assert report.norms[0].proxy
+    for shape in ((2, 3, 2, 2), (3, 8, 8)):
+        with pytest.raises(AssertionError, match="in forward, does not hold"):
+            converted(torch.ones(shape))
+
+
+@pytest.mark.parametrize("kind", [AssertsOneOfTwo, AssertsMembership])
+def test_what_need_not_hold_is_not_asserted(kind: Any) -> None:
+    converted, report = convert_norm(kind(), PROXY)
+    assert not report.norms[0].proxy and "control flow" in report.trace_failures[0][1]
+    assert converted(torch.ones(2, 3, 4, 4)).shape == (2, 8, 4, 4)
+
+
+def test_an_instance_norm_that_evaluated_by_running_statistics_is_told() -> None:
+    kept_statistics, own = (nn.InstanceNorm2d(8, track_running_stats=track) for track in (True, False))
+    assert "evaluated by running statistics" in report_of(Net(kept_statistics)).norms[0].reason
+    assert report_of(Net(own)).norms[0].reason == ""
+
+
+def test_a_second_conversion_finds_nothing_to_do() -> None:
+    converted, _ = convert_norm(Net(), PROXY)
+    assert report_of(converted).norms == ()
 
 
 def test_a_graph_module_is_rewritten_by_its_graph() -> None:

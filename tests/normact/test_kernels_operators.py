@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from normact import NormActFactory, kernels
+from normact.kernels.arguments import LayerArguments, ProxyArguments
 
 ARGUMENTS = dict(num_groups=2, grouping="contiguous", activation="silu", eps=1e-5)
 
@@ -31,6 +32,23 @@ def parameters(channels: int = 4) -> List[Tensor]:
 def layer(x: Tensor, weight: Tensor, bias: Tensor, proxy_beta: Tensor, proxy_gamma: Tensor) -> Tensor:
     mean, inverse_std = kernels.fused_proxy_statistics("silu", weight, bias, proxy_beta, proxy_gamma, 0.03)
     return kernels.fused_norm_act(x, weight, bias, mean, inverse_std, **ARGUMENTS)
+
+
+@pytest.mark.parametrize(
+    "name", ["norm_act", "norm_act_again", "norm_act_backward", "norm_act_differentiable_backward"]
+)
+def test_arguments_of_a_layer_stand_in_every_schema_as_in_python(name: str) -> None:
+    schema = [argument.name for argument in getattr(torch.ops.normact, name).default._schema.arguments]
+    start = schema.index("weight")
+    assert tuple(schema[start : start + len(LayerArguments._fields)]) == LayerArguments._fields
+
+
+@pytest.mark.parametrize("backward", ["", "_backward", "_differentiable_backward"])
+def test_parameters_of_a_proxy_stand_in_every_schema_as_in_python(backward: str) -> None:
+    operator = getattr(torch.ops.normact, f"proxy_statistics{backward}").default
+    schema = [argument.name for argument in operator._schema.arguments]
+    start = schema.index("weight")
+    assert tuple(schema[start : start + len(ProxyArguments._fields)]) == ProxyArguments._fields
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

@@ -26,6 +26,7 @@ from kernel_reference import EPS, NAMES, PROXY_EPS, example, reference, scaled_d
 
 from normact import NormActFactory, kernels  # noqa: E402  needs triton
 from normact.kernels import operators  # noqa: E402
+from normact.kernels.arguments import LayerArguments, ProxyArguments, called_flat  # noqa: E402
 from normact.kernels.cuda import operators as triton_operators  # noqa: E402
 from normact.kernels.cuda.plan import Problem, chunk_pixels, chunk_tile, group_fits_one_program  # noqa: E402
 from normact.kernels.memory_format import memory_format_of  # noqa: E402
@@ -53,21 +54,27 @@ def run(
     """Output and gradients of all inputs, by the functions that are registered for CUDA tensors."""
     x, *rows = (tensors[name].detach().to(DEVICE) for name in NAMES)
     strided = grouping == "strided"
-    mean, inverse_std, slopes = triton_operators.proxy_statistics(activation, *rows, PROXY_EPS)  # type: ignore[call-arg]
-    parameters = (rows[0], rows[1], *((mean, inverse_std) if proxy else (None, None)))
-    out, statistics = triton_operators.norm_act(x, *parameters, num_groups, strided, activation, EPS)  # type: ignore[call-arg]
+    mean, inverse_std, slopes = triton_operators.proxy_statistics(activation, ProxyArguments(*rows), PROXY_EPS)
+    layer = LayerArguments(rows[0], rows[1], None, None, num_groups, strided, activation)
+    if proxy:
+        layer = layer._replace(proxy_mean=mean, proxy_inverse_std=inverse_std)
+    out, statistics = triton_operators.norm_act(x, layer, EPS)
     assert out.stride() == torch.empty_like(x, memory_format=memory_format_of(x)).stride()
-    again = triton_operators.norm_act_again(x, statistics, *parameters, num_groups, strided, activation)  # type: ignore[call-arg]
+    again = triton_operators.norm_act_again(x, statistics, layer)
     # The same map with the same statistics, in another kernel: only the order of a multiply-add may differ.
     assert scaled_difference(again, out.double()) <= TOLERANCES[x.dtype]
     grad = seeded_gradient(out)
-    dx, by_row = triton_operators.norm_act_backward(grad, x, statistics, *parameters, num_groups, strided, activation)  # type: ignore[call-arg]
+    dx, by_row = triton_operators.norm_act_backward(grad, x, statistics, layer)
     gradients = {"x": dx, "weight": by_row[0], "bias": by_row[1]}
     if proxy:
-        by_proxy = triton_operators.proxy_statistics_backward(by_row[2], by_row[3], slopes, *rows)
+        by_proxy = triton_operators.proxy_statistics_backward(by_row[2], by_row[3], slopes, ProxyArguments(*rows))
         gradients = {"x": dx, **dict(zip(NAMES[1:], by_proxy))}
         gradients["weight"], gradients["bias"] = by_proxy[0] + by_row[0], by_proxy[1] + by_row[1]
     return out, gradients
+
+
+def plain_layer(num_groups: int, activation: str) -> LayerArguments:
+    return LayerArguments(None, None, None, None, num_groups, False, activation)
 
 
 def seeded_gradient(out: Tensor) -> Tensor:
@@ -160,7 +167,7 @@ def test_nan_and_infinity_spoil_their_group_alone(
     choose_form(monkeypatch, one_program_per_group)
     x = torch.randn(1, 4, 5, 5, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     x[0, 1, 2, 2] = value
-    out, _ = triton_operators.norm_act(x, None, None, None, None, 2, False, "relu", EPS)
+    out, _ = triton_operators.norm_act(x, plain_layer(2, "relu"), EPS)
     assert out[0, :2].isnan().all() and not out[0, 2:].isnan().any()
 
 
@@ -170,8 +177,8 @@ def test_results_have_the_same_bits_twice_and_do_not_depend_on_the_other_images(
     again, again_gradients = run(tensors, "gelu", 2, "contiguous", True)
     assert torch.equal(out, again) and all(torch.equal(gradients[name], again_gradients[name]) for name in gradients)
     x = tensors["x"].detach().to(DEVICE)
-    alone, _ = triton_operators.norm_act(x[1:2], None, None, None, None, 2, False, "gelu", EPS)
-    together, _ = triton_operators.norm_act(x, None, None, None, None, 2, False, "gelu", EPS)
+    alone, _ = triton_operators.norm_act(x[1:2], plain_layer(2, "gelu"), EPS)
+    together, _ = triton_operators.norm_act(x, plain_layer(2, "gelu"), EPS)
     assert torch.equal(alone, together[1:2])
 
 
@@ -185,11 +192,11 @@ def test_an_empty_batch_or_image_gives_an_empty_output_and_zero_gradients(shape:
 def test_wrong_arguments_are_refused_in_words() -> None:
     x = torch.zeros(1, 6, 2, 2, device=DEVICE)
     with pytest.raises(ValueError, match="num_groups 4 does not divide the 6 channels"):
-        triton_operators.norm_act(x, None, None, None, None, 4, False, "relu", EPS)
+        triton_operators.norm_act(x, plain_layer(4, "relu"), EPS)
     with pytest.raises(ValueError, match=r"shape \(5,\); \(6,\) is needed"):
-        triton_operators.norm_act(x, torch.ones(5, device=DEVICE), None, None, None, 2, False, "relu", EPS)
+        triton_operators.norm_act(x, plain_layer(2, "relu")._replace(weight=torch.ones(5, device=DEVICE)), EPS)
     with pytest.raises(RuntimeError, match="at least one"):
-        triton_operators.proxy_statistics("relu", None, None, None, None, PROXY_EPS)
+        triton_operators.proxy_statistics("relu", ProxyArguments(None, None, None, None), PROXY_EPS)
 
 
 # ---- the plan -------------------------------------------------------------------------------------------------------
@@ -316,7 +323,7 @@ def test_the_layer_trains_through_the_operators_with_the_triton_functions() -> N
         with torch.library._scoped_library("normact", "IMPL") as library:
             if use_triton:
                 for name in NAMES_OF_OPERATORS:
-                    library.impl(name, getattr(triton_operators, name), "CPU")
+                    library.impl(name, called_flat(getattr(triton_operators, name)), "CPU")
             with kernels.recomputed_activations():
                 out = head(layer(leaf))
             out.square().sum().backward()

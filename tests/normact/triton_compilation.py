@@ -18,6 +18,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from normact.kernels.arguments import LayerArguments, ProxyArguments
 from normact.kernels.cuda import operators as triton_operators
 
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float64: "*fp64"}
@@ -38,11 +39,11 @@ class Recorder:
 def record(launches: List[Launch], x: torch.Tensor, activation: str) -> None:
     """Run all operators on meta tensors, with recorders in the place of the kernels."""
     row = torch.empty(x.shape[1], device="meta")
-    parameters, settings = (row, row, row, row), (8, False, activation)
-    out, statistics = triton_operators.norm_act(x, *parameters, *settings, 1e-5)
-    triton_operators.norm_act_backward(out, x, statistics, *parameters, *settings)
-    mean, _, slopes = triton_operators.proxy_statistics(activation, *parameters, 0.03)
-    triton_operators.proxy_statistics_backward(mean, mean, slopes, *parameters)
+    layer, proxy = LayerArguments(row, row, row, row, 8, False, activation), ProxyArguments(row, row, row, row)
+    out, statistics = triton_operators.norm_act(x, layer, 1e-5)
+    triton_operators.norm_act_backward(out, x, statistics, layer)
+    mean, _, slopes = triton_operators.proxy_statistics(activation, proxy, 0.03)
+    triton_operators.proxy_statistics_backward(mean, mean, slopes, proxy)
 
 
 def source(kernel: Any, arguments: Tuple[Any, ...]) -> ASTSource:

@@ -32,7 +32,6 @@ from .operand_devices import (
     is_forced_to_device,
     on_this_machine,
     require_one_device,
-    tensors_among,
 )
 from .refused_calls import follow, require_compilable
 from .substitutions import _OverwriteContextManager
@@ -106,7 +105,7 @@ class DeviceMode(TorchFunctionMode):
         if self._run.is_tracing and self._run.operators is not None:
             require_one_device(func, args, kwargs, self._run.made)
             require_compilable(func, args, kwargs)
-            self._run.operators.note_use_of(tensors_among([args, kwargs]))
+            self._run.operators.note_use_of(tensors_in([args, kwargs]))
         if func is torch.Tensor.__iter__:
             rows = args[0].unbind(0)
             self._note(func, rows, args, kwargs)

@@ -6,11 +6,12 @@ functions that PopTorch does not send to the IPU, layers in a plain list.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Container, Dict, Iterator, Sequence, Tuple
+from typing import Any, Callable, Container, Dict, Sequence, Tuple
 
 import torch
 
 from ..errors import backend_error
+from ..structures import tensors_in
 from .marks import is_on_device, is_variable
 
 # Those that PopTorch gives the device "ipu" where the program gives none.
@@ -41,7 +42,7 @@ _SCALAR_TYPES = {
 
 def is_forced_to_device(func: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> bool:
     """Whether PopTorch sends a tensor that is made without a device to the IPU, with a warning."""
-    return func in FACTORIES or (func is torch.normal and not list(tensors_among([args, kwargs])))
+    return func in FACTORIES or (func is torch.normal and not tensors_in([args, kwargs]))
 
 
 def is_computed_on_device(func: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> bool:
@@ -49,7 +50,7 @@ def is_computed_on_device(func: Callable[..., Any], args: Tuple[Any, ...], kwarg
 
     The emulator's device is called "cpu", so that any device that the program names is taken for it.
     """
-    if any(is_on_device(tensor) for tensor in tensors_among([args, kwargs])):
+    if any(is_on_device(tensor) for tensor in tensors_in([args, kwargs])):
         return True
     if kwargs.get("device") is not None or is_forced_to_device(func, args, kwargs):
         return True
@@ -73,7 +74,7 @@ def require_one_device(
     """
     if getattr(func, "__name__", "") in _TAKE_BOTH:
         return
-    tensors = list(tensors_among([args, kwargs]))
+    tensors = tensors_in([args, kwargs])
     if len(tensors) < 2 or not any(is_on_device(tensor) for tensor in tensors):
         return
     for tensor in tensors:
@@ -84,15 +85,6 @@ def require_one_device(
                 'to the IPU, via cpu_tensor.to("ipu"). (Or make it a buffer of the module, and a layer one of its '
                 "submodules.)"
             )
-
-
-def tensors_among(values: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors in arguments, also from within containers."""
-    for value in values.values() if isinstance(values, dict) else values:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, (tuple, list, dict)):
-            yield from tensors_among(value)
 
 
 def on_this_machine(args: Sequence[Any]) -> Tuple[Any, ...]:

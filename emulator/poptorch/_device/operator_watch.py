@@ -10,6 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import backend_error
+from ..structures import tensors_in
 from .marks import is_absent, is_variable, mark_variable
 from .operator_arguments import error_of_arguments
 from .operator_table import is_supported, plain_name
@@ -106,20 +107,10 @@ def _with_tensors_for_numbers(schema: Any, args: Tuple[Any, ...]) -> Tuple[Any, 
     )
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for element in value:
-            yield from _tensors(element)
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
-
-
 def _any_variable(value: Any) -> bool:
-    return any(is_variable(tensor) for tensor in _tensors(value))
+    return any(is_variable(tensor) for tensor in tensors_in(value))
 
 
 def _mark_all(result: Any) -> None:
-    for tensor in _tensors(result):
+    for tensor in tensors_in(result):
         mark_variable(tensor)

@@ -179,31 +179,27 @@ def _parameter_class(parent: Callable[[], Any]) -> type:
     class PoptorchParameter(_WrappedTensor, torch.nn.Parameter):
         """A parameter of the user's model while a training executor holds it."""
 
-        def __getattribute__(self, name: str) -> Any:
-            _fetch(parent)
-            return object.__getattribute__(self, name)
-
-        @classmethod
-        def __torch_function__(cls, func: Any, types: Any, args: Tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-            _fetch(parent)
-            with torch._C.DisableTorchFunctionSubclass():
-                return func(*args, **(kwargs or {}))
-
-    return PoptorchParameter
+    return _fetching(PoptorchParameter, parent)
 
 
 def _buffer_class(parent: Callable[[], Any]) -> type:
     class PoptorchBuffer(_WrappedTensor, torch.Tensor):
         """A buffer of the user's model while a training executor holds it."""
 
-        def __getattribute__(self, name: str) -> Any:
-            _fetch(parent)
-            return object.__getattribute__(self, name)
+    return _fetching(PoptorchBuffer, parent)
 
-        @classmethod
-        def __torch_function__(cls, func: Any, types: Any, args: Tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-            _fetch(parent)
-            with torch._C.DisableTorchFunctionSubclass():
-                return func(*args, **(kwargs or {}))
 
-    return PoptorchBuffer
+def _fetching(kind: Any, parent: Callable[[], Any]) -> type:
+    """Make each use of a tensor of this class fetch the weights first."""
+
+    def get(self: Any, name: str) -> Any:
+        _fetch(parent)
+        return object.__getattribute__(self, name)
+
+    def apply(cls: Any, func: Any, types: Any, args: Tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        _fetch(parent)
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+    kind.__getattribute__, kind.__torch_function__ = get, classmethod(apply)
+    return kind

@@ -48,14 +48,14 @@ def private_folder(path: Path) -> None:
 
 def trusted_library(library: Path) -> bool:
     """Whether `library`, in a folder made by private_folder, is whole and of this user or root."""
-    content, told = _read_own(library), _read_own(_sum_path(library))
+    content, told = _read_own(library), _read_own(sum_path(library))
     return content is not None and told is not None and hashlib.sha256(content).hexdigest() == told.decode().strip()
 
 
 def is_whole(library: Path) -> bool:
     """Whether `library`, which was installed with this package and is trusted like it, has the sum beside it."""
     try:
-        told = _sum_path(library).read_text().strip()
+        told = sum_path(library).read_text().strip()
         return hashlib.sha256(library.read_bytes()).hexdigest() == told
     except (OSError, UnicodeDecodeError):
         return False
@@ -63,9 +63,9 @@ def is_whole(library: Path) -> bool:
 
 def keep_library(built: Path, library: Path) -> None:
     """Move a built library, and its sum, to where trusted_library finds them, whatever ends the machine meanwhile."""
-    written = built.with_name(built.name + SUM_SUFFIX)
+    written = sum_path(built)
     written.write_text(hashlib.sha256(built.read_bytes()).hexdigest() + "\n")
-    for path, target in ((built, library), (written, _sum_path(library))):
+    for path, target in ((built, library), (written, sum_path(library))):
         path.chmod(0o644 if path is written else 0o755)
         _sync(path)
         os.replace(path, target)
@@ -106,7 +106,8 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _sum_path(library: Path) -> Path:
+def sum_path(library: Path) -> Path:
+    """Return the file that holds the sum of a library."""
     return library.with_name(library.name + SUM_SUFFIX)
 
 

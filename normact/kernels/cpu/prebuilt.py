@@ -16,7 +16,7 @@ from typing import Dict, FrozenSet, List, Optional
 import torch
 
 from normact.kernels.cpu.build import OPTIMIZATION_FLAGS, SOURCE_FOLDER, include_flags, language_standard, torch_version
-from normact.kernels.cpu.library_cache import SUM_SUFFIX, is_whole
+from normact.kernels.cpu.library_cache import is_whole, sum_path
 from normact.kernels.cpu.native_library import ISA_FLAGS, ISA_VARIABLE, NativeLibrary, processor_flags
 
 logger = logging.getLogger(__name__)
@@ -70,9 +70,10 @@ def build_prebuilt_libraries(folder: Path = LIBRARY_FOLDER) -> List[Path]:
     made = []
     for name in ISA_NEEDS if is_x86 else ["baseline"]:
         built = stable_kernels().build([*OPTIMIZATION_FLAGS, *ISA_FLAGS[name]])
-        for source, target in ((built, _file_name(name)), (_sum_of(built), _file_name(name) + SUM_SUFFIX)):
-            shutil.copyfile(source, folder / target)
-        made.append(folder / _file_name(name))
+        library = folder / _file_name(name)
+        shutil.copyfile(built, library)
+        shutil.copyfile(sum_path(built), sum_path(library))
+        made.append(library)
     return made
 
 
@@ -111,7 +112,3 @@ def _instruction_sets() -> List[str]:
 
 def _file_name(instructions: str) -> str:
     return f"normact_kernels_{instructions}.so"
-
-
-def _sum_of(library: Path) -> Path:
-    return library.with_name(library.name + SUM_SUFFIX)

@@ -127,10 +127,10 @@ def map_pixels(problem: Problem, tile: Tile, processors: int) -> int:
 
 
 def _chunk_tiles(problem: Problem, tile: Tile, processors: int, most: int) -> int:
-    tiles = _divide_up(problem.pixels, tile.pixels)
-    blocks = problem.images * _divide_up(problem.channels, tile.channels)
-    chunks = max(_divide_up(PROGRAMS_PER_PROCESSOR * processors, blocks), _divide_up(tiles, most))
-    return _divide_up(tiles, min(chunks, tiles))
+    tiles = divide_up(problem.pixels, tile.pixels)
+    blocks = problem.images * divide_up(problem.channels, tile.channels)
+    chunks = max(divide_up(PROGRAMS_PER_PROCESSOR * processors, blocks), divide_up(tiles, most))
+    return divide_up(tiles, min(chunks, tiles))
 
 
 def _tile(problem: Problem, channels: int, num_warps: int) -> Tile:
@@ -139,13 +139,14 @@ def _tile(problem: Problem, channels: int, num_warps: int) -> Tile:
     if problem.pixel_stride == 1:
         pixels = _power_of_two(problem.pixels)
         if pixels > 128:
-            pixels = min((1024, 512, 256, 128), key=lambda size: (_divide_up(problem.pixels, size) * size, -size))
+            pixels = min((1024, 512, 256, 128), key=lambda size: (divide_up(problem.pixels, size) * size, -size))
         return Tile(min(_power_of_two(channels), max(1, most // pixels)), pixels, num_warps)
     block = min(_power_of_two(channels), max(64, most // _power_of_two(problem.pixels)))
     return Tile(block, min(_power_of_two(problem.pixels), max(1, most // block)), num_warps)
 
 
-def _divide_up(a: int, b: int) -> int:
+def divide_up(a: int, b: int) -> int:
+    """Return a / b, rounded up."""
     return -(-a // b)
 
 

@@ -74,9 +74,6 @@ class SavedTensors {
 
 // ---- norm, affine, activation, proxy normalization ------------------------------------------------------------------
 
-using ForwardSignature = std::tuple<Tensor, Tensor>(const Tensor&, const OptionalTensor&, const OptionalTensor&,
-                                                    const OptionalTensor&, const OptionalTensor&, int64_t, bool,
-                                                    c10::string_view, double);
 using BackwardSignature = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&,
                                                      const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
                                                      int64_t, bool, c10::string_view);
@@ -132,7 +129,7 @@ struct NormActBackward : public Node {
 std::tuple<Tensor, Tensor> norm_act(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias,
                                     const OptionalTensor& proxy_mean, const OptionalTensor& proxy_inverse_std,
                                     int64_t num_groups, bool strided, c10::string_view activation, double eps) {
-  static const auto forward = operator_named<ForwardSignature>("normact::norm_act");
+  static const auto forward = operator_named<decltype(norm_act)>("normact::norm_act");
   refuse_forward_mode("normact::norm_act", {x, weight, bias, proxy_mean, proxy_inverse_std});
   NormActBackward* node = nullptr;
   NodePointer owner;
@@ -159,8 +156,6 @@ std::tuple<Tensor, Tensor> norm_act(const Tensor& x, const OptionalTensor& weigh
 
 // ---- proxy statistics -----------------------------------------------------------------------------------------------
 
-using ProxySignature = std::tuple<Tensor, Tensor, Tensor>(c10::string_view, const OptionalTensor&, const OptionalTensor&,
-                                                          const OptionalTensor&, const OptionalTensor&, double);
 using ProxyBackwardSignature = Tensor(const OptionalTensor&, const OptionalTensor&, const Tensor&, const OptionalTensor&,
                                       const OptionalTensor&, const OptionalTensor&, const OptionalTensor&);
 using ProxyDifferentiableSignature = Tensor(c10::string_view, const OptionalTensor&, const OptionalTensor&,
@@ -215,7 +210,7 @@ struct ProxyStatisticsBackward : public Node {
 std::tuple<Tensor, Tensor, Tensor> proxy_statistics(c10::string_view activation, const OptionalTensor& weight,
                                                     const OptionalTensor& bias, const OptionalTensor& proxy_beta,
                                                     const OptionalTensor& proxy_gamma, double eps) {
-  static const auto forward = operator_named<ProxySignature>("normact::proxy_statistics");
+  static const auto forward = operator_named<decltype(proxy_statistics)>("normact::proxy_statistics");
   refuse_forward_mode("normact::proxy_statistics", {weight, bias, proxy_beta, proxy_gamma});
   ProxyStatisticsBackward* node = nullptr;
   NodePointer owner;
