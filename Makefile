@@ -70,6 +70,7 @@ test-ipu-host: $(IPU_READY)
 	$(IPU_VENV)/bin/python -m pytest -m "not slow" $(IPU_TESTS)
 
 $(IPU_READY): requirements-ipu.txt
+	@echo "setting up $(IPU_VENV), once: the packages of requirements-ipu.txt, for some minutes without a word"
 	$(PYTHON_IPU) -m venv $(IPU_VENV)
 	$(IPU_VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-ipu.txt
 	touch $@
@@ -119,6 +120,7 @@ docs: $(DOCS_READY)
 	@echo "build/site/index.html"
 
 $(DOCS_READY): requirements-docs.txt
+	@echo "setting up $(DOCS_VENV), once: the packages of requirements-docs.txt, for some minutes without a word"
 	$(PYTHON) -m venv $(DOCS_VENV)
 	$(DOCS_VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-docs.txt
 	touch $@
@@ -137,11 +139,13 @@ data: $(RUN_READY)
 	$(VENV)/bin/python -m datasets.fashion_scenes
 
 $(RUN_READY): requirements.txt
+	@echo "setting up $(VENV), once: the packages of requirements.txt, for some minutes without a word"
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
 $(DEV_READY): requirements-dev.txt $(RUN_READY)
+	@echo "setting up $(VENV), once: the packages of requirements-dev.txt, for some minutes without a word"
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 

@@ -31,6 +31,7 @@ from analysis.commands.networks import Measured
 from analysis.images import one_over_f_images, photo_patches, standardized
 from analysis.norm_name import norm_label, parse_norm
 from backends.host_memory import keep_freed_memory
+from configs.command_line import log_to_console
 from configs.exit_codes import INTERRUPTED, REFUSED, ExplainedError, explain
 from configs.schema import DataConfig
 from configs.yaml_file import read_yaml
@@ -56,7 +57,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     0 done, 2 wrong arguments or files, 3 data, 4 checkpoint, 130 stopped by Ctrl-C.
     """
     options = parse_arguments(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    log_to_console(logging.WARNING)
     keep_freed_memory()
     try:
         options.command(options)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple, Union
 
@@ -32,6 +33,7 @@ from backends.image_loader import build_loader
 from configs import Config, ConfigError, load_config
 from configs.arguments import positive
 from configs.atomic_file import replace_text
+from configs.command_line import log_to_console
 from configs.counted import counted
 from configs.exit_codes import EXPLAINED, explain
 from configs.picture_file import check_picture
@@ -55,6 +57,7 @@ from training.weights import CheckpointError
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run the command line and return the exit code: 0 done, 2 configuration, 3 data, 4 checkpoint, 74 disk."""
     options = parse_arguments(arguments)
+    log_to_console(logging.WARNING)
     try:
         if options.image is not None:
             print_classes(options)

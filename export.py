@@ -11,6 +11,7 @@ and the names of the classes, are printed and kept in the file. It is then read 
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 from typing import List, Optional
 
@@ -18,6 +19,7 @@ from torch import nn
 
 from configs import ConfigError
 from configs.atomic_file import replace_file
+from configs.command_line import log_to_console
 from configs.counted import counted
 from configs.exit_codes import EXPLAINED, explain
 from experiment.ending import end_with
@@ -33,6 +35,7 @@ IMAGES = 8  # compared
 def main(arguments: Optional[List[str]] = None) -> int:
     """Run the command line and return the exit code: 0 done, 2 configuration, 4 checkpoint or parity, 74 disk."""
     options = parse_arguments(arguments)
+    log_to_console(logging.WARNING)
     try:
         export(options)
         return 0

@@ -20,6 +20,7 @@ from typing import Callable, Dict, List, Optional
 from backends import LostProcessError, choose_device
 from backends.process_group import explained_loss
 from configs import Config, ConfigError, config_name, dump_config, load_config, own_seed
+from configs.command_line import log_to_console
 from configs.counted import counted
 from configs.exit_codes import EXPLAINED, exit_code_of, exit_code_of_signal, explain
 from configs.passwords import hide_passwords
@@ -54,7 +55,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     and SIGINT, 76 another process of the run is gone.
     """
     options = parse_arguments(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to_console(logging.INFO)
     given = (("--device", "device.name", options.device), ("--output-dir", "run.output_dir", options.output_dir))
     try:
         if options.extend_epochs and not options.resume:

@@ -68,6 +68,8 @@ def replace_file(
             partial.unlink()
         if not isinstance(error, OSError):
             raise
+        if error.errno == errno.EISDIR:  # without the temporary file, which says nothing to a user
+            raise IsADirectoryError(errno.EISDIR, "it is a folder, where a file is to be", str(path)) from error
         raise describe_full_disk(error, path, len(view)) from error
     passing("after_replace")
     sync_folder(path.parent)

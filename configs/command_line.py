@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import Callable, Optional
 
-from configs.exit_codes import DONE, INTERRUPTED, explain
+from configs.exit_codes import DONE, INTERRUPTED, explain, printable
+from configs.passwords import hide_passwords
 from configs.standard_streams import open_standard_streams
+
+
+class _Printable(logging.Formatter):
+    """Names of files and classes may hold a terminal's commands, and URLs a password."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(hide_passwords(super().format(record)))
+
+
+def log_to_console(level: int) -> None:
+    """Print what is logged from `level` on, as lines of their own; nothing in it commands the terminal."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def run_command(main: Callable[[], Optional[int]]) -> int:

@@ -12,6 +12,7 @@ import torch
 
 from backends.machine import machine_class
 from configs.counted import counted
+from configs.exit_codes import printable
 from normact import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,7 +40,7 @@ def provenance(command: str) -> Dict[str, Any]:
 
 
 def as_comment(origin: Dict[str, Any]) -> str:
-    """`provenance` as comment lines of a YAML file."""
+    """`provenance` as comment lines of a YAML file, which may have no control characters."""
     versions = ", ".join(f"{name} {version}" for name, version in origin["versions"].items())
     commit_words = f", commit {origin['commit']}" if "commit" in origin else ""
     lines = [
@@ -47,7 +48,7 @@ def as_comment(origin: Dict[str, Any]) -> str:
         versions + commit_words,
         f"{origin['machine']}; {counted(origin['threads'], 'thread')}",
     ]
-    return "".join(f"# {line}\n" for line in lines)
+    return "".join(f"# {printable(line)}\n" for line in lines)
 
 
 def commit() -> Optional[str]:

@@ -13,7 +13,7 @@ def is_asserted(frame: FrameType) -> bool:
     In `assert a or b` the first need not hold, and in `assert x in (a, b)` none of the comparisons.
     """
     instructions = list(dis.get_instructions(frame.f_code))
-    at = next(i for i, instruction in enumerate(instructions) if instruction.offset == frame.f_lasti)
+    at = [instruction.offset for instruction in instructions].index(frame.f_lasti)
     if instructions[at].opname == "TO_BOOL":
         at += 1
     name = instructions[at].opname

@@ -16,7 +16,8 @@ What `convert_norm` does to networks of other libraries, written by
 
 It takes one network of each family (each file that builds networks) of timm and torchvision, and the networks of
 MONAI, segmentation-models-pytorch and nnU-Net with their defaults, as far as these libraries are installed; `--every`
-takes all of timm and torchvision. Each is converted to group norm with Proxy Normalization and run.
+takes all of timm and torchvision, and the column **networks** says how many of a family were taken: what several
+commands find accumulates in the file `--rows`. Each is converted to group norm with Proxy Normalization and run.
 
 * **norms**: all norms of the network. **with PN**: merged into one layer with the activation that follows. **alone**:
   replaced by a norm without Proxy Normalization, since no activation follows. **kept**: unchanged.

@@ -57,6 +57,7 @@ def find_questions(
 
 def _unanswered(norm: nn.Module, names: Set[str], channels: int, factory: NormActFactory) -> str:
     """Return what a layer lacks of the names, or has where the norm has nothing."""
+    names = names - {"training"}  # the same in the layer
     if not names:
         return ""
     try:

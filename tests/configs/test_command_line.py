@@ -47,3 +47,10 @@ def test_a_reader_that_has_gone_is_none(monkeypatch: pytest.MonkeyPatch, unbuffe
     script = f'"{sys.executable}" -c "{PRINTING}" | true; echo "${{PIPESTATUS[0]}}"'
     done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, check=False)
     assert (done.stdout, done.stderr) == (b"0\n", b"")
+
+
+def test_what_is_logged_commands_no_terminal_and_tells_no_password() -> None:
+    code = "import logging; from configs.command_line import *; log_to_console(logging.INFO);"
+    code += "logging.getLogger('a').info('%s of %s', 'x\\x1b[2J', 'https://u:secret@host/')"
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, check=True).stderr
+    assert said == b"x\\x1b[2J of https://u:***@host/\n"

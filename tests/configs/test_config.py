@@ -6,14 +6,14 @@ import re
 import shutil
 from pathlib import Path
 from random import Random
-from typing import List
+from typing import Any, List
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configs import ConfigError, config_names, dump_config, find_config, load_config
+from configs import Config, ConfigError, config_names, dump_config, find_config, load_config
 from configs.yaml_file import parse_value, read_yaml
 
 BASE = find_config("generated_smoke")
@@ -153,16 +153,58 @@ VALUES += [
 VALUES += ["@a", "%YAML 2.0", "--- 1\n--- 2", "[0.9, 0.999]", "[nan, 0]", "[stages.0]", "s3://u:p@h/x", "http://[::1"]
 
 
+VALUES += [
+    "1e400",
+    "-0.0",
+    "0x" + "f" * 17,
+    "+5",
+    "1.",
+    "TRUE",
+    "\u202e1",
+    "\uff11",
+    "[1e99]",
+    "!!int 1",
+    "? a",
+    "a #b",
+]
+VALUES += [
+    '"\\U0010ffff"',
+    "[,]",
+    "[a: 1]",
+    "[0.9, 0.99, 1]",
+    "[true, false]",
+    "relu(",
+    "leaky_relu(1e400)",
+    "/dev/zero",
+]
+
+
+def setting(config: Config, key: str) -> Any:
+    section, _, field = key.partition(".")
+    return getattr(getattr(config, section), field)
+
+
+def meant(text: str) -> Any:
+    """Return the value that a setting has which was given as a text: that one and no other."""
+    value = parse_value(text)
+    return tuple(value) if isinstance(value, list) else os.path.expanduser(value) if isinstance(value, str) else value
+
+
 @pytest.mark.parametrize(
     "first", [0, *(pytest.param(first, marks=pytest.mark.slow) for first in range(100, 1000, 100))]
 )
-def test_a_hundred_drawn_overrides_are_a_configuration_or_an_error_that_names_them(first: int) -> None:
+def test_a_hundred_drawn_overrides_are_a_configuration_or_an_error_that_names_them(first: int, tmp_path: Path) -> None:
     keys = [f"{section}.{key}" for section, part in load_config("generated_smoke") for key in type(part).model_fields]
     for seed in range(first, first + 100):
         random = Random(seed)
         drawn = [f"{random.choice(keys)}={random.choice(VALUES)}" for _ in range(random.choice((1, 1, 3)))]
         try:
-            dump_config(load_config(random.choice(config_names()), drawn))
+            config = load_config(random.choice(config_names()), drawn)
+            (tmp_path / "config.yaml").write_text(dump_config(config))
+            given = dict(each.split("=", 1) for each in drawn)
+            assert {key: setting(config, key) for key in given} == {key: meant(text) for key, text in given.items()}
+            if "***" not in dump_config(config):  # of a password, which is not written
+                assert load_config(str(tmp_path / "config.yaml")) == config
         except ConfigError as error:
             assert len(str(error)) < 3000 and " object at 0x" not in str(error), drawn
 

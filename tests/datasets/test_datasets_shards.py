@@ -174,7 +174,9 @@ def test_a_file_that_cannot_be_read_leaves_no_half_shard(source, tmp_path):
 def test_any_number_of_loading_processes_gives_the_same_images(shards, workers, method):
     train = build_datasets(shards_config(shards), 5).train
     keys = [(epoch, index) for epoch in range(2) for index in reversed(range(NUM_TRAIN))]
-    loader = DataLoader(train, batch_size=4, sampler=keys, num_workers=workers, multiprocessing_context=method)
+    loader: DataLoader[Any] = DataLoader(
+        train, batch_size=4, sampler=keys, num_workers=workers, multiprocessing_context=method
+    )
     images, labels = (torch.cat(parts) for parts in zip(*loader))
     assert torch.equal(images, torch.stack([train[key][0] for key in keys]))
     assert labels.tolist() == [train[key][1] for key in keys]
@@ -412,7 +414,7 @@ def test_an_index_that_does_not_fit_its_shard_is_refused(shards, fault, message)
 
 def test_a_damaged_image_is_named_with_shard_member_and_class(shards):
     data_sets = build_datasets(shards_config(shards), 0)
-    source = data_sets.train.source
+    source: Any = data_sets.train.source
     path = shards / source.shards[0]
     content = bytearray(path.read_bytes())
     content[source.offsets[0] + 20 : source.offsets[0] + source.lengths[0]] = bytes(int(source.lengths[0]) - 20)
@@ -455,7 +457,7 @@ def test_shards_at_a_url_give_the_images_of_the_folder(shards, url, tmp_path):
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_loading_processes_read_urls(shards, method):
     train = build_datasets(shards_config(f"file://{shards}"), 0).train
-    loader = DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         train, batch_size=2, sampler=[(0, i) for i in range(6)], num_workers=2, multiprocessing_context=method
     )
     images = torch.cat([images for images, _ in loader])
@@ -521,3 +523,12 @@ def test_a_cache_for_a_folder_is_refused(tmp_path):
         build_datasets(shards_config(tmp_path, cache_dir="x"), 0)
     with pytest.raises(ConfigError, match=r"cache_dir 'x' has no effect with data\.name image_folder"):
         build_datasets(DataConfig(name="image_folder", cache_dir="x"), 0)
+
+
+@pytest.mark.parametrize(
+    "row", ["0\t-5\t0", "-1\t5\t0", f"{2**62}\t{2**62}\t0", f"{2**63}\t1\t0", "995\t6\t0", "0\t1\t-1", "0\t1\t1000000"]
+)
+def test_an_index_that_places_an_image_where_none_can_be_is_refused(row):
+    with pytest.raises(DataError, match=r"is damaged or a different file .*; remove it to rebuild it"):
+        parse_index("x.tar", f"{FORMAT}\t1000\t-\t1\tv\n{row}\ta.jpg\n".encode())
+    assert parse_index("x.tar", f"{FORMAT}\t1000\t-\t1\tv\n995\t5\t0\ta.jpg\n".encode()).names == ("a.jpg",)

@@ -13,6 +13,7 @@ import evaluate
 import train
 from analyze import main as analyze
 from configs import find_config, load_config
+from configs.standard_streams import open_standard_streams
 
 FEW = ["--device", "cpu", "--set", "data.num_train_images=64", "--set", "data.num_eval_images=10"]
 FEW += ["--set", "schedule.epochs=1", "--set", "schedule.warmup_epochs=0", "--set", "run.csv=true"]
@@ -21,6 +22,7 @@ FEW += ["--set", "run.evaluate_training_images=0"]
 
 def test_a_run_of_odd_names_is_whole_and_is_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The names are those of Latin-1, of a formula, of two lines, of HTML, and one that commands a terminal."""
+    open_standard_streams()  # as every command does
     name = os.fsdecode(b"caf\xe9 $\\frac$ \n<b>\x1b[2J")
     config, folder, page = tmp_path / f"{name}.yaml", tmp_path / f"run {name}", tmp_path / f"page {name}"
     shutil.copy(find_config("generated_smoke"), config)

@@ -35,7 +35,7 @@ def test_the_commit_is_that_of_the_programs_own_repository_with_a_mark_for_chang
 
 
 def test_a_comment_of_it_keeps_a_file_yaml_whatever_was_on_the_command_line() -> None:
-    origin = provenance.provenance("python train.py --set 'a=b\nc: d' --config x")
+    origin = provenance.provenance("python train.py --set 'a=b\nc: d' --config x\x1b[2J\x85y")
     text = provenance.as_comment(origin) + "model: 1\n"
     assert yaml.safe_load(text) == {"model": 1}
     assert origin["versions"]["torch"] in text

@@ -126,6 +126,11 @@ class AsksTheActivation(Net):
         return y if isinstance(self.act, nn.ReLU) else y + 1
 
 
+class ReadsItsMode(Net):
+    def forward(self, x: Tensor) -> Any:
+        return F.dropout(super().forward(x), 0.3, training=self.training) if self.norm.training is not None else x
+
+
 class ByKeyword(Net):
     def forward(self, x: Tensor) -> Any:
         return F.relu(input=self.norm(input=self.conv(input=x)), inplace=True)
@@ -183,6 +188,7 @@ CASES: Dict[Any, Tuple[str, str]] = {
     FreezesInTrain: (KEPT, "asks whether it is a BatchNorm2d"),
     ReadsTheSlope: (PAIR, ""),
     AsksTheActivation: (PAIR, ""),
+    ReadsItsMode: (PAIR, ""),
     ByKeyword: (PAIR, ""),
     PlainlyHeld: (PAIR, ""),
     FunctionalDropout: (PAIR, ""),
@@ -209,7 +215,7 @@ def randomized(model: nn.Module) -> nn.Module:
 def test_the_function_stays_and_the_report_says_what_is_left(kind: Any) -> None:
     torch.manual_seed(0)
     model = randomized(kind())
-    converted, report = convert_norm(copy.deepcopy(model), SAME)
+    converted, report = convert_norm(copy.deepcopy(model).eval(), SAME)
     row = report.norms[0]
     outcome, reason = CASES[kind]
     assert (KEPT if row.replaced_by is None else PAIR) == outcome and reason in row.reason
