@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from pathlib import Path
-from typing import Any, Iterator, Tuple
+from typing import Any, Iterator, List, Tuple
 
 import pytest
 import torch
@@ -20,7 +20,24 @@ QUICK, ALL = 100, 1000
 # Each ended in another error.
 KEPT: Tuple[int, ...] = ()
 Place = Tuple[Any, ...]
-ODD = [None, True, -1, 2**70, -(2**63), 0.5, float("nan"), float("inf"), "", "x", "\ud800", "a\0", [], {}, (), [None]]
+ODD: List[Any] = [
+    None,
+    True,
+    -1,
+    2**70,
+    -(2**63),
+    0.5,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "\ud800",
+    "a\0",
+    [],
+    {},
+    (),
+    [None],
+]
 ODD += [{"x": 1}, {1: 2}, [[1] * 3] * 3, torch.tensor(3), torch.ones(2), torch.zeros(0), torch.zeros(2, 2).double()]
 ODD += [torch.ones(3, dtype=torch.complex64), torch.ones(1, dtype=torch.bool), torch.full((4,), float("nan"))]
 
