@@ -200,8 +200,9 @@ def _contradictions(state: Mapping[str, Any]) -> Iterator[str]:
         yield f"seed is {state['seed']}, and config.run.seed {shown(_get(state['config'], 'run', 'seed'))}"
     decay = _get(state["config"], "averaging", "decay")
     if (average is None) != (decay is None):
-        yield f"average is {shown(average)}, and config.averaging.decay {shown(decay)}; both must be present, or "
-        "neither"
+        yield (
+            f"average is {shown(average)}, and config.averaging.decay {shown(decay)}; both must be present, or neither"
+        )
     if average is not None and (average["updates"] or average["weights"]):
         yield from _different_weights(state["model"], average["weights"])
     classifier = state["model"].get("classifier.weight")

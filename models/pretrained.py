@@ -76,8 +76,10 @@ def load_pretrained(
         listed = "; ".join(f"{len(names)} {kind}: {_first(names)}" for kind, names in differences.items() if names)
         hint = ""
         if shapes and all("here classifier." in shape for shape in shapes):
-            hint = "Only the number of classes differs: to train another, set reset_classifier, which initializes "
-            "it at random.  "
+            hint = (
+                "Only the number of classes differs: to train another, set reset_classifier, which initializes it at "
+                "random. "
+            )
         raise ValueError(
             f"the state dict (names of {source}) does not fit this {type(model).__name__}, nothing was loaded. "
             f"{listed}. {hint}"

@@ -202,6 +202,22 @@ def test_whole_files_are_written_by_one_writer() -> None:
     assert {str(path.relative_to(ROOT)) for path in files for name in calls(path) if name in MOVES} == MOVERS
 
 
+@pytest.mark.parametrize("room", [*MAY_IMPORT, "emulator"])
+def test_no_text_stands_as_a_statement_but_docstrings(room: str) -> None:
+    """Half of a message that parentheses do not join is lost without an error."""
+    lost = []
+    for path in [*(ROOT / room).rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            for part in ("body", "orelse", "finalbody"):
+                statements = getattr(node, part, None)
+                for place, each in enumerate(statements if isinstance(statements, list) else []):
+                    value = each.value if isinstance(each, ast.Expr) else None
+                    is_text = isinstance(value, ast.Constant) and isinstance(value.value, str) and place > 0
+                    if is_text or isinstance(value, ast.JoinedStr):
+                        lost.append(f"{path.relative_to(ROOT)}:{each.lineno}")
+    assert not lost
+
+
 # A figure or a text that is written in place is half there for a while: figures go through one function, beside the SVG
 # that goes into a page; texts are written so in folders of a name drawn by tempfile alone.
 DRAWN = {"configs/picture_file.py", "analysis/comparison/pictures/picture.py"}

@@ -125,8 +125,8 @@ class IpuPlacement:
 def _details(layout: Layout) -> Dict[str, str]:
     config, replicas, processes = layout.config, layout.plan.replicas, layout.launch.processes
     given = "proposed" if config.splits is None else "given"
-    text = f"{replicas * layout.stages} {config.system} = {counted(replicas, 'replica')} x "
-    f"{counted(layout.stages, 'stage')}"
+    stages = counted(layout.stages, "stage")
+    text = f"{replicas * layout.stages} {config.system} = {counted(replicas, 'replica')} x {stages}"
     if layout.name == "ipu_model":
         text += f", not the {config.ipus} of ipu.ipus, since the IPU Model has no replicas"
     text += f", {processes} processes" if processes > 1 else ""

@@ -296,7 +296,7 @@ def test_what_poptorch_prints_is_not_printed_again_by_the_program(request: pytes
 def test_a_dry_run_plans_stages_without_poptorch() -> None:
     config = load_config("generated_smoke", ["ipu.ipus=16"], [("--device", "device.name", "ipu")])
     lines = prepare("test", config, choose_device(config.device, config.ipu, dry_run=True)).placement.details
-    assert lines["ipus"].startswith("16 mk2 = ")
+    assert lines["ipus"].startswith("16 mk2 = 16 replicas x 1 stage; proposed splits: ")
     assert "images/s expected" in lines["planner"]
 
 

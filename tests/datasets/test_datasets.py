@@ -3,6 +3,7 @@
 import pickle
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,7 +80,9 @@ def test_loading_neither_reads_nor_moves_the_global_random_states(data_sets):
 def test_any_number_of_loading_processes_gives_the_same_images(folder, workers, method):
     train = build_datasets(folder_config(folder, min_crop_area=0.3, horizontal_flip=True), 5).train
     keys = [(epoch, index) for epoch in range(2) for index in reversed(range(6))]
-    loader = DataLoader(train, batch_size=4, sampler=keys, num_workers=workers, multiprocessing_context=method)
+    loader: DataLoader[Any] = DataLoader(
+        train, batch_size=4, sampler=keys, num_workers=workers, multiprocessing_context=method
+    )
     images, labels = (torch.cat(parts) for parts in zip(*loader))
     assert torch.equal(images, torch.stack([train[key][0] for key in keys]))
     assert labels.tolist() == [train[key][1] for key in keys]

@@ -1,5 +1,7 @@
 """Made images: their formula, and that a network can learn them."""
 
+from typing import Any, List
+
 import numpy as np
 import torch
 from torch import nn
@@ -94,7 +96,7 @@ def test_the_fingerprint_of_made_images_follows_what_determines_them():
 
 
 def test_automatic_augmentation_seeds_the_generator_of_no_other_device(monkeypatch):
-    seeded = []
+    seeded: List[Any] = []
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
     images = build_datasets(generated_config(auto_augment="cifar10"), 0).train
     assert images[0, 0][0].shape == (3, 12, 12) and seeded == []

@@ -3,6 +3,7 @@
 import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_images import save_noise
@@ -30,7 +31,7 @@ def test_members_whose_names_are_no_utf_8_are_read_and_named(tmp_path, capsys):
     folder = write_foreign(tmp_path)
     write_latin(folder / "set-train-0.tar", "café/0", "café/1", "ü")
     for _ in range(2):  # the index is built, then read
-        images = build_datasets(shards_config(folder), 0).train
+        images: Any = build_datasets(shards_config(folder), 0).train
         assert images.source.names.tolist() == [b"caf\xe9/0.jpg", b"caf\xe9/1.jpg", b"\xfc.jpg"]
         assert images.source.load(1)[0].content == jpeg(1)
         with pytest.raises(DataError, match=r"set-train-0\.tar, \udcfc\.jpg \(class 2\): cannot be used"):
@@ -57,7 +58,8 @@ def test_a_name_with_a_line_break_is_refused_and_one_with_a_tab_is_read(tmp_path
     folder = write_foreign(tmp_path)
     write_tar(folder / "set-train-0.tar", {"a\tb.jpg": jpeg(), "a\tb.cls": b"0"})
     for _ in range(2):
-        assert build_datasets(shards_config(folder), 0).train.source.names.tolist() == [b"a\tb.jpg"]
+        source: Any = build_datasets(shards_config(folder), 0).train.source
+        assert source.names.tolist() == [b"a\tb.jpg"]
     write_tar(folder / "set-train-0.tar", {"a\nb.jpg": jpeg(), "a\nb.cls": b"0"})
     with pytest.raises(DataError, match=r"'a\\nb\.jpg' has a line break in its name"):
         build_datasets(shards_config(folder), 0)

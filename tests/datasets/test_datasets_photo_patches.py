@@ -3,7 +3,7 @@
 import subprocess
 import zipfile
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Set
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_no_pixel_is_in_both_halves_and_a_margin_lies_between_them(size):
 
 def test_patches_are_the_photographs_pixels_from_places_of_their_half():
     pixels = located_photo(520, 620)
-    allowed = {half: set() for half in ("train", "val")}
+    allowed: Dict[str, Set[Any]] = {half: set() for half in ("train", "val")}
     for half, top, left in places(520, 620):
         allowed[half].add((top // 4, left // 4))
     chosen = choose_patches(pixels, "x")
@@ -87,8 +87,8 @@ def test_patches_are_made_once_and_load_as_a_data_set(tmp_path, made_photos, mon
     config = DataConfig(name="photo_patches", dir=str(tmp_path), crop_padding=4, horizontal_flip=True)
     data_sets = build_datasets(config, 0)
     assert (len(data_sets.train), len(data_sets.evaluation), data_sets.num_classes) == (800, 200, 2)
-    image, label = data_sets.train[0, 799]
-    assert image.shape == (3, 64, 64) and image.dtype == torch.uint8 and image.is_contiguous() and label == 1
+    shown, label = data_sets.train[0, 799]
+    assert shown.shape == (3, 64, 64) and shown.dtype == torch.uint8 and shown.is_contiguous() and label == 1
     stored = data_sets.train.source.load(799)[0].pixels()
     whole = DataConfig(name="photo_patches", dir=str(tmp_path))
     assert np.array_equal(build_datasets(whole, 0).train[0, 799][0].numpy().transpose(1, 2, 0), stored)

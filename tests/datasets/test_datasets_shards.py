@@ -174,7 +174,9 @@ def test_a_file_that_cannot_be_read_leaves_no_half_shard(source, tmp_path):
 def test_any_number_of_loading_processes_gives_the_same_images(shards, workers, method):
     train = build_datasets(shards_config(shards), 5).train
     keys = [(epoch, index) for epoch in range(2) for index in reversed(range(NUM_TRAIN))]
-    loader = DataLoader(train, batch_size=4, sampler=keys, num_workers=workers, multiprocessing_context=method)
+    loader: DataLoader[Any] = DataLoader(
+        train, batch_size=4, sampler=keys, num_workers=workers, multiprocessing_context=method
+    )
     images, labels = (torch.cat(parts) for parts in zip(*loader))
     assert torch.equal(images, torch.stack([train[key][0] for key in keys]))
     assert labels.tolist() == [train[key][1] for key in keys]
@@ -412,7 +414,7 @@ def test_an_index_that_does_not_fit_its_shard_is_refused(shards, fault, message)
 
 def test_a_damaged_image_is_named_with_shard_member_and_class(shards):
     data_sets = build_datasets(shards_config(shards), 0)
-    source = data_sets.train.source
+    source: Any = data_sets.train.source
     path = shards / source.shards[0]
     content = bytearray(path.read_bytes())
     content[source.offsets[0] + 20 : source.offsets[0] + source.lengths[0]] = bytes(int(source.lengths[0]) - 20)
@@ -455,7 +457,7 @@ def test_shards_at_a_url_give_the_images_of_the_folder(shards, url, tmp_path):
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_loading_processes_read_urls(shards, method):
     train = build_datasets(shards_config(f"file://{shards}"), 0).train
-    loader = DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         train, batch_size=2, sampler=[(0, i) for i in range(6)], num_workers=2, multiprocessing_context=method
     )
     images = torch.cat([images for images, _ in loader])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from io import BytesIO
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 import pytest
@@ -83,7 +83,8 @@ def test_the_quality_is_that_of_the_file(source, tmp_path):
     assert len(made[10]) < len(made[90])
     expected = BytesIO()
     smooth_photograph(30, 20).save(expected, "JPEG", quality=90, subsampling="4:2:0")
-    assert Image.open(BytesIO(made[90])).quantization == Image.open(expected).quantization
+    opened: List[Any] = [Image.open(file) for file in (BytesIO(made[90]), expected)]
+    assert opened[0].quantization == opened[1].quantization
 
 
 def test_the_index_and_the_data_set_say_so_and_those_of_images_as_they_came_do_not(source, tmp_path):

@@ -3,6 +3,7 @@
 import math
 import random
 from collections import Counter
+from typing import Any, Dict
 
 import numpy as np
 import pytest
@@ -110,7 +111,7 @@ def test_padded_crops_reach_each_place_equally_often_and_mirror_half_of_the_imag
     image = np.zeros((1, 9, 9), dtype=np.uint8)
     image[0, 4, 3] = 1
     augmentation = Augmentation(9, 2, None, True)
-    places = Counter()
+    places: Dict[Any, int] = Counter()
     for index in range(10_000):
         _, row, column = augmentation(image, KeyedRandom(0, 0, index)).nonzero()[0].tolist()
         places[row, column] += 1

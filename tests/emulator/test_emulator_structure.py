@@ -2,6 +2,7 @@
 
 import ast
 from pathlib import Path
+from typing import Dict, Set
 
 import pytest
 
@@ -64,7 +65,7 @@ def room_of(module):
 
 def rooms():
     graph = {name: found for name, found in graph_of(EMULATOR).items() if name.split(".")[0] == "poptorch"}
-    by_room = {room_of(name): set() for name in graph}
+    by_room: Dict[str, Set[str]] = {room_of(name): set() for name in graph}
     for name, found in graph.items():
         by_room[room_of(name)] |= {room_of(target) for target in found if target in graph} - {room_of(name)}
     return by_room

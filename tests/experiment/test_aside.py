@@ -30,7 +30,7 @@ for setting in (
 def test_the_next_work_waits_for_the_one_before() -> None:
     done: List[int] = []
     may_end, aside = threading.Event(), Aside()
-    aside.start(lambda: (may_end.wait(LONG_SECONDS), done.append(1)))  # type: ignore[func-returns-value]
+    aside.start(lambda: (may_end.wait(LONG_SECONDS), done.append(1)))
     aside.check()
     assert done == []
     threading.Timer(0.05, may_end.set).start()

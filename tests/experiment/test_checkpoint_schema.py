@@ -104,7 +104,11 @@ REFUSED: List[Row] = [
     ("a number of updates", set_to("optimizer", "state", 0, "step", 9), "optimizer.state.0.step is 9, and step 3"),
     ("a text in its state", set_to("optimizer", "state", 0, "exp_avg", "x"), "optimizer.state.0.exp_avg is 'x'"),
     ("a list for the average", set_to("average", []), "average is a list of 0, expected a dictionary"),
-    ("no average", set_to("average", None), "average is None, and config.averaging.decay 0.5"),
+    (
+        "no average",
+        set_to("average", None),
+        "average is None, and config.averaging.decay 0.5; both must be present, or neither",
+    ),
     ("half an average", without("average", "weights", WEIGHT), f"average.weights.{WEIGHT} is None"),
     ("a text for the step", set_to("step", "3"), "step is '3', expected a whole number"),
     ("another step", set_to("step", 4), "step is 4, and progress.step 3; they must be equal"),

@@ -142,7 +142,7 @@ def test_weights_of_another_norm_or_number_of_classes_stop_the_run_with_code_4(
     run(tmp_path / "eps", [pretrained, "norm.proxy_eps=0.5"], code=4)
     assert "proxy_eps 0.03 in the checkpoint, 0.5 here" in capsys.readouterr().err
     run(tmp_path / "b", [pretrained, "data.num_classes=7"], code=4)
-    assert "set reset_classifier" in capsys.readouterr().err
+    assert "set reset_classifier, which initializes it at random. Use the network" in capsys.readouterr().err
     run(tmp_path / "c", [pretrained, "data.num_classes=7", "model.reset_classifier=true"])
 
 

@@ -1,5 +1,7 @@
 """The data loader, and the accessor that loads in a process of its own."""
 
+from typing import Any, List
+
 import poptorch
 import pytest
 import torch
@@ -103,7 +105,7 @@ def test_what_is_left_over_changes_ends_between_epochs():
 def test_shares_move_by_the_rest_of_one_share_and_back_again():
     for process, first in [(0, 0), (1, 8)]:
         loader = poptorch.DataLoader(options((process, 2)), Numbers(31), batch_size=4)
-        share = loader.dataset
+        share: Any = loader.dataset
         starts = []
         for _ in range(3):
             assert len(share) == 8
@@ -179,7 +181,7 @@ def test_rebatching_loses_no_rest_of_a_worker(drop_last, batches):
     try:
         rows = [batch.flatten().int().tolist() for batch in loader]
         assert [len(batch) for batch in rows] == [4, 4, 3][:batches]
-        everything = sum(rows, [])
+        everything: List[Any] = sum(rows, [])
         assert len(set(everything)) == len(everything) == (8 if drop_last else 11)
     finally:
         loader.terminate()

@@ -1,5 +1,7 @@
 """Batching and output modes (the layout [device iteration][accumulation][replica][micro batch])."""
 
+from typing import Any, List
+
 import poptorch
 import pytest
 import torch
@@ -13,7 +15,7 @@ class Tagged(torch.nn.Module):
         self.register_buffer("runs", torch.zeros(1))
 
     def forward(self, x):
-        self.runs += 1
+        self.runs += 1  # type: ignore[assignment]  # a buffer
         return x * 10, x.sum(), self.runs
 
 
@@ -100,7 +102,7 @@ def test_types_narrow_on_the_way_in_and_out():
             seen.extend(tensor.dtype for tensor in tensors)
             return tensors
 
-    seen = []
+    seen: List[Any] = []
     inputs = [torch.ones(2, dtype=t) for t in (torch.float64, torch.bfloat16, torch.int64, torch.float16, torch.bool)]
     outputs = poptorch.inferenceModel(Types())(*inputs)
     assert seen[:2] == [torch.float32, torch.float32]

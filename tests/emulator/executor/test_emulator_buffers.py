@@ -59,7 +59,7 @@ def test_running_statistics_without_a_counter_are_updated_once_by_each_micro_ste
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_inference_in_training_mode_normalizes_by_the_batch_and_leaves_the_running_statistics(dtype):
     model = Normalized()
-    model.norm.running_mean += 5.0
+    model.norm.running_mean.add_(5.0)
     x = batch(8).to(dtype)
     model.norm.weight.data, model.norm.bias.data = model.norm.weight.to(dtype), model.norm.bias.to(dtype)
     y, _ = poptorch.inferenceModel(model, poptorch.Options().deviceIterations(2))(x)
@@ -76,7 +76,7 @@ def test_instance_norm_normalizes_by_its_input_and_leaves_running_statistics_alo
         def __init__(self):
             super().__init__()
             self.norm = torch.nn.InstanceNorm1d(3, eps=0.5, affine=True, track_running_stats=True)
-            self.norm.running_mean += 5.0
+            self.norm.running_mean.add_(5.0)
 
         def forward(self, x):
             y = self.norm(x)

@@ -1,5 +1,7 @@
 """Arguments of a call, what forward may do on the device, and half precision."""
 
+from typing import Type
+
 import poptorch
 import pytest
 import torch
@@ -131,7 +133,8 @@ SELECTIONS = {
 @pytest.mark.parametrize("name", SELECTIONS)
 def test_results_shaped_by_values_are_refused_with_what_to_do_instead(name):
     operation, advice = name.split()[0], r"(.|\n)*torch.where\(mask"
-    error, expected = poptorch.Error, f"Operations using aten::{operation} are unsupported {advice}"
+    error: Type[Exception] = poptorch.Error
+    expected = f"Operations using aten::{operation} are unsupported {advice}"
     if operation == "getitem":  # torch itself finds that out, on its way to the device
         error, expected = DynamicOutputShapeException, f"^aten.index.Tensor is unsupported {advice}"
     with pytest.raises(error, match=expected):

@@ -123,5 +123,5 @@ def test_a_program_can_have_each_kind_of_error_to_try_itself_on(kind):
     error = raised.value
     assert type(error) is error_class and name in error.type and error.type in str(error)
     assert "throwTestError::topLevel" in error.location and "throwTestError::topLevel" not in error.message
-    if error_class is poptorch.RecoverableError:
+    if isinstance(error, poptorch.RecoverableError):
         assert error.recovery_action == "FULL_RESET"

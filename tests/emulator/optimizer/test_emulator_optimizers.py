@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+from typing import Any, Dict, List
 
 import poptorch
 import pytest
@@ -36,7 +37,8 @@ def train(make, steps=GRADIENTS):
 
 def by_hand(update):
     """update(w, g, state, t) on lists of floats, one weight at a time; state is a dictionary."""
-    weights, states = list(START), [{} for _ in START]
+    weights = list(START)
+    states: List[Dict[str, Any]] = [{} for _ in START]
     history = []
     for t, gradient in enumerate(GRADIENTS, start=1):
         weights = [update(w, g, s, t) for w, g, s in zip(weights, gradient, states)]
@@ -256,7 +258,7 @@ def test_clipping_takes_the_norm_over_all_weights_and_leaves_short_steps_alone()
 
 def test_rmsprop_has_no_clipping_even_where_the_attribute_is_set():
     def make(parameters, limit=None):
-        optimizer = P.RMSprop(parameters, lr=0.1)
+        optimizer: Any = P.RMSprop(parameters, lr=0.1)
         if limit is not None:
             optimizer.max_grad_norm = limit
         return optimizer
@@ -476,7 +478,7 @@ def test_without_an_optimizer_it_is_sgd_with_lr_0_01():
 
 def test_float16_accumulators_cannot_come_after_compilation():
     model = Linear()
-    optimizer = P.Adam(model.parameters(), lr=0.5)
+    optimizer: Any = P.Adam(model.parameters(), lr=0.5)
     executor = poptorch.trainingModel(model, optimizer=optimizer)
     executor.compile(torch.ones(3))
     optimizer.accum_type = torch.float16
