@@ -54,6 +54,7 @@ class DeviceRun:
         self.updates_statistics = False  # a norm does; batch norm's updates leave the version as it was
         self.open_multi_conv = False
         self.convolutions = 0  # of the open MultiConv
+        self.differentiates = False  # forward() asks for gradients itself
         self.calls_host = False  # prints or calls a function of the host
         self.placement: Optional[Placement] = Placement(stage=0, phase=-1, ipu=0)
         self.used_ipus: Set[int] = set()

@@ -139,7 +139,7 @@ class Program:
             if names is not None:
                 names.add_inputs(micro)
                 naming.enter_context(names.inside(self._model))
-            with torch.set_grad_enabled(is_training), DeviceMode(run):
+            with torch.set_grad_enabled(is_training or self._graph.differentiates), DeviceMode(run):
                 outputs = self._model(*args, **kwargs)
             gradients = self._gradients(self._final_loss(run.losses), replica) if is_training else {}
         if run.auto_scaling is not None:

@@ -6,6 +6,7 @@ import poptorch
 import pytest
 import torch
 import torch.nn.functional as F
+from poptorch._args_parser import ArgsParser
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
 
@@ -70,6 +71,13 @@ def test_calls_must_fit_the_signature(arguments, error, message):
         identity()(torch.ones(1), other=1)
     with pytest.raises(AssertionError, match="x was passed more than once"):
         identity()(torch.ones(1), x=1)
+
+
+def test_a_function_without_a_signature_takes_any_arguments():
+    bound = ArgsParser(torch.nn.functional.logsigmoid).bind((torch.ones(1),), {"out": None})
+    assert bound.args == [torch.ones(1)] and bound.kwargs == {"out": None}
+    with pytest.raises(TypeError, match="Expected a torch.nn.Module or a callable"):
+        poptorch.inferenceModel(3)
 
 
 def test_inputs_changed_in_place_are_changed_for_the_program():
