@@ -68,13 +68,14 @@ def compile_graph(
         mode=options._execution_strategy.shown_mode,
         is_training=training,
     )
+    run.variables = [tensor.values[0] for tensor in weights.parameters + weights.buffers]
     naming.add_inputs(inputs)
     if training:
         warn_of_hooks(model)
     if is_strict(options):
         run.operators = OperatorWatch(training)
     if limited_kind() is not None:
-        run.memory = MemoryMeter([tensor.values[0] for tensor in weights.parameters + weights.buffers], inputs)
+        run.memory = MemoryMeter(run.variables, inputs)
     versions = [buffer.values[0]._version for buffer in weights.buffers]
     # Buffers that change here are loaded again when the device is attached, before the first call.
     with_gradients = training or torch.is_grad_enabled()  # whether forward() wants any is not known yet

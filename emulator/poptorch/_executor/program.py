@@ -98,7 +98,7 @@ class Program:
             self.anchors.end_iteration(steps)
         for original, tensor, version in zip(inputs, device_inputs, versions):
             if tensor._version != version and not self._is_synthetic:
-                with torch.no_grad(), torch.inference_mode(original.is_inference()):
+                with torch.inference_mode(original.is_inference()), torch.no_grad():  # the first enables gradients
                     original.copy_(tensor)
         return self._results(collectors)
 

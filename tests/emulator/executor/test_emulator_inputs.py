@@ -90,6 +90,9 @@ def test_inputs_that_need_gradients_are_detached_with_a_warning(capfd):
     result = identity()(torch.ones(2, requires_grad=True))
     assert not result.requires_grad
     assert "will be detached" in capfd.readouterr().err
+    x = torch.ones(2, requires_grad=True)
+    poptorch.inferenceModel(Call(lambda x: x.mul_(3)))(x)
+    assert x.tolist() == [3, 3] and x.is_leaf
 
 
 def test_strided_inputs_are_converted_with_one_warning(capfd):
@@ -308,6 +311,27 @@ def test_control_flow_and_slices_have_their_meaning():
 def test_a_loop_runs_once_where_there_is_no_device():
     """PopTorch's own operators on a CPU know nothing of the count."""
     assert poptorch.for_loop(3, lambda v: v * 2, [torch.ones(1)])[0] == 2
+
+
+def test_a_loop_in_a_loop_and_what_its_body_may_not_do_are_refused():
+    class Sum(torch.nn.Module):
+        def __init__(self, body):
+            super().__init__()
+            self.body = body
+            self.register_buffer("sum", torch.zeros(2))
+
+        def forward(self, x):
+            return poptorch.for_loop(4, lambda v: self.body(self, v), [x])
+
+    def refused(body, message):
+        with pytest.raises(poptorch.Error, match=message):
+            poptorch.inferenceModel(Sum(body))(torch.ones(2))
+
+    refused(lambda model, v: poptorch.for_loop(2, lambda w: w * 2, [v]), "encountered before previous")
+    refused(lambda model, v: model.sum.copy_(model.sum + v) + v, "changes a buffer or parameter in place")
+    refused(lambda model, v: (v, v), "takes 1 tensors and returns 2")
+    (result,) = poptorch.inferenceModel(Sum(lambda model, v: v.add_(model.sum + 1)))(torch.ones(2))
+    assert result.tolist() == [5, 5]
 
 
 def test_both_branches_of_a_condition_are_compiled():
