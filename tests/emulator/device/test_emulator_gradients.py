@@ -172,9 +172,31 @@ def test_a_gradient_of_forward_is_trained():
     assert model.weight.item() == pytest.approx(1 - 0.1 * 2 * 2 * 3)
 
 
-def test_operators_of_a_gradient_in_forward_need_a_handler_like_others():
-    with pytest.raises(poptorch.Error, match=r"Unsupported ops found in compiled model: \[aten::softplus_backward\]"):
-        poptorch.inferenceModel(Force(torch.nn.functional.softplus).eval())(torch.ones(1))
+@pytest.mark.parametrize(
+    ("function", "operator"),
+    [
+        (torch.nn.functional.softplus, "softplus_backward"),
+        (torch.tanh, "tanh_backward"),
+        (lambda x: x[torch.tensor([0, 0, 1])][:2], "_index_put_impl"),
+        (lambda x: x.index_select(0, torch.tensor([0, 0], device="ipu")), "index_add"),
+    ],
+)
+def test_operators_of_a_gradient_in_forward_need_a_handler_like_others(function, operator):
+    with pytest.raises(poptorch.Error, match=rf"Unsupported ops found in compiled model: \[.*aten::{operator}"):
+        poptorch.inferenceModel(Force(function).eval())(torch.ones(2))
+
+
+@pytest.mark.parametrize("part", [lambda x: x[1:], lambda x: x[0]])
+def test_gradients_of_parts_come_down_to_what_has_handlers(part):
+    class Part(torch.nn.Module):
+        def forward(self, x):
+            x = x.clone().requires_grad_()
+            return torch.autograd.grad((part(x) ** 2).sum(), x)[0]
+
+    x = torch.ones(2)
+    expected = torch.zeros(2)
+    part(expected).fill_(2)
+    assert torch.equal(poptorch.inferenceModel(Part())(x), expected)
 
 
 def test_without_gradients_in_the_program_forward_has_none_either():
