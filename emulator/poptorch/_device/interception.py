@@ -34,6 +34,7 @@ from .operand_devices import (
     require_one_device,
 )
 from .refused_calls import follow, require_compilable
+from .sequence_slot import sequence_slots_kept
 from .substitutions import _OverwriteContextManager
 
 Handler = Callable[[DeviceRun, Callable[..., Any], Tuple[Any, ...], Dict[str, Any]], Any]
@@ -81,6 +82,8 @@ class DeviceMode(TorchFunctionMode):
         Distribution.set_default_validate_args(False)
         self._changes_indexing = "__getitem__" not in vars(torch.Tensor)
         if self._changes_indexing:
+            self._slots = sequence_slots_kept()
+            self._slots.__enter__()
             torch.Tensor.__getitem__ = _getitem  # type: ignore[method-assign, assignment]
             torch.Tensor.__setitem__ = _setitem  # type: ignore[method-assign, assignment]
         self._entered.enter_context(differentiating_the_graph())
@@ -94,6 +97,7 @@ class DeviceMode(TorchFunctionMode):
         if self._changes_indexing:
             del torch.Tensor.__getitem__
             del torch.Tensor.__setitem__
+            self._slots.__exit__(None, None, None)
         super().__exit__(*details)
 
     def __torch_function__(
