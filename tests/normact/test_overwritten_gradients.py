@@ -57,9 +57,7 @@ def test_a_gradient_that_nothing_else_holds_is_overwritten() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("grouping", ["contiguous", "strided"])
-def test_the_gradients_are_the_same_to_the_bit(
-    grouping: str, activation: str, dtype: torch.dtype, layout: str
-) -> None:
+def test_the_gradients_are_the_same_to_the_bit(grouping: str, activation: str, dtype: torch.dtype, layout: str) -> None:
     for shape in ((2, 8, 5, 7), (3, 12, 16, 16), (1, 4, 3, 3), (2, 64, 1, 1), (2, 6, 33, 2)):
         incoming = example(shape, 5, dtype, layout)["x"].detach()
         results: List[List[Tensor]] = []
@@ -183,7 +181,9 @@ STEPS = ("layer", "convolution", "add", "add a view", "twice", "clone", "retain"
 
 
 @given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 5)), min_size=1, max_size=8), st.booleans())
-def test_any_graph_has_the_gradients_of_one_without_overwriting(steps: List[Tuple[str, int]], channels_last: bool) -> None:
+def test_any_graph_has_the_gradients_of_one_without_overwriting(
+    steps: List[Tuple[str, int]], channels_last: bool
+) -> None:
     assert_same_gradients(steps, torch.channels_last if channels_last else torch.contiguous_format)
 
 
