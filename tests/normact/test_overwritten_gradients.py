@@ -1,4 +1,4 @@
-"""Backward writes dx over the incoming gradient where nothing else can read it: the same bits, and nobody's data lost."""
+"""Backward writes dx over the incoming gradient where nothing else can read it, with the same bits."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def layer(seed: int = 3, dtype: torch.dtype = torch.float32, layout: str = "cont
 
 
 def test_a_gradient_that_nothing_else_holds_is_overwritten() -> None:
-    x, out = layer()
+    _, out = layer()
     size = out.numel() * out.element_size()
     assert bytes_in_the_node((out * 2.0).mul(torch.randn(SHAPE)).sum().backward) < size
 
@@ -151,7 +151,7 @@ def test_a_gradient_that_something_else_holds_is_left_alone(keep: Callable[[Tens
 def test_a_gradient_that_is_a_result_too_is_left_alone() -> None:
     incoming = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
     x, out = layer()
-    to_out, to_x = torch.autograd.grad((out * incoming).sum(), [out, x])
+    to_out, _ = torch.autograd.grad((out * incoming).sum(), [out, x])
     assert torch.equal(to_out, incoming)
 
 
