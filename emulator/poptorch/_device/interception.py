@@ -41,6 +41,7 @@ Handler = Callable[[DeviceRun, Callable[..., Any], Tuple[Any, ...], Dict[str, An
 HANDLERS: Dict[Any, Handler] = {**ARGUMENT_HANDLERS, **LOSS_HANDLERS, **NORM_HANDLERS, **RECURRENT_HANDLERS}
 KNOWN_WHOLE = {F.one_hot}  # the device never sees what this machine computes it with
 CONVOLUTIONS = {getattr(torch, f"conv{kind}{n}d") for kind in ("", "_transpose") for n in (1, 2, 3)}
+DIFFERENTIATING = {torch.autograd.grad, torch.Tensor.backward}
 _plain_getitem = torch.Tensor.__getitem__
 _plain_setitem = torch.Tensor.__setitem__
 
@@ -100,6 +101,7 @@ class DeviceMode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         require_no_values(func, args, kwargs)
+        self._run.differentiates |= func in DIFFERENTIATING
         if func in HOOKS_OF_TENSORS:
             return ignored_hook()
         if self._run.is_tracing and self._run.operators is not None:
