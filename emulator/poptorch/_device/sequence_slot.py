@@ -8,10 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import sys
+import sysconfig
 from typing import Iterator, List, Tuple
 
 import torch
 
+# Where objects begin as these offsets have it: not in builds that trace references or run without the interpreter's lock.
+_IS_KNOWN = (
+    sys.implementation.name == "cpython"
+    and not hasattr(sys, "getobjects")
+    and not sysconfig.get_config_var("Py_GIL_DISABLED")
+)
 _POINTER = ctypes.sizeof(ctypes.c_void_p)
 _TP_AS_SEQUENCE = 13 * _POINTER  # in CPython's PyTypeObject
 _SQ_ITEM = 3 * _POINTER  # in PySequenceMethods
@@ -19,9 +27,12 @@ _SQ_ITEM = 3 * _POINTER  # in PySequenceMethods
 
 @contextlib.contextmanager
 def sequence_slots_kept() -> Iterator[None]:
-    """On leaving, give torch.Tensor and the classes derived from it the slots that they had."""
+    """On leaving, give torch.Tensor and the classes derived from it the slots that they had.
+
+    In an interpreter whose types are laid out otherwise, nothing is done.
+    """
     kept: List[Tuple[ctypes.c_void_p, object]] = []
-    classes: List[type] = [torch.Tensor]
+    classes: List[type] = [torch.Tensor] if _IS_KNOWN else []
     while classes:
         cls = classes.pop()
         classes += type.__subclasses__(cls)
