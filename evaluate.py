@@ -31,7 +31,7 @@ from tqdm import tqdm
 from analysis.confusion import plot_confusion
 from backends.image_loader import build_loader
 from configs import Config, ConfigError, load_config
-from configs.arguments import positive
+from configs.arguments import output_file, positive
 from configs.atomic_file import replace_text
 from configs.command_line import log_to_console
 from configs.counted import counted
@@ -121,18 +121,13 @@ def parse_arguments(arguments: Optional[List[str]]) -> argparse.Namespace:
     )
     add("--image", type=Path, nargs="+", metavar="FILE", help="print the most probable classes of these images instead")
     add("--batch-size", type=positive, default=100, help="images in one forward pass")
-    add("--out", type=Path, metavar="FILE.json", help="where the result goes; default: printed")
-    add("--picture", type=Path, metavar="FILE.png", help="draw the confusion matrix")
+    add("--out", type=output_file, metavar="FILE.json", help="where the result goes; default: printed")
+    add("--picture", type=output_file, metavar="FILE.png", help="draw the confusion matrix")
     return parser.parse_args(arguments)
 
 
 def evaluate(options: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[str, ...]]:
     """Return the report on all evaluation images, and the names of their classes."""
-    for option, path in (("--out", options.out), ("--picture", options.picture)):
-        if path is not None and not path.parent.is_dir():  # said now, and not after an hour of evaluation
-            raise ConfigError(f"{option} {path}: {path.parent} is not a folder; create it, or name another")
-        if path is not None and path.is_dir():
-            raise ConfigError(f"{option} {path} is a folder; name a file")
     if options.picture is not None:
         check_picture(options.picture)
     is_exported = options.model.suffix in SUFFIXES

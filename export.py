@@ -22,6 +22,7 @@ from configs.atomic_file import replace_file
 from configs.command_line import log_to_console
 from configs.counted import counted
 from configs.exit_codes import EXPLAINED, explain
+from configs.output_place import check_output_file
 from experiment.ending import end_with
 from experiment.exporting import FORMATS, TOLERANCE, export_bytes, largest_difference, run_file, sample_images
 from experiment.trained import load_trained
@@ -66,8 +67,7 @@ def export(options: argparse.Namespace) -> None:
     path = options.out or (options.run if options.run.is_dir() else options.run.parent) / f"model.{options.format}"
     if path.suffix != f".{options.format}":
         raise ConfigError(f"--out {path}: the name of this format ends in .{options.format}")
-    if not path.parent.is_dir():
-        raise ConfigError(f"--out {path}: {path.parent} is not a folder; create it, or name another")
+    check_output_file(path)  # the default too
     trained = load_trained(options.run, options.checkpoint, options.weights)
     network: nn.Module = trained.network
     print(trained)

@@ -19,6 +19,7 @@ from configs.arguments import positive
 from configs.command_line import run_command
 from configs.counted import counted
 from configs.exit_codes import DONE, EXPLAINED, FAILED, exit_code_of_signal, explain
+from configs.output_place import check_output_folder
 from grids.console import say
 from grids.grid_lock import grid_lock
 from grids.load import find_grid, load_grid
@@ -81,6 +82,7 @@ def reproduce(options: argparse.Namespace) -> int:
     if options.list:
         say("\n".join(f"{kind:<8} {text}" for kind, text in list_states(plan, results, runs)))
         return 0
+    check_output_folder(results.folder)
     say(f"{name}: {grid.title}")
     with grid_lock(runs) as lock:
         trials = plan.trials()

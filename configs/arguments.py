@@ -1,10 +1,14 @@
-"""Types of numbers on command lines: argparse reports what they raise, with the option's name."""
+"""Types of numbers and places on command lines: argparse reports what they raise, with the option's name."""
 
 from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
 from typing import Callable
+
+from configs.errors import ConfigError
+from configs.output_place import check_output_file, check_output_folder
 
 MOST = 2**31 - 1
 MOST_PIXELS = 2**16  # per side of an image
@@ -45,3 +49,21 @@ def real(least: float = -math.inf, most: float = math.inf) -> Callable[[str], fl
 
 
 positive = whole()
+
+
+def output_file(text: str) -> Path:
+    """Return the path of a file that can be written: a type of options."""
+    return _checked(Path(text), check_output_file)
+
+
+def output_folder(text: str) -> Path:
+    """Return the path of a folder that can be written to, or made: a type of options."""
+    return _checked(Path(text), check_output_folder)
+
+
+def _checked(path: Path, check: Callable[[Path], None]) -> Path:
+    try:
+        check(path)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return path

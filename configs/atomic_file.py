@@ -13,7 +13,7 @@ from typing import Callable, List, Union
 
 # A temporary file is named .<name>.<16 digits>.partial and lies beside the file that it will become.
 PARTIAL_SUFFIX = ".partial"
-_NOT_REGULAR = "it is not a regular file (a pipe, a socket or a device)"
+NOT_REGULAR = "it is not a regular file (a pipe, a socket or a device)"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -49,8 +49,8 @@ def replace_file(
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     partial = path.with_name(f".{path.name}.{os.urandom(8).hex()}{PARTIAL_SUFFIX}")
     view = memoryview(data)
-    if _is_special(path):
-        raise OSError(errno.EINVAL, f"{_NOT_REGULAR}, and would be replaced by one; name another", str(path))
+    if is_special(path):
+        raise OSError(errno.EINVAL, f"{NOT_REGULAR}, and would be replaced by one; name another", str(path))
     try:
         passing("before_write")
         with os.fdopen(open_without_following(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
@@ -86,7 +86,7 @@ def replace_text(path: Union[str, Path], text: str) -> None:
     replace_file(path, text.encode("utf-8", "backslashreplace"))
 
 
-def _is_special(path: Path) -> bool:
+def is_special(path: Path) -> bool:
     """Whether a path is a pipe, a device or the like, or leads to one: /dev/null is not a file to be replaced."""
     try:
         mode = os.stat(str(path)).st_mode
@@ -120,11 +120,11 @@ def open_without_following(path: Path, flags: int) -> int:
             message = "it is a symbolic link, which is not followed; remove it, or choose another folder"
             raise OSError(errno.ELOOP, message, str(path)) from error
         if error.errno == errno.ENXIO:
-            raise OSError(errno.ENXIO, _NOT_REGULAR, str(path)) from error
+            raise OSError(errno.ENXIO, NOT_REGULAR, str(path)) from error
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, _NOT_REGULAR, str(path))
+        raise OSError(errno.EINVAL, NOT_REGULAR, str(path))
     return descriptor
 
 

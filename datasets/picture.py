@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
 import torch
@@ -17,7 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from configs import load_config
-from configs.arguments import positive
+from configs.arguments import output_file, positive
 from configs.command_line import run_command
 from configs.exit_codes import EXPLAINED, explain
 from configs.picture_file import drawable, plain_texts, save_picture
@@ -68,7 +69,7 @@ def tile(rows: Sequence[Sequence[Tensor]], size: int) -> Tensor:
 
 
 @plain_texts()
-def draw(config: DataConfig, columns: int, out: str) -> None:
+def draw(config: DataConfig, columns: int, out: Path) -> None:
     """Write the picture.
 
     Raises:
@@ -101,7 +102,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override one value; null leaves it out"
     )
-    parser.add_argument("--out", required=True, metavar="FILE.png", help="the picture's file; overwritten")
+    parser.add_argument(
+        "--out", type=output_file, required=True, metavar="FILE.png", help="the picture's file; overwritten"
+    )
     parser.add_argument("--columns", type=positive, default=16, help="images of each class")
     options = parser.parse_args(arguments)
     try:

@@ -6,13 +6,14 @@ import datetime
 import fcntl
 import os
 import socket
-import tempfile
 import time
 from pathlib import Path
 from typing import IO, Optional
 
 from configs.atomic_file import open_without_following
+from configs.errors import ConfigError
 from configs.exit_codes import REFUSED, ExplainedError
+from configs.output_place import check_file_name, try_to_write
 
 LOCK_NAME = "run.lock"
 _HOLDER_CHARACTERS = 200  # pid, machine and start
@@ -56,12 +57,29 @@ class RunFolder:
             RunFolderError: it cannot be written, another run holds it, or it holds a run and `resume` is false.
         """
         _check_writable(self.path)
+        self._check_names()
         self._lock = _lock(self.path)
         if not resume and (self.metrics.exists() or any(self.checkpoints.glob("step_*"))):
             self.release()
             raise RunFolderError(
                 f"{self.path} already holds a run; continue it with --resume, or choose another --output-dir"
             )
+
+    def _check_names(self) -> None:
+        """Refuse names of this folder that hold something else: some are written after the last step only."""
+        files = (self.config, self.metrics, self.power, self.summary, self.status, self.csv)
+        try:
+            for path in (*files, self.curves, self.power_plot):
+                check_file_name(path)
+        except ConfigError as error:
+            raise RunFolderError(
+                f"{error}; a run writes it: remove what is there, or choose another run folder"
+            ) from error
+        for path in (self.checkpoints, self.tensorboard):
+            if os.path.lexists(path) and not path.is_dir():
+                raise RunFolderError(
+                    f"{path} is no folder, and a run makes one of this name; remove it, or choose another --output-dir"
+                )
 
     def check_there(self) -> None:
         """Check that the folder is still the one that was written to before.
@@ -104,8 +122,7 @@ class RunFolder:
 def _check_writable(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
+        try_to_write(path)
     except OSError as error:
         raise RunFolderError(
             f"cannot write to the output folder {path}: {error.strerror}; choose another --output-dir"

@@ -83,12 +83,14 @@ def test_a_file_that_computes_something_else_is_an_error(
     [
         (["--out", "{folder}/model.onnx"], 2, "the name of this format ends in .pt2"),
         (["--out", "{folder}/none/model.pt2"], 2, "none is not a folder; create it"),
+        (["--out", "{folder}/folder.pt2"], 2, "folder.pt2 is a folder, where a file is to be"),
         (["--checkpoint", "best"], 4, "has no best checkpoint"),
     ],
 )
 def test_what_cannot_be_exported_is_one_line(
     run_folder: Path, capsys: pytest.CaptureFixture[str], arguments: List[str], code: int, part: str
 ) -> None:
+    (run_folder / "folder.pt2").mkdir(exist_ok=True)
     words = [argument.format(folder=run_folder) for argument in arguments]
     assert export.main([str(run_folder), "--format", "pt2", *words]) == code
     error = capsys.readouterr().err

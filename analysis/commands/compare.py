@@ -11,6 +11,7 @@ from analysis.comparison.metric import METRICS
 from analysis.comparison.rows import BY_NAME
 from analysis.comparison.written import KINDS, Question, answer, picture_markdown
 from analysis.results_file import write_results
+from configs.arguments import output_folder
 from configs.atomic_file import replace_text
 
 
@@ -50,7 +51,7 @@ def add_question(parser: argparse.ArgumentParser) -> None:
 
 def add_written(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which files are written."""
-    parser.add_argument("--out", type=Path, help="folder for comparison.md, comparison.json and pictures")
+    parser.add_argument("--out", type=output_folder, help="folder for comparison.md, comparison.json and pictures")
     parser.add_argument("--pictures", nargs="+", choices=KINDS, help="with --out; default: all that can be drawn")
 
 

@@ -18,6 +18,7 @@ from analysis.results_file import MAX_BYTES, ResultsError
 from configs.atomic_file import replace_text
 from configs.bounded_file import parse_json, read_bounded
 from configs.counted import counted
+from configs.output_place import check_file_name, check_output_folder
 
 
 def add(commands: Commands, import_module: Callable[[str], Any]) -> None:
@@ -39,7 +40,10 @@ def add(commands: Commands, import_module: Callable[[str], Any]) -> None:
 
 def conversion(options: argparse.Namespace) -> None:
     """Survey what is not in the file of results yet, and write the page of all that is."""
-    options.rows.parent.mkdir(parents=True, exist_ok=True)
+    for path in (options.rows, options.page):
+        check_output_folder(path.parent)
+        check_file_name(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
     done = {(row.library, row.name) for row in read_rows(options.rows)}
     left: List[str] = []
     with _silence(), open(options.rows, "a", encoding="utf-8") as file:
@@ -57,7 +61,6 @@ def conversion(options: argparse.Namespace) -> None:
                 verdict = row.refused or row.runs or f"{row.with_proxy} of {row.norms} norms with PN"
                 print(f"{library}: {candidate.name}: {verdict}, {len(row.missed)} of {row.pairs} pairs missed")
     rows = read_rows(options.rows)
-    options.page.parent.mkdir(parents=True, exist_ok=True)
     replace_text(options.page, page(rows, left))
     print(f"{options.page}: {counted(len(rows), 'network')}")
 

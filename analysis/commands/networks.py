@@ -10,7 +10,8 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple
 from torch import Tensor, nn
 
 from analysis.commands.arguments import Commands, add_command
-from configs.arguments import positive, whole
+from configs.arguments import output_folder, positive, whole
+from configs.output_place import check_output_folder
 
 # Options of one source only, with what they are where they are left out.
 _OF_RUN: Dict[str, Any] = {"step": None, "data_dir": None}
@@ -37,7 +38,7 @@ def add_network_command(commands: Commands, name: str, summary: str) -> argparse
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--run", type=Path, help="a run's folder: all of its checkpoints, on its evaluation images")
     source.add_argument("--model", help="timm:NAME or torchvision:NAME")
-    option("--out", type=Path, help="folder for the results; default: one in RUN; required with --model")
+    option("--out", type=output_folder, help="folder for the results; default: one in RUN; required with --model")
     option("--step", type=whole(0), help="with --run: only the checkpoint of this step")
     option(
         "--data-dir",
@@ -78,6 +79,7 @@ def settle_source(options: argparse.Namespace, folder: str) -> None:
             setattr(options, name, default if getattr(options, name) is None else getattr(options, name))
     elif options.out is None:
         options.out = options.run / folder
+        check_output_folder(options.out)
 
 
 def title_of(options: argparse.Namespace, measured: Measured) -> str:

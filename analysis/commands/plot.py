@@ -8,7 +8,7 @@ from pathlib import Path
 
 from analysis.commands.arguments import Commands, add_command
 from analysis.results_file import read_results
-from configs.arguments import positive
+from configs.arguments import output_file, positive
 
 
 def add(commands: Commands) -> None:
@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
     option("--titles", nargs="+", help="one per result; default: the norm, the network, or the run's folder")
     option("--columns", type=positive, default=6, help="plots in a row")
     option("--note", default="", help="a line below the plots")
-    option("--out", type=Path, required=True, help="the picture")
+    option("--out", type=output_file, required=True, help="the picture")
     parser.set_defaults(command=plot, when_stopped="nothing was written")
 
 

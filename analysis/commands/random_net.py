@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from tqdm import tqdm
 from analysis.commands.arguments import Commands, ImageLoader, add_command
 from analysis.norm_name import parse_norm
 from analysis.random_net_runs import results_paths, run_random_nets
-from configs.arguments import positive, real
+from configs.arguments import output_folder, positive, real
 from configs.counted import counted
 from models.random_net import RandomNetShape
 
@@ -24,7 +23,7 @@ def add(commands: Commands, image_loader: ImageLoader) -> None:
     option("--norm", nargs="+", required=True, help="batch, layer, instance, group8, ... with +ws and +pn: layer+pn")
     option(
         "--out",
-        type=Path,
+        type=output_folder,
         required=True,
         help="folder of power.json and power.png; one per norm where several are given",
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 
 from tqdm import tqdm
 
@@ -12,7 +11,7 @@ from analysis.commands.arguments import Commands, add_command
 from analysis.results_file import write_results
 from analysis.theory import judge
 from analysis.theory_nets import IDENTITY_SEEDS, IDENTITY_WIDTH, layers_to_measure, measure_nets
-from configs.arguments import positive
+from configs.arguments import output_folder, positive
 from models.random_net import RandomNetShape
 
 
@@ -20,7 +19,7 @@ def add(commands: Commands) -> None:
     summary = "each statement of the paper that can be measured: claimed, measured, bound, verdict"
     parser = add_command(commands, "theory", summary)
     option = parser.add_argument
-    option("--out", type=Path, required=True, help="folder of theory.md, theory.json and pictures")
+    option("--out", type=output_folder, required=True, help="folder of theory.md, theory.json and pictures")
     option("--width", type=positive, default=128, help="channels of each layer, a multiple of 32")
     option("--depth", type=positive, default=20, help="layers")
     option("--seeds", type=positive, default=3, help="nets of each norm")

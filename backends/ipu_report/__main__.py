@@ -23,7 +23,7 @@ from typing import Any, Dict, List, Optional
 from pydantic import ValidationError
 
 from backends.ipu_report.series import MARK, Step, steps
-from configs.arguments import positive
+from configs.arguments import output_file, positive
 from configs.atomic_file import replace_file
 from configs.exit_codes import REFUSED
 from configs.explain import explain_options
@@ -41,11 +41,12 @@ def main(arguments: Optional[List[str]] = None) -> int:
     except ValidationError as error:
         print(f"error: {explain_options(error)}", file=sys.stderr)
         return REFUSED
-    if not Path(options.output).absolute().parent.is_dir():  # said now, and not after the first step
-        print(f"error: --output {options.output}: its folder is not there; make it, or name another", file=sys.stderr)
-        return REFUSED
     series = steps(emulated=options.device == "ipu_emulator")
-    report: Dict[str, Any] = {"machine": describe_machine(), "asked": vars(options), "steps": []}
+    report: Dict[str, Any] = {
+        "machine": describe_machine(),
+        "asked": {**vars(options), "output": str(options.output)},
+        "steps": [],
+    }
     blocked = ""
     for number, step in enumerate(series, 1):
         print(f"{number}/{len(series)} {step.name}: {step.expected} ...", flush=True)
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", choices=devices, default="ipu", help="default: %(default)s; see docs/ipu.md")
     add("--system", choices=["mk1", "mk2", "bow", "c600", "c2"], required=True, help="kind of the IPUs")
     add("--ipus", type=positive, required=True, help="all of them; 1 for a C600, 2 for a C2")
-    add("--output", default="ipu_report.json", metavar="FILE", help="the report's file; overwritten")
+    add("--output", type=output_file, default="ipu_report.json", metavar="FILE", help="the report's file; overwritten")
     return parser
 
 
