@@ -58,7 +58,8 @@ def convert_norm(
       included), without PN.
     * A norm of a class that is not known by its full name is kept, as is one with hooks or parametrizations: it may
       do more than that. So is one of which the network's forward asks what a layer has not (running statistics,
-      momentum) or whether it is of its class.
+      momentum) or whether it is of its class, one that decides in any other way what the network's code does (the
+      code is traced again with the layers), and one that is held where no other module can take its place.
 
     gamma and beta are the same parameters as before: an optimizer made before the conversion has them, but not the new
     ones that the report names. Where a norm's parameters are frozen, so are its layer's. From batch norm to batch norm
@@ -101,8 +102,7 @@ def convert_norm(
             (path, module, d._replace(kept_because=d.kept_because or kept.get(module, ""))) for path, module, d in norms
         ]
         plans, rewritable = _plan_all(model, factory, norms, flow, questions)
-        layers = {plan.old: plan.layer for plan in plans if plan.layer is not None}
-        asked = norms_asked(model, flow.parts, layers)
+        asked = norms_asked(model, flow.parts, {plan.old: plan.layer for plan in plans if plan.layer is not None})
         if not asked:
             break
         kept.update(dict.fromkeys(asked, "the network's own code would not do with another layer what it does"))
