@@ -3,8 +3,9 @@
     python -m benchmarks.layer                 the whole table
     python -m benchmarks.layer --out layer.json
 
-Shapes are those of ResNet-50 at 224 px with 16 images, and of ResNet-20 at 32 px with 128. Other layers are compared in
-benchmarks/peers.py.
+The layer is used four times in sequence, as in a network, where a layer's gradient comes from the one above and is
+nobody else's. Shapes are those of ResNet-50 at 224 px with 16 images, and of ResNet-20 at 32 px with 128. Other layers
+are compared in benchmarks/peers.py.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from normact.kernels import fused_proxy_statistics, why_not_fused
 NUM_GROUPS = 8
 LARGE = ((16, 64, 112), (16, 256, 56), (16, 512, 28), (16, 1024, 14), (16, 2048, 7))
 SMALL = ((128, 16, 32), (128, 32, 16), (128, 64, 8))
+LAYERS = 4
 # Tensors that forward reads and writes (2) and backward reads and writes (3), each once.
 TENSOR_PASSES = 5
 BANDWIDTH_BYTES = 24_000_000
@@ -72,12 +74,15 @@ SETTINGS = (
 
 
 def forward_backward(layer: nn.Module, x: Tensor, gradient: Tensor) -> Callable[[], None]:
-    """Return a function that uses a layer as training does: gradients to its input and its parameters."""
+    """Return a function that uses a layer LAYERS times as training does: gradients to its input and its parameters."""
     leaf = x.detach().requires_grad_()
     parameters = list(layer.parameters())
 
     def run() -> None:
-        layer(leaf).backward(gradient)
+        out = leaf
+        for _ in range(LAYERS):
+            out = layer(out)
+        out.backward(gradient)
         leaf.grad = None
         for parameter in parameters:
             parameter.grad = None
@@ -149,10 +154,11 @@ def time_setting(setting: Setting, repetitions: int) -> Dict[str, object]:
         num_bytes = images * channels * size * size * (2 if setting.dtype == torch.bfloat16 else 4)
         share: Optional[float] = None
         if num_bytes >= BANDWIDTH_BYTES:
-            moved = TENSOR_PASSES * num_bytes / (1e-3 * timings["ours"].milliseconds)
+            moved = LAYERS * TENSOR_PASSES * num_bytes / (1e-3 * timings["ours"].milliseconds)
             share = moved / copy_bytes_per_second(num_bytes)
         rows.append({
             "shape": [images, channels, size, size],
+            "layers": LAYERS,
             "copy_bandwidth_share": share,
             "timings": {name: dataclasses.asdict(timing) for name, timing in timings.items()},
         })  # fmt: skip
@@ -165,7 +171,7 @@ def time_setting(setting: Setting, repetitions: int) -> Dict[str, object]:
 
 def _line(name: str, channels: int, size: int, timings: Dict[str, Timing], share: Optional[float]) -> str:
     parts = [
-        f"{n} {t.ratio:.3f} [{t.first_quartile:.3f}-{t.third_quartile:.3f}] {t.milliseconds:.2f} ms"
+        f"{n} {t.ratio:.3f} [{t.first_quartile:.3f}-{t.third_quartile:.3f}] {t.milliseconds / LAYERS:.2f} ms"
         for n, t in timings.items()
     ]
     end = "" if share is None else f", {100 * share:.0f} % of a copy's bandwidth"

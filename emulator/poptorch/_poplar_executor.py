@@ -18,6 +18,7 @@ from ._executor.cleanup import live_executors
 from ._executor.compilation import compile_graph, is_pipelined
 from ._executor.compile_hooks import postcompile_hooks, precompile_hooks
 from ._executor.executable_file import note_in_cache, read_executable, write_executable
+from ._executor.grad_mode import outside_inference_mode
 from ._executor.host_copies import ExecutorDevice
 from ._executor.memory_limit import check_memory
 from ._executor.program import Program
@@ -57,7 +58,7 @@ class PoplarExecutor(ExecutorDevice, ExecutorReports):
         self._user_model: Any = model if user_model is None else user_model
         self._training = training
         self._options = self._taken(options)
-        self._binder = ArgumentBinder(model)
+        self._args_parser = ArgumentBinder(model)
         self._compiled_arguments: Optional[BoundArguments] = None
         self._program: Optional[Program] = None
         self._weights: Optional[DeviceWeights] = None
@@ -124,7 +125,7 @@ class PoplarExecutor(ExecutorDevice, ExecutorReports):
     def __getstate__(self) -> Dict[str, Any]:
         return {**self.__dict__, "_program": None, "_weights": None, "_is_attached": False}
 
-    @torch.inference_mode(False)  # programs may call from within it; what is made here must last longer
+    @outside_inference_mode
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run one combined batch; the first call compiles the model.
 
@@ -137,7 +138,7 @@ class PoplarExecutor(ExecutorDevice, ExecutorReports):
                 "Trying to run a model on an offline device (ConnectionType.Never): "
                 "use model.compile(inputs) instead of model(inputs)"
             )
-        arguments = self._binder.bind(args, kwargs)
+        arguments = self._args_parser.bind(args, kwargs)
         if not self.isCompiled():
             self._compile(arguments)
         if not self._is_attached:
@@ -173,13 +174,13 @@ class PoplarExecutor(ExecutorDevice, ExecutorReports):
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the model for inputs of this form; ignored with a warning if it is compiled already."""
-        arguments = self._binder.bind(args, kwargs)
+        arguments = self._args_parser.bind(args, kwargs)
         if self.isCompiled():
             logger.warning("Call to compile() ignored: the executable is already compiled")
         else:
             self._compile(arguments)
 
-    @torch.inference_mode(False)
+    @outside_inference_mode
     def _compile(self, arguments: BoundArguments) -> None:
         started = time.perf_counter()
         if hardware.uses_ipu_model(self._options):

@@ -9,7 +9,9 @@ import pytest
 EMULATOR = Path(__file__).parents[2] / "emulator"
 PUBLIC = set("__init__ enums errors ops optim options poptorch_core profiling structures testing version".split())
 PRIVATE = set("_data _device _executor _optimizer _options".split())  # folders
-POPTORCHS_OWN = set("_impl _logging _poplar_executor _printing _utils".split())  # private names of PopTorch
+POPTORCHS_OWN = set(
+    "_args_parser _impl _logging _poplar_executor _printing _utils".split()
+)  # private names of PopTorch
 
 
 def module_of(path, root):

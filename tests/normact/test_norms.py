@@ -1,7 +1,7 @@
 """Each norm against a formula written out in numpy, and the properties that set the norms apart."""
 
 import multiprocessing
-import socket
+from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
 import numpy as np
@@ -193,9 +193,9 @@ def shared_step(x: torch.Tensor, weight: torch.Tensor, group: Any, size: Optiona
     return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
 
 
-def run_shared(rank: int, port: int, queue: Any) -> None:
+def run_shared(rank: int, store: Path, queue: Any) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=store.as_uri(), rank=rank, world_size=2)
     x, weight = images((6, 4, 3, 2), offset=1.0), images((6, 4, 3, 2), 1)
     part = slice(3 * rank, 3 * rank + 3)
     result: Dict[str, Any] = dict(shared_step(x[part], weight[part], dist.group.WORLD, 6))
@@ -207,13 +207,10 @@ def run_shared(rank: int, port: int, queue: Any) -> None:
     dist.destroy_process_group()
 
 
-def test_batch_norm_shared_by_two_processes_equals_one_process() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def test_batch_norm_shared_by_two_processes_equals_one_process(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    workers = [context.Process(target=run_shared, args=(rank, port, queue)) for rank in range(2)]
+    workers = [context.Process(target=run_shared, args=(rank, tmp_path / "store", queue)) for rank in range(2)]
     for worker in workers:
         worker.start()
     try:

@@ -6,16 +6,15 @@ import atexit
 import weakref
 from typing import Any, Optional
 
-import torch
-
 from ..enums import SharingStrategy
 from ..errors import createPoptorchError
 from .async_worker import LoadingProcess
 
 
-class AccessibleLoader(torch.utils.data.DataLoader):
+class AccessibleLoader:
     """What an accessor asks a loader of combined batches, which may hold an accessor itself."""
 
+    drop_last: bool
     _accessor: Optional[AsynchronousDataAccessor] = None
     _is_user_batch_sampler_set = False
     _combined_batch_size: Optional[int] = None

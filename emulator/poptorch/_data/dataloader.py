@@ -15,7 +15,7 @@ from .async_accessor import AccessibleLoader, AsynchronousDataAccessor
 from .distributed_dataset import _SubDataset
 
 
-class DataLoader(AccessibleLoader):
+class DataLoader(torch.utils.data.DataLoader, AccessibleLoader):  # torch's first, as in PopTorch's own
     """torch's DataLoader with batches of batch_size x device iterations x input groups x gradient accumulation.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Optional, Set
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set
 
 import torch
 
@@ -54,6 +54,9 @@ class DeviceRun:
         self.updates_statistics = False  # a norm does; batch norm's updates leave the version as it was
         self.open_multi_conv = False
         self.convolutions = 0  # of the open MultiConv
+        self.variables: Sequence[torch.Tensor] = ()  # parameters and buffers, while compiling
+        self.is_in_loop = False
+        self.differentiates = False  # forward() asks for gradients itself
         self.calls_host = False  # prints or calls a function of the host
         self.placement: Optional[Placement] = Placement(stage=0, phase=-1, ipu=0)
         self.used_ipus: Set[int] = set()

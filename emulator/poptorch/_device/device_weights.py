@@ -134,6 +134,8 @@ class DeviceWeights:
         finally:
             for slot, original, value, kind in host:
                 problem = problem or _change(slot, value, kind)
+                if kind == "Buffer" and value.requires_grad:
+                    value.detach_()  # no gradient reaches back into an earlier micro step
                 slot.owner[slot.key] = original
             _flip_training(changed)
         if problem is not None:

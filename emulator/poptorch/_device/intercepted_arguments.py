@@ -62,6 +62,15 @@ def _divide(run: DeviceRun, func: Call, args: Arguments, kwargs: Keywords) -> An
     return func(*args, **{**kwargs, "rounding_mode": None})
 
 
+def _floor_divide(run: DeviceRun, func: Call, args: Arguments, kwargs: Keywords) -> Any:
+    """Round the quotient of numbers down, by two operators with gradients (0), which torch's own has not."""
+    values = (*args, *kwargs.values())
+    if not any(isinstance(value, torch.Tensor) and value.requires_grad for value in values):
+        return func(*args, **kwargs)
+    dividend, divisor = values if func is not torch.Tensor.__rfloordiv__ else values[::-1]
+    return torch.floor(torch.div(dividend, divisor))
+
+
 def _is_integral(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and not value.is_floating_point()
 
@@ -108,6 +117,9 @@ def _handlers() -> Dict[Any, Callable[..., Any]]:
         "div_": _divide,
         "divide": _divide,
         "divide_": _divide,
+        "floor_divide": _floor_divide,
+        "__floordiv__": _floor_divide,
+        "__rfloordiv__": _floor_divide,
         "var": _variance,
         "std": _variance,
         "var_mean": _variance,

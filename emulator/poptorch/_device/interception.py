@@ -34,6 +34,7 @@ from .operand_devices import (
     require_one_device,
 )
 from .refused_calls import follow, require_compilable
+from .sequence_slot import sequence_slots_kept
 from .substitutions import _OverwriteContextManager
 
 Handler = Callable[[DeviceRun, Callable[..., Any], Tuple[Any, ...], Dict[str, Any]], Any]
@@ -41,6 +42,7 @@ Handler = Callable[[DeviceRun, Callable[..., Any], Tuple[Any, ...], Dict[str, An
 HANDLERS: Dict[Any, Handler] = {**ARGUMENT_HANDLERS, **LOSS_HANDLERS, **NORM_HANDLERS, **RECURRENT_HANDLERS}
 KNOWN_WHOLE = {F.one_hot}  # the device never sees what this machine computes it with
 CONVOLUTIONS = {getattr(torch, f"conv{kind}{n}d") for kind in ("", "_transpose") for n in (1, 2, 3)}
+DIFFERENTIATING = {torch.autograd.grad, torch.Tensor.backward}
 _plain_getitem = torch.Tensor.__getitem__
 _plain_setitem = torch.Tensor.__setitem__
 
@@ -80,6 +82,8 @@ class DeviceMode(TorchFunctionMode):
         Distribution.set_default_validate_args(False)
         self._changes_indexing = "__getitem__" not in vars(torch.Tensor)
         if self._changes_indexing:
+            self._slots = sequence_slots_kept()
+            self._slots.__enter__()
             torch.Tensor.__getitem__ = _getitem  # type: ignore[method-assign, assignment]
             torch.Tensor.__setitem__ = _setitem  # type: ignore[method-assign, assignment]
         self._entered.enter_context(differentiating_the_graph())
@@ -93,6 +97,7 @@ class DeviceMode(TorchFunctionMode):
         if self._changes_indexing:
             del torch.Tensor.__getitem__
             del torch.Tensor.__setitem__
+            self._slots.__exit__(None, None, None)
         super().__exit__(*details)
 
     def __torch_function__(
@@ -100,6 +105,7 @@ class DeviceMode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         require_no_values(func, args, kwargs)
+        self._run.differentiates |= func in DIFFERENTIATING
         if func in HOOKS_OF_TENSORS:
             return ignored_hook()
         if self._run.is_tracing and self._run.operators is not None:

@@ -42,13 +42,14 @@ var_mean view where zeros zeros_like
 )
 TAKEN_APART = frozenset(
     """
-_conj _conj_physical _euclidean_dist _has_same_storage_numel _index_put_impl _is_all_true _is_any_true
-_local_scalar_dense _neg_view _reshape_copy _stack _to_copy addr alias alias_copy as_strided_copy as_strided_scatter
-block_diag conj_physical copy deg2rad detach_copy diag_embed diagonal diagonal_copy diagonal_scatter dist empty
-empty_like empty_strided expand_copy exponential fill is_same_size isinf lift lift_fresh lift_fresh_copy narrow_copy
-new_empty new_empty_strided normal_functional permute_copy pixel_unshuffle rad2deg rand_like randint_like randn_like
-random rot90 scalar_tensor select_copy slice_copy slice_scatter split_copy split_with_sizes_copy squeeze_copy t_copy
-transpose_copy unbind_copy unfold_copy uniform unsafe_split unsafe_split_with_sizes unsqueeze_copy view_copy zero
+_conj _conj_physical _euclidean_dist _has_same_storage_numel _is_all_true _is_any_true _local_scalar_dense _neg_view
+_reshape_copy _stack _to_copy addr alias alias_copy as_strided_copy as_strided_scatter block_diag conj_physical copy
+deg2rad detach_copy diag_embed diagonal diagonal_copy diagonal_scatter dist empty empty_like empty_strided expand_copy
+exponential fill is_same_size isinf lift lift_fresh lift_fresh_copy narrow_copy new_empty new_empty_strided
+normal_functional permute_copy pixel_unshuffle rad2deg rand_like randint_like randn_like random rot90 scalar_tensor
+select_backward select_copy slice_backward slice_copy slice_scatter split_copy split_with_sizes_copy squeeze_copy
+t_copy transpose_copy unbind_copy unfold_copy uniform unsafe_split unsafe_split_with_sizes unsqueeze_copy view_copy
+zero
 """.split()
 )
 STANDS_FOR = frozenset(

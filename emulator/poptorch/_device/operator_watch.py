@@ -51,6 +51,10 @@ class OperatorWatch(TorchDispatchMode):
     def _note(self, schema: Any, args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> None:
         qualified_name = schema.name
         name = plain_name(qualified_name)
+        if name == "index_put" and True in args[3:]:
+            # Accumulation that a program asks for is gone by now: this is the gradient of x[index], for which torch
+            # calls an inner operator, except where a mode like this one is active.
+            name = "_index_put_impl_"
         error = error_of_arguments(name, schema, args, kwargs, self._is_training)
         if error is not None:
             raise error

@@ -42,13 +42,13 @@ class ArgumentBinder:
     """Binds calls to the signature of a model's forward()."""
 
     def __init__(self, model: Any) -> None:
-        if isinstance(model, torch.nn.Module):
-            parameters = inspect.signature(model.forward).parameters
-        elif callable(model):
-            parameters = inspect.signature(model).parameters
-        else:
+        if not callable(model):
             raise TypeError(f"Expected a torch.nn.Module or a callable, got {type(model)}")
-        self._parameters = list(parameters.values())
+        try:
+            signature = inspect.signature(model.forward if isinstance(model, torch.nn.Module) else model)
+        except ValueError:  # functions that are not written in Python may have none
+            signature = inspect.signature(_any_call)
+        self._parameters = list(signature.parameters.values())
         self._is_variadic = any(p.kind in (_Kind.VAR_POSITIONAL, _Kind.VAR_KEYWORD) for p in self._parameters)
         self._warned_of_strides = False
 
@@ -106,6 +106,10 @@ class ArgumentBinder:
             self._warned_of_strides = True
             logger.warning("At least one input tensor is not contiguous: non-contiguous tensors will be converted.")
         return tensor.contiguous()
+
+
+def _any_call(*args: Any, **kwargs: Any) -> None:
+    """Take everything: the signature where there is none."""
 
 
 def check_same_form(compiled: BoundArguments, given: BoundArguments) -> None:

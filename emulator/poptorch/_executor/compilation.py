@@ -36,6 +36,7 @@ class Graph(NamedTuple):
     loss_index: Optional[int]  # position of the final loss among the marked ones; None in inference
     loss_count: int  # how many losses were marked
     is_stateless: bool  # a forward pass changes no buffer or input and calls nothing on the host
+    differentiates: bool  # forward() asks for gradients itself
     ipus: int  # of all replicas
     names: List[str]  # of the inputs and of what is computed, in order
     memory: Optional[MemoryMeter]  # where it is limited
@@ -67,17 +68,19 @@ def compile_graph(
         mode=options._execution_strategy.shown_mode,
         is_training=training,
     )
+    run.variables = [tensor.values[0] for tensor in weights.parameters + weights.buffers]
     naming.add_inputs(inputs)
     if training:
         warn_of_hooks(model)
     if is_strict(options):
         run.operators = OperatorWatch(training)
     if limited_kind() is not None:
-        run.memory = MemoryMeter([tensor.values[0] for tensor in weights.parameters + weights.buffers], inputs)
+        run.memory = MemoryMeter(run.variables, inputs)
     versions = [buffer.values[0]._version for buffer in weights.buffers]
     # Buffers that change here are loaded again when the device is attached, before the first call.
-    with weights.in_place(0), torch.set_grad_enabled(training), contextlib.ExitStack() as watching:
-        if run.memory is not None:
+    with_gradients = training or torch.is_grad_enabled()  # whether forward() wants any is not known yet
+    with weights.in_place(0), torch.set_grad_enabled(with_gradients), contextlib.ExitStack() as watching:
+        if run.memory is not None and training:
             watching.enter_context(run.memory.watching_autograd())
         watching.enter_context(naming.inside(model))
         if run.operators is not None:
@@ -104,11 +107,13 @@ def compile_graph(
         not updated
         and not run.updates_statistics
         and not run.calls_host
+        and not run.differentiates
         and all(is_on_device(tensor) for tensor in tensors_in(outputs))
         and all(tensor._version == 0 for tensor in inputs)
     )
     losses, names = len(run.losses), naming.names
-    return Graph(_without_autograd(outputs), loss_index, losses, is_stateless, ipus, names, run.memory)
+    found = (loss_index, losses, is_stateless, run.differentiates, ipus, names, run.memory)
+    return Graph(_without_autograd(outputs), *found)
 
 
 def _without_autograd(outputs: Any) -> Any:

@@ -98,7 +98,7 @@ class Program:
             self.anchors.end_iteration(steps)
         for original, tensor, version in zip(inputs, device_inputs, versions):
             if tensor._version != version and not self._is_synthetic:
-                with torch.no_grad(), torch.inference_mode(original.is_inference()):
+                with torch.inference_mode(original.is_inference()), torch.no_grad():  # the first enables gradients
                     original.copy_(tensor)
         return self._results(collectors)
 
@@ -139,7 +139,7 @@ class Program:
             if names is not None:
                 names.add_inputs(micro)
                 naming.enter_context(names.inside(self._model))
-            with torch.set_grad_enabled(is_training), DeviceMode(run):
+            with torch.set_grad_enabled(is_training or self._graph.differentiates), DeviceMode(run):
                 outputs = self._model(*args, **kwargs)
             gradients = self._gradients(self._final_loss(run.losses), replica) if is_training else {}
         if run.auto_scaling is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, List
+import contextlib
+from typing import Any, Callable, Iterator, List
 
 import torch
 
@@ -22,13 +23,42 @@ def for_loop(count: int, body: Body, inputs: List[torch.Tensor]) -> List[torch.T
     """Apply `body` count times, each time to its last results, beginning with the inputs.
 
     Outside the device it runs once, whatever the count.
+
+    Raises:
+        Error: in training, in another loop, or when the body changes a buffer or parameter, or returns another number
+            of tensors than it takes.
     """
     _refuse_in_training("for_loop")
     require_tensors(inputs, "poptorch.for_loop expects input tensors (inputs) to be a list of tensors.")
     state = [tensor.clone() for tensor in inputs]
-    for _ in range(1 if device_run.current is None else count):
-        state = _as_list(body(*state))
+    run = device_run.current
+    with contextlib.nullcontext() if run is None else _in_loop(run):
+        for _ in range(1 if run is None else count):
+            state = _as_list(body(*state))
+            if len(state) != len(inputs):
+                raise backend_error(f"poptorch.for_loop: the body takes {len(inputs)} tensors and returns {len(state)}")
     return state
+
+
+@contextlib.contextmanager
+def _in_loop(run: device_run.DeviceRun) -> Iterator[None]:
+    """While entered, the loop's body runs: a graph of its own, which cannot change what belongs to the whole model."""
+    if run.is_in_loop:
+        raise backend_error(
+            "[Internal] new poptorch::start_for_loop encountered before previous poptorch::end_for_loop "
+            "(a for_loop in the body of another)"
+        )
+    run.is_in_loop = True
+    versions = [tensor._version for tensor in run.variables]
+    try:
+        yield
+    finally:
+        run.is_in_loop = False
+    if versions != [tensor._version for tensor in run.variables]:
+        raise backend_error(
+            "poptorch.for_loop: the body changes a buffer or parameter in place; give it to the loop as an input, and "
+            "copy the loop's result to it afterwards"
+        )
 
 
 def cond(

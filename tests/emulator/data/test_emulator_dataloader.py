@@ -226,3 +226,13 @@ def test_a_loading_process_shuffles_a_process_share_anew_each_epoch():
             assert seen(loader) == seen(reference)
     finally:
         loader.terminate()
+
+
+def test_torchs_loader_is_the_next_class_after_poptorchs_wherever_others_join():
+    class Padding(torch.utils.data.DataLoader):
+        pass
+
+    class Both(Padding, poptorch.DataLoader):
+        pass
+
+    assert Both.__mro__[:4] == (Both, Padding, poptorch.DataLoader, torch.utils.data.DataLoader)

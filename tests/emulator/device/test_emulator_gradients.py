@@ -140,3 +140,83 @@ def test_the_gradient_of_a_printed_tensor_is_printed(capfd):
     trained_weight(Scaled(lambda x: poptorch.ipu_print_tensor(x * 2, "double") * 3))
     printed = capfd.readouterr().err
     assert "double: (2.000)" in printed and "double_gradient: (3.000)" in printed
+
+
+class Force(torch.nn.Module):
+    """E(x) = sum(w x^3) and its derivative -3 w x^2, as molecular dynamics needs it."""
+
+    def __init__(self, square=lambda x: x**2):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.square = square
+
+    def forward(self, x, target=None):
+        x = x.clone().requires_grad_()
+        energy = (self.weight * self.square(x) * x).sum()
+        (slope,) = torch.autograd.grad(energy, x, create_graph=self.training)
+        return -slope if target is None else poptorch.identity_loss((slope - target) ** 2, "mean")
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_forward_may_ask_for_gradients_itself_in_inference(iterations):
+    executor = poptorch.inferenceModel(Force().eval(), poptorch.Options().deviceIterations(iterations))
+    for _ in range(2):
+        forces = executor(torch.arange(6.0))
+        assert forces.tolist() == [0, -3, -12, -27, -48, -75] and not forces.requires_grad
+
+
+def test_a_gradient_of_forward_is_trained():
+    model = Force()
+    executor = poptorch.trainingModel(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    assert executor(torch.ones(1), torch.ones(1)).item() == 4  # (3 w - 1)^2
+    assert model.weight.item() == pytest.approx(1 - 0.1 * 2 * 2 * 3)
+
+
+@pytest.mark.parametrize(
+    ("function", "operator"),
+    [
+        (torch.nn.functional.softplus, "softplus_backward"),
+        (torch.tanh, "tanh_backward"),
+        (lambda x: x[torch.tensor([0, 0, 1])][:2], "_index_put_impl_"),
+        (lambda x: x.index_select(0, torch.tensor([0, 0], device="ipu")), "index_add"),
+    ],
+)
+def test_operators_of_a_gradient_in_forward_need_a_handler_like_others(function, operator):
+    with pytest.raises(poptorch.Error, match=rf"Unsupported ops found in compiled model: \[.*aten::{operator}"):
+        poptorch.inferenceModel(Force(function).eval())(torch.ones(2))
+
+
+@pytest.mark.parametrize("part", [lambda x: x[1:], lambda x: x[0]])
+def test_gradients_of_parts_come_down_to_what_has_handlers(part):
+    class Part(torch.nn.Module):
+        def forward(self, x):
+            x = x.clone().requires_grad_()
+            return torch.autograd.grad((part(x) ** 2).sum(), x)[0]
+
+    x = torch.ones(2)
+    expected = torch.zeros(2)
+    part(expected).fill_(2)
+    assert torch.equal(poptorch.inferenceModel(Part())(x), expected)
+
+
+def test_without_gradients_in_the_program_forward_has_none_either():
+    with torch.no_grad(), pytest.raises(RuntimeError, match="does not require grad"):
+        poptorch.inferenceModel(Force().eval())(torch.ones(1))
+
+
+def test_a_model_that_asks_for_no_gradients_keeps_nothing_for_them():
+    model = torch.nn.Linear(2, 1)
+    seen = []
+    model.register_forward_hook(lambda module, inputs, output: seen.append(output.requires_grad))
+    executor = poptorch.inferenceModel(model)
+    executor(torch.ones(1, 2))
+    assert seen == [True, False]  # compiled, then run
+
+
+@pytest.mark.parametrize(
+    "divided", [lambda x: x // 2, lambda x: torch.floor_divide(x, 2), lambda x: 3 // x, lambda x: x.floor_divide(2)]
+)
+def test_the_gradient_of_a_quotient_rounded_down_is_0(divided):
+    model = Scaled(lambda x: divided(x * 5) + x)
+    assert poptorch.inferenceModel(model)(torch.ones(1)).item() == divided(torch.tensor(5.0)).item() + 1
+    assert trained_weight(model) == 0  # 1 - 1

@@ -222,3 +222,22 @@ def test_strided_group_norm_takes_every_num_groups_th_channel(channels, groups):
         expected[:, members] = (part - mean) / (var + norm.eps).sqrt() * scale + shift
     torch.testing.assert_close(poptorch.inferenceModel(norm, options)(x), expected)
     torch.testing.assert_close(poptorch.inferenceModel(norm)(x), norm(x).detach())
+
+
+def test_a_gradient_flows_through_a_buffer_within_a_micro_step_and_not_into_an_earlier_one():
+    class Sum(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("sum", torch.zeros(1))
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            self.sum += self.weight * x
+            return poptorch.identity_loss(self.sum * self.weight, "sum")
+
+    model = Sum()
+    executor = poptorch.trainingModel(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    losses = [executor(torch.ones(1)).item() for _ in range(3)]
+    # gradient: sum + weight. sum 1, 1.8, 2.34; weight 1, 0.8, 0.54, 0.252
+    assert losses == pytest.approx([1, 1.44, 1.2636])
+    assert [model.sum.item(), model.weight.item()] == pytest.approx([2.34, 0.252])

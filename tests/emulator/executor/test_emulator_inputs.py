@@ -6,6 +6,7 @@ import poptorch
 import pytest
 import torch
 import torch.nn.functional as F
+from poptorch._args_parser import ArgsParser
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
 
@@ -72,6 +73,13 @@ def test_calls_must_fit_the_signature(arguments, error, message):
         identity()(torch.ones(1), x=1)
 
 
+def test_a_function_without_a_signature_takes_any_arguments():
+    bound = ArgsParser(torch.nn.functional.logsigmoid).bind((torch.ones(1),), {"out": None})
+    assert bound.args == [torch.ones(1)] and bound.kwargs == {"out": None}
+    with pytest.raises(TypeError, match="or a callable, got"):
+        poptorch.inferenceModel(3)
+
+
 def test_inputs_changed_in_place_are_changed_for_the_program():
     x = torch.arange(4.0)
     poptorch.inferenceModel(Call(lambda x: x.add_(1)), poptorch.Options().deviceIterations(2))(x)
@@ -82,6 +90,9 @@ def test_inputs_that_need_gradients_are_detached_with_a_warning(capfd):
     result = identity()(torch.ones(2, requires_grad=True))
     assert not result.requires_grad
     assert "will be detached" in capfd.readouterr().err
+    x = torch.ones(2, requires_grad=True)
+    poptorch.inferenceModel(Call(lambda x: x.mul_(3)))(x)
+    assert x.tolist() == [3, 3] and x.is_leaf
 
 
 def test_strided_inputs_are_converted_with_one_warning(capfd):
@@ -300,6 +311,27 @@ def test_control_flow_and_slices_have_their_meaning():
 def test_a_loop_runs_once_where_there_is_no_device():
     """PopTorch's own operators on a CPU know nothing of the count."""
     assert poptorch.for_loop(3, lambda v: v * 2, [torch.ones(1)])[0] == 2
+
+
+def test_a_loop_in_a_loop_and_what_its_body_may_not_do_are_refused():
+    class Sum(torch.nn.Module):
+        def __init__(self, body):
+            super().__init__()
+            self.body = body
+            self.register_buffer("sum", torch.zeros(2))
+
+        def forward(self, x):
+            return poptorch.for_loop(4, lambda v: self.body(self, v), [x])
+
+    def refused(body, message):
+        with pytest.raises(poptorch.Error, match=message):
+            poptorch.inferenceModel(Sum(body))(torch.ones(2))
+
+    refused(lambda model, v: poptorch.for_loop(2, lambda w: w * 2, [v]), "encountered before previous")
+    refused(lambda model, v: model.sum.copy_(model.sum + v) + v, "changes a buffer or parameter in place")
+    refused(lambda model, v: (v, v), "takes 1 tensors and returns 2")
+    (result,) = poptorch.inferenceModel(Sum(lambda model, v: v.add_(model.sum + 1)))(torch.ones(2))
+    assert result.tolist() == [5, 5]
 
 
 def test_both_branches_of_a_condition_are_compiled():

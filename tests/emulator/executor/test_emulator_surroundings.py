@@ -125,3 +125,10 @@ def test_a_program_can_have_each_kind_of_error_to_try_itself_on(kind):
     assert "throwTestError::topLevel" in error.location and "throwTestError::topLevel" not in error.message
     if isinstance(error, poptorch.RecoverableError):
         assert error.recovery_action == "FULL_RESET"
+
+
+def test_lists_of_numbers_from_tensors_become_tensors_after_a_model_has_run():
+    """As programs collect predictions."""
+    found = poptorch.inferenceModel(torch.nn.Identity())(torch.eye(3)).max(dim=1).indices
+    assert torch.tensor(list(found)).tolist() == [0, 1, 2]
+    assert torch.tensor([torch.nn.Parameter(torch.tensor(1.0)), torch.tensor(2.0)]).tolist() == [1, 2]

@@ -2,6 +2,8 @@
 // torch.compile, torch.func and distributed training alike, without the interpreter in backward. Torch's stable interface knows
 // no such nodes: there normact/kernels/gradients.py takes their place.
 #ifndef NORMACT_STABLE_ABI
+#include "operators.h"
+
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
@@ -45,6 +47,15 @@ void refuse_forward_mode(const char* name, std::initializer_list<OptionalTensor>
     TORCH_CHECK_NOT_IMPLEMENTED(!torch::autograd::isFwGradDefined(tensor), name,
                                 " has no forward-mode derivative; build the layer with kernel=\"reference\" for that");
   }
+}
+
+// Whether the node that holds `gradient` alone can read its memory: no other tensor, view or hook, no tracing, and no memory
+// that torch was lent (NumPy's, another process').
+bool is_held_here_alone(const Tensor& gradient) {
+  const c10::DispatchKeySet keys =
+      gradient.key_set() - c10::autograd_dispatch_keyset_with_ADInplaceOrView - c10::autocast_dispatch_keyset;
+  return keys == c10::DispatchKeySet(c10::DispatchKey::CPU) && gradient.use_count() == 1 &&
+         gradient.storage().use_count() == 1 && gradient.storage().resizable() && !c10::impl::dispatch_mode_enabled();
 }
 
 // Saved tensors of which any may be absent.
@@ -116,6 +127,10 @@ struct NormActBackward : public Node {
   std::tuple<Tensor, Tensor> fused(const Tensor& gradient, const Kept& kept) const {
     static const auto backward = operator_named<BackwardSignature>("normact::norm_act_backward");
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
+    if (is_held_here_alone(gradient)) {
+      return normact::norm_act_gradients(gradient, *kept[X], *kept[STATISTICS], kept[WEIGHT], kept[BIAS], kept[PROXY_MEAN],
+                                         kept[PROXY_INVERSE_STD], num_groups, strided, activation, /*overwrite=*/true);
+    }
     return backward.call(gradient, *kept[X], *kept[STATISTICS], kept[WEIGHT], kept[BIAS], kept[PROXY_MEAN],
                          kept[PROXY_INVERSE_STD], num_groups, strided, activation);
   }

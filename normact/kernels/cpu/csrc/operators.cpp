@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "norm_act.h"
+#include "operators.h"
 #include "tensors.h"
 
 namespace {
@@ -166,29 +167,8 @@ std::tuple<Tensor, Tensor> norm_act_backward(const Tensor& grad, const Tensor& x
                                              const OptionalTensor& weight, const OptionalTensor& bias,
                                              const OptionalTensor& proxy_mean, const OptionalTensor& proxy_inverse_std,
                                              int64_t num_groups, bool strided, Text activation) {
-  const normact::Shape shape = shape_of(x, num_groups, strided, 0.0);
-  const Arranged arranged = arrangement_of(x);
-  const Tensor input = dense(x, arranged.format), gradient = dense(converted(grad, x.scalar_type()), arranged.format);
-  Tensor dx = empty(x.sizes(), x.scalar_type(), arranged.format);
-  Tensor parameters = empty({4, shape.channels}, ScalarType::Float);
-  if (input.numel() == 0) {
-    std::fill_n(parameters.mutable_data_ptr<float>(), parameters.numel(), 0.0f);
-    return {dx, parameters};
-  }
-
-  const ChannelRows rows = rows_of(shape.channels, weight, bias, proxy_mean, proxy_inverse_std);
-  const Tensor planes = empty({normact::SUM_PLANES, shape.images, shape.channels}, ScalarType::Float);
-  const auto plane = [&](int64_t k) { return planes.mutable_data_ptr<float>() + k * shape.images * shape.channels; };
-  const normact::ChannelSums sums = {plane(0), plane(1), plane(2), plane(3)};
-  const auto backward = arranged.layout == normact::Layout::nchw ? normact::backward_nchw : normact::backward_nhwc;
-  backward(shape, channels_of(rows),
-           {input.const_data_ptr(), gradient.const_data_ptr(), dx.mutable_data_ptr(), statistics_data(dense(statistics)),
-            is_streamed(dx, arranged.layout, shape)},
-           activation_named(activation), element_of(input), sums);
-
-  normact::parameter_gradients(shape, channels_of(rows), sums, activation_named(activation),
-                                 parameters.mutable_data_ptr<float>());
-  return {dx, parameters};
+  return normact::norm_act_gradients(grad, x, statistics, weight, bias, proxy_mean, proxy_inverse_std, num_groups, strided,
+                                     activation, /*overwrite=*/false);
 }
 
 // Rows gamma, beta, proxy_beta, proxy_gamma.
@@ -227,6 +207,40 @@ Tensor proxy_statistics_backward(const OptionalTensor& grad_mean, const Optional
 }
 
 }  // namespace
+
+std::tuple<Tensor, Tensor> normact::norm_act_gradients(const Tensor& grad, const Tensor& x, const Tensor& statistics,
+                                                       const OptionalTensor& weight, const OptionalTensor& bias,
+                                                       const OptionalTensor& proxy_mean, const OptionalTensor& proxy_inverse_std,
+                                                       int64_t num_groups, bool strided, Text activation, bool overwrite) {
+  const normact::Shape shape = shape_of(x, num_groups, strided, 0.0);
+  const Arranged arranged = arrangement_of(x);
+  const Tensor input = dense(x, arranged.format), gradient = dense(converted(grad, x.scalar_type()), arranged.format);
+  // A converted gradient is nobody else's. The kernels read each element of it for the last time before they write its dx.
+  const bool in_place = overwrite || gradient.const_data_ptr() != grad.const_data_ptr();
+  Tensor dx = in_place ? gradient : empty(x.sizes(), x.scalar_type(), arranged.format);
+  Tensor parameters = empty({4, shape.channels}, ScalarType::Float);
+  if (input.numel() == 0) {
+    std::fill_n(parameters.mutable_data_ptr<float>(), parameters.numel(), 0.0f);
+    return {dx, parameters};
+  }
+
+  const ChannelRows rows = rows_of(shape.channels, weight, bias, proxy_mean, proxy_inverse_std);
+  const Tensor planes = empty({normact::SUM_PLANES, shape.images, shape.channels}, ScalarType::Float);
+  const auto plane = [&](int64_t k) { return planes.mutable_data_ptr<float>() + k * shape.images * shape.channels; };
+  const normact::ChannelSums sums = {plane(0), plane(1), plane(2), plane(3)};
+  const auto backward = arranged.layout == normact::Layout::nchw ? normact::backward_nchw : normact::backward_nhwc;
+  const Activation kind = activation_named(activation);
+  // What the second pass has just read is in the caches already.
+  const bool is_cached = in_place && (kind == Activation::identity || kind == Activation::relu);
+  void* out = dx.mutable_data_ptr();  // before the gradient's: asking for it may move a copy-on-write tensor
+  backward(shape, channels_of(rows),
+           {input.const_data_ptr(), gradient.const_data_ptr(), out, statistics_data(dense(statistics)),
+            !is_cached && is_streamed(dx, arranged.layout, shape)},
+           kind, element_of(input), sums);
+
+  parameter_gradients(shape, channels_of(rows), sums, kind, parameters.mutable_data_ptr<float>());
+  return {dx, parameters};
+}
 
 extern "C" __attribute__((visibility("default"))) void normact_stream_from(int64_t bytes) { stream_from = bytes; }
 
