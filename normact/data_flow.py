@@ -46,11 +46,13 @@ class DataFlow(NamedTuple):
         consumers: what follows each norm that a trace reaches.
         reads: of each norm and activation, the attributes that the network's own code read meanwhile.
         failures: (path, error) of every failed trace.
+        parts: the traced parts of the network in training (True) and in evaluation.
     """
 
     consumers: Dict[nn.Module, Consumer]
     reads: Reads
     failures: List[Tuple[str, str]]
+    parts: Dict[bool, List[TracedPart]]
 
 
 def find_data_flow(model: nn.Module) -> DataFlow:
@@ -60,6 +62,7 @@ def find_data_flow(model: nn.Module) -> DataFlow:
     down; a norm whose output leaves the traced part then has an unknown consumer.
     """
     both: List[Dict[nn.Module, Consumer]] = []
+    parts: Dict[bool, List[TracedPart]] = {True: [], False: []}
     failures: List[Tuple[str, str]] = []
     watched = {
         m for m in model.modules() if (_is_norm(m) and not isinstance(m, torch.jit.ScriptModule)) or is_activation(m)
@@ -70,13 +73,14 @@ def find_data_flow(model: nn.Module) -> DataFlow:
             failed: List[Tuple[str, str]] = []
             with training_mode(model, training), kept_attributes(model):
                 for part in traced_parts(model, _is_norm, failed):
+                    parts[training].append(part)
                     _find_consumers_of_part(part, consumers)
                     for module, name in _taken_tensors(part, watched):
                         reads[module].add(name)
             both.append(consumers)
             failures.extend(failure for failure in failed if failure not in failures)
     found = {norm: _in_both_modes([mode[norm] for mode in both if norm in mode]) for norm in {**both[1], **both[0]}}
-    return DataFlow(found, reads, failures)
+    return DataFlow(found, reads, failures, parts)
 
 
 def _taken_tensors(part: TracedPart, of: Collection[nn.Module]) -> Iterator[Tuple[nn.Module, str]]:

@@ -21,13 +21,18 @@ class TracedPart(NamedTuple):
         path: of the part in the network; "" for all of it.
         graph: its calls.
         modules: of the part, by path in it.
-        callers: node -> path, in the part, of the module whose forward made it.
+        tracer: that made the graph.
     """
 
     path: str
     graph: torch.fx.Graph
     modules: Dict[str, nn.Module]
-    callers: Dict[torch.fx.Node, str]
+    tracer: FlowTracer
+
+    @property
+    def callers(self) -> Dict[torch.fx.Node, str]:
+        """Node -> path, in the part, of the module whose forward made it."""
+        return self.tracer.callers
 
 
 class _Opaque:
@@ -83,7 +88,7 @@ def traced_parts(
             for name, child in _parts_inside(part):
                 yield from traced_parts(child, holds, failures, f"{path}.{name}" if path else name, opaque)
         return
-    yield TracedPart(path, graph, dict(part.named_modules()), tracer.callers)
+    yield TracedPart(path, graph, dict(part.named_modules()), tracer)
 
 
 def _traced(part: nn.Module, path: str, opaque: _Opaque) -> Tuple[torch.fx.Graph, FlowTracer]:
@@ -96,6 +101,18 @@ def _traced(part: nn.Module, path: str, opaque: _Opaque) -> Tuple[torch.fx.Graph
     except Exception:
         tracer = FlowTracer(is_opaque=opaque)
         return tracer.trace(part, defaults), tracer
+
+
+def trace_again(part: TracedPart) -> FlowTracer:
+    """Return a tracer with the calls that a part's code makes now; where it fails, up to there."""
+    tracer = part.tracer.again()
+    module = part.modules[""]
+    try:
+        tracer.trace(module, _defaults(module, part.path) or None)
+    # Whatever the network's own code raises when it meets a symbolic value or another module.
+    except Exception:
+        pass
+    return tracer
 
 
 def _parts_inside(part: nn.Module) -> Iterator[Tuple[str, nn.Module]]:

@@ -75,6 +75,10 @@ class FlowTracer(torch.fx.Tracer):
         self.entered: List[nn.Module] = []
         self._modes = _modes()
 
+    def again(self) -> FlowTracer:
+        """Return a tracer that records as one call what this one does."""
+        return FlowTracer(self._extra_leaf, self._is_opaque, list(self._functions))
+
     def trace(self, root: Any, concrete_args: Optional[Dict[str, Any]] = None) -> torch.fx.Graph:
         if isinstance(root, nn.Module) and "forward" in vars(root):
             raise TypeError("its forward was replaced on the instance")
@@ -218,7 +222,7 @@ def kept_attributes(model: nn.Module, changed: Optional[List[str]] = None) -> It
                         _note(changed, *(set(registered) ^ set(value) or set(value)))
                         registered.clear()
                         registered.update(value)
-                elif vars(module).get(key) is not value and key != "training":
+                elif vars(module).get(key) is not value:
                     vars(module)[key] = value
                     _note(changed, key)
 

@@ -49,10 +49,11 @@ def trace_both_modes(module: nn.Module, new_tracer: NewTracer) -> BothModes:
 
     def trace(training: bool, apart: Set[nn.Module]) -> Tuple[torch.fx.Graph, FlowTracer]:
         tracer = new_tracer(functions)
-        with training_mode(module, training), kept_attributes(module, changed):
+        with training_mode(module, training):
             for part in apart:
                 part.training = not training
-            return tracer.trace(module), tracer
+            with kept_attributes(module, changed):
+                return tracer.trace(module), tracer
 
     known = -1
     while known != len(functions):  # a function through which one trace does not go is one call in the other too

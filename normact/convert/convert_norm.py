@@ -17,10 +17,11 @@ from normact.convert.calibrate import (
 )
 from normact.convert.carry import carry_over, new_parameters, what_is_left_out, why_kept, why_not_taken
 from normact.convert.find_rewrites import Rewrite, find_rewrites, rewriting_of
-from normact.convert.plain_attributes import plainly_held, replace_plainly_held
-from normact.convert.questions import find_questions
+from normact.convert.plain_attributes import held_out_of_reach, plainly_held, replace_module
+from normact.convert.questions import Questions, find_questions
 from normact.convert.report import ConversionReport, ConvertedNorm
 from normact.convert.rewrite import remove_in_place_operations, rewrite_forward
+from normact.convert.trial import norms_asked
 from normact.data_flow import Consumer, DataFlow, find_data_flow
 from normact.factory import NormActFactory
 from normact.norm_act import NormAct
@@ -57,7 +58,8 @@ def convert_norm(
       included), without PN.
     * A norm of a class that is not known by its full name is kept, as is one with hooks or parametrizations: it may
       do more than that. So is one of which the network's forward asks what a layer has not (running statistics,
-      momentum) or whether it is of its class.
+      momentum) or whether it is of its class, one that decides in any other way what the network's code does (the
+      code is traced again with the layers), and one that is held where no other module can take its place.
 
     gamma and beta are the same parameters as before: an optimizer made before the conversion has them, but not the new
     ones that the report names. Where a norm's parameters are frozen, so are its layer's. From batch norm to batch norm
@@ -91,20 +93,21 @@ def convert_norm(
         check_calibration(factory)
     found = [(path, module, describe_norm(module)) for path, module in model.named_modules()]
     norms = [(path, module, description) for path, module, description in found if description is not None]
-    flow = find_data_flow(model) if any(not d.kept_because for _, _, d in norms) else DataFlow({}, {}, [])
+    flow = find_data_flow(model) if any(not d.kept_because for _, _, d in norms) else DataFlow({}, {}, [], {})
     replaceable = {module: d for _, module, d in norms if not d.kept_because}
     questions = find_questions(model, replaceable, flow.reads, factory)
-    norms = [
-        (path, module, d._replace(kept_because=questions.norms.get(module, d.kept_because)))
-        for path, module, d in norms
-    ]
-    # What follows a norm that is kept stays too.
-    replaced = [(module, d) for _, module, d in norms if module in flow.consumers and not why_kept(module, d, factory)]
-    consumers = {module: _with_fit_activation(flow.consumers[module], d.channels, factory) for module, d in replaced}
+    kept = {**held_out_of_reach(model), **questions.norms}
+    while True:
+        norms = [
+            (path, module, d._replace(kept_because=d.kept_because or kept.get(module, ""))) for path, module, d in norms
+        ]
+        plans, rewritable = _plan_all(model, factory, norms, flow, questions)
+        asked = norms_asked(model, flow.parts, {plan.old: plan.layer for plan in plans if plan.layer is not None})
+        if not asked:
+            break
+        kept.update(dict.fromkeys(asked, "the network's own code would not do with another layer what it does"))
     # A layer that holds its activation needs no tracing to be found.
     failures = flow.failures if any(d.activation == "identity" and not d.kept_because for _, _, d in norms) else []
-    rewritable, refused = find_rewrites(model, norms, consumers, questions.activations)
-    plans = [_plan(model, factory, path, module, d, consumers=consumers, refused=refused) for path, module, d in norms]
     before = {id(parameter) for parameter in model.parameters()}
     model, rewritten = _edit(model, plans, rewritable)
     in_place: Tuple[Tuple[str, str], ...] = ()
@@ -132,6 +135,22 @@ def convert_norm(
         calibrated=calibrated,
         uncalibrated=uncalibrated,
     )
+
+
+def _plan_all(
+    model: nn.Module,
+    factory: NormActFactory,
+    norms: List[Tuple[str, nn.Module, NormDescription]],
+    flow: DataFlow,
+    questions: Questions,
+) -> Tuple[List[_Plan], List[Rewrite]]:
+    """Return what is to happen to each norm, and the pairs that need another forward."""
+    # What follows a norm that is kept stays too.
+    replaced = [(module, d) for _, module, d in norms if module in flow.consumers and not why_kept(module, d, factory)]
+    consumers = {module: _with_fit_activation(flow.consumers[module], d.channels, factory) for module, d in replaced}
+    rewritable, refused = find_rewrites(model, norms, consumers, questions.activations)
+    plans = [_plan(model, factory, path, module, d, consumers=consumers, refused=refused) for path, module, d in norms]
+    return plans, rewritable
 
 
 def _with_fit_activation(consumer: Consumer, channels: int, factory: NormActFactory) -> Consumer:
@@ -205,10 +224,10 @@ def _edit(model: nn.Module, plans: List[_Plan], rewrites: List[Rewrite]) -> Tupl
             continue
         # Before the layer, which may hold the activation module itself, is there.
         if plan.activation_module is not None and plan.old not in through_graph:
-            model = _replace(
+            model = replace_module(
                 model, plan.activation_module, nn.Identity().train(plan.activation_module.training), holders
             )
-        model = _replace(model, plan.old, plan.new, holders)
+        model = replace_module(model, plan.old, plan.new, holders)
     enclosings = {rewrite.enclosing for rewrite in rewrites}
     # Inner modules first: an outer graph then calls them as they are.
     for enclosing in sorted(enclosings, key=len, reverse=True):
@@ -229,16 +248,3 @@ def _unregistered_norms(model: nn.Module) -> Iterator[ConvertedNorm]:
                 yield ConvertedNorm(
                     f"{path}.{name}" if path else name, type(module).__name__, None, None, False, reason
                 )
-
-
-def _replace(model: nn.Module, old: nn.Module, new: nn.Module, holders: List[nn.Module]) -> nn.Module:
-    """Put one module in the place of another under all its names."""
-    if model is old:
-        return new
-    for parent in holders:
-        replace_plainly_held(parent, old, new)
-    for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):  # named_children leaves out a module's second name
-            if child is old:
-                setattr(parent, name, new)
-    return model

@@ -65,7 +65,9 @@ def _unanswered(norm: nn.Module, names: Set[str], channels: int, factory: NormAc
     except ValueError:  # said when the norm's layer is built
         return ""
     for name in sorted(names):
-        if not hasattr(layer, name) or _is_nothing(getattr(norm, name, None)) != _is_nothing(getattr(layer, name)):
+        if hasattr(norm, name) != hasattr(layer, name):
+            return name
+        if _is_nothing(getattr(norm, name, None)) != _is_nothing(getattr(layer, name, None)):
             return name
     return ""
 
