@@ -14,7 +14,7 @@ from typing import Iterator, List, Tuple
 
 import torch
 
-# Where objects begin as these offsets have it: not in builds that trace references or run without the interpreter's lock.
+# Whether types are laid out so: not in builds that trace references or have no interpreter lock.
 _IS_KNOWN = (
     sys.implementation.name == "cpython"
     and not hasattr(sys, "getobjects")
