@@ -96,7 +96,7 @@ def convert_norm(
     flow = find_data_flow(model) if any(not d.kept_because for _, _, d in norms) else DataFlow({}, {}, [], {})
     replaceable = {module: d for _, module, d in norms if not d.kept_because}
     questions = find_questions(model, replaceable, flow.reads, factory)
-    kept = {**held_out_of_reach(model), **questions.norms}
+    kept = {**questions.norms, **held_out_of_reach(model)}
     while True:
         norms = [
             (path, module, d._replace(kept_because=d.kept_because or kept.get(module, ""))) for path, module, d in norms

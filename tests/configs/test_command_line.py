@@ -11,8 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 WAITING = """
-import os, sys, time
+import os, signal, sys, time
 from configs.command_line import run_command
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs begin without
 def main():
     os.write(1, b"ready")
     time.sleep(3600)
