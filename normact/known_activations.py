@@ -128,7 +128,8 @@ def _has_values_of(module: nn.Module, name: str) -> bool:
     points = torch.tensor(_POINTS, device="cpu").reshape(1, 1, 1, -1)
     try:
         with torch.no_grad():
-            return bool(torch.allclose(module(points.clone()), activation_function(name)(points)))
+            # Not a call of the module, which a trace under way would record.
+            return bool(torch.allclose(module.forward(points.clone()), activation_function(name)(points)))
     except Exception:  # whatever its code raises
         return False
 

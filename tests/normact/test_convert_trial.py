@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from normact import ConversionReport, NormActFactory, convert_norm
+from normact.tracing import FlowTracer
 
 SAME = NormActFactory(norm="batch", proxy=False)
 DECIDES = "would not do with another layer what it does"
@@ -211,3 +212,12 @@ def test_the_network_is_as_it_was_where_a_layer_cannot_be_built() -> None:
     with pytest.raises(ValueError, match="does not divide 6 channels"):
         convert_norm(model, NormActFactory(num_groups=4))
     assert list(model.modules()) == before
+
+
+def test_to_look_at_an_activation_of_a_library_records_nothing_in_a_trace() -> None:
+    layers = pytest.importorskip("timm.layers")
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), layers.BatchNormAct2d(8, act_layer=layers.GELU))
+    # Input, convolution, norm, output.
+    assert [node.op for node in FlowTracer().trace(model).nodes] == ["placeholder", *["call_module"] * 2, "output"]
+    _, report = convert_norm(model, SAME)
+    assert report.norms[0].activation == "gelu"
