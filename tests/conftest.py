@@ -24,10 +24,19 @@ from fault_table import (  # noqa: F401  (hooks: the tests of the table are mark
 )
 
 import datasets.images.torchvision_import  # noqa: F401  (tests that use torchvision's networks need its operators)
+from normact import kernels
 
 torch.set_num_threads(1)
 settings.register_profile("project", derandomize=True, deadline=None, max_examples=30)
 settings.load_profile("project")
+
+
+@pytest.fixture(scope="session")
+def built_kernels() -> None:
+    """Skips where the layer's CPU kernels cannot be built."""
+    reason = kernels.why_not_fused(torch.zeros(1, 1, 1, 1), 1, "contiguous", "relu")
+    if reason is not None:
+        pytest.skip(reason)
 
 
 @pytest.fixture(scope="module", autouse=True)

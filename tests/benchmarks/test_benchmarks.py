@@ -31,7 +31,6 @@ from benchmarks.protocol import Timing, measure
 from benchmarks.results import write_results
 from benchmarks.streaming import least_worthwhile
 from datasets import pack
-from normact import kernels
 
 TINY = (
     networks.Workload("resnet8", 2, 8, NCHW_FLOAT32, 3),
@@ -41,11 +40,7 @@ TINY_SETTING = layer.Setting("tiny", ((2, 16, 4),), torch.float32, torch.contigu
 TIMING_FIELDS = {"milliseconds", "ratio", "first_quartile", "third_quartile", "repetitions"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def built_kernels() -> None:
-    reason = kernels.why_not_fused(torch.zeros(1, 1, 1, 1), 1, "contiguous", "relu")
-    if reason is not None:
-        pytest.skip(reason)
+pytestmark = pytest.mark.usefixtures("built_kernels")
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from asserting_networks import Asserts, AssertsMembership, AssertsOneOfTwo
+from randomized_network import randomized
 from torch import Tensor, nn
 
 from normact import ConversionReport, NormActFactory, convert_norm
@@ -201,14 +202,6 @@ CASES: Dict[Any, Tuple[str, str]] = {
 def values(model: nn.Module, x: Tensor) -> Tensor:
     torch.manual_seed(1)
     return model(x)
-
-
-def randomized(model: nn.Module) -> nn.Module:
-    for name, value in [*model.named_parameters(), *model.named_buffers()]:
-        if value.is_floating_point() and value.dim() == 1:
-            low = 0.5 if name.endswith(("weight", "var")) else -0.5
-            nn.init.uniform_(value.data, low, low + 1)
-    return model.double()
 
 
 @pytest.mark.parametrize("kind", CASES, ids=[kind.__name__ for kind in CASES])

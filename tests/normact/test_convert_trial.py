@@ -12,6 +12,7 @@ from typing import Any, Dict, Tuple
 import pytest
 import torch
 import torch.nn.functional as F
+from randomized_network import randomized
 from torch import Tensor, nn
 
 from normact import ConversionReport, NormActFactory, convert_norm
@@ -167,14 +168,6 @@ CASES: Dict[Any, Tuple[int, str]] = {
     InAnObject: (0, OUT_OF_REACH),
     FreezesInForward: (0, "sets attributes (training)"),
 }
-
-
-def randomized(model: nn.Module) -> nn.Module:
-    for name, value in [*model.named_parameters(), *model.named_buffers()]:
-        if value.is_floating_point() and value.dim() == 1:
-            low = 0.5 if name.endswith(("weight", "var")) else -0.5
-            nn.init.uniform_(value.data, low, low + 1)
-    return model.double()
 
 
 def pairs(report: ConversionReport) -> int:

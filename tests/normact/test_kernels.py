@@ -23,12 +23,7 @@ from kernel_reference import (
 
 from normact import kernels
 
-
-@pytest.fixture(scope="module", autouse=True)
-def built_kernels() -> None:
-    reason = kernels.why_not_fused(torch.zeros(1, 1, 1, 1), 1, "contiguous", "relu")
-    if reason is not None:
-        pytest.skip(reason)
+pytestmark = pytest.mark.usefixtures("built_kernels")
 
 
 CASES = [

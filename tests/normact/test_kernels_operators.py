@@ -17,11 +17,7 @@ from normact.kernels.arguments import LayerArguments, ProxyArguments
 ARGUMENTS = dict(num_groups=2, grouping="contiguous", activation="silu", eps=1e-5)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def built_kernels() -> None:
-    reason = kernels.why_not_fused(torch.zeros(1, 1, 1, 1), 1, "contiguous", "relu")
-    if reason is not None:
-        pytest.skip(reason)
+pytestmark = pytest.mark.usefixtures("built_kernels")
 
 
 def parameters(channels: int = 4) -> List[Tensor]:

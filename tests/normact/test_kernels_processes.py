@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from normact import NormActFactory, kernels
+from normact import NormActFactory
 from normact.kernels.cpu.native_library import ISA_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = 8
+pytestmark = pytest.mark.usefixtures("built_kernels")
 
 
 def network() -> nn.Sequential:
@@ -64,9 +65,6 @@ def run_python(arguments: List[str], environment: Optional[Dict[str, str]] = Non
 
 def results_equal_one_process(function: str, tmp_path: Path) -> None:
     """Run a function of this file in two processes, and compare the gradients that they save with those of one."""
-    reason = kernels.why_not_fused(torch.zeros(1, 1, 1, 1), 1, "contiguous", "relu")
-    if reason is not None:
-        pytest.skip(reason)
     program = "import pathlib, test_kernels_processes as t; t.{}({}, 2, pathlib.Path({!r}))"
     processes = [run_python(["-c", program.format(function, rank, str(tmp_path))]) for rank in range(2)]
     outputs = [process.communicate(timeout=600)[0] for process in processes]
@@ -123,8 +121,6 @@ def test_two_fsdp_processes_begun_on_the_meta_device_give_the_gradients_of_one(t
 @pytest.mark.slow
 @pytest.mark.parametrize("instructions", ["avx2", "baseline"])
 def test_other_instruction_sets_equal_float64_too(instructions: str) -> None:
-    if kernels.why_not_fused(torch.zeros(1, 1, 1, 1), 1, "contiguous", "relu") is not None:
-        pytest.skip("no compiler")
     if instructions == "avx2" and not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
         pytest.skip("no AVX2 here")
     process = run_python(

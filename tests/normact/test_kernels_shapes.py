@@ -22,11 +22,7 @@ LAYOUTS = ("contiguous", "channels_last", "transposed", "sliced", "unaligned")
 GRADIENT_LAYOUTS = ("contiguous", "transposed", "expanded")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def built_kernels() -> None:
-    reason = kernels.why_not_fused(torch.zeros(1, 1, 1, 1), 1, "contiguous", "relu")
-    if reason is not None:
-        pytest.skip(reason)
+pytestmark = pytest.mark.usefixtures("built_kernels")
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)

@@ -14,17 +14,11 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from normact import NormActFactory, kernels
+from normact import NormActFactory
 
 SHAPE = (4, 16, 32, 32)
 NODE = "NormActBackward"
-
-
-@pytest.fixture(autouse=True)
-def fused_kernels() -> None:
-    reason = kernels.why_not_fused(torch.zeros(1, 1, 1, 1), 1, "contiguous", "relu")
-    if reason is not None:
-        pytest.skip(reason)
+pytestmark = pytest.mark.usefixtures("built_kernels")
 
 
 class Watched(TorchDispatchMode):
@@ -42,8 +36,8 @@ def bytes_in_the_node(backward: Callable[[], Any]) -> int:
     return int(node.cpu_memory_usage)
 
 
-def layer(seed: int = 3, dtype: torch.dtype = torch.float32, layout: str = "contiguous") -> Tuple[Tensor, Tensor]:
-    tensors = example(SHAPE, seed, dtype, layout)
+def layer(seed: int = 3) -> Tuple[Tensor, Tensor]:
+    tensors = example(SHAPE, seed)
     return tensors["x"], fused(tensors, "relu", 4, "contiguous", True)
 
 

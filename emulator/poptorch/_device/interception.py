@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +64,22 @@ def _setitem(tensor: torch.Tensor, index: Any, value: Any) -> None:
         _plain_setitem(tensor, index, value)
 
 
+@contextlib.contextmanager
+def _exchanged_indexing() -> Iterator[None]:
+    """While entered, indexing passes through here; inside another mode it does already."""
+    if "__getitem__" in vars(torch.Tensor):
+        yield
+        return
+    with sequence_slots_kept():
+        torch.Tensor.__getitem__ = _getitem  # type: ignore[method-assign, assignment]
+        torch.Tensor.__setitem__ = _setitem  # type: ignore[method-assign, assignment]
+        try:
+            yield
+        finally:
+            del torch.Tensor.__getitem__
+            del torch.Tensor.__setitem__
+
+
 class DeviceMode(TorchFunctionMode):
     """While entered, code runs "on the device": isRunningOnIpu() is True, and torch's functions pass through here."""
 
@@ -72,7 +88,6 @@ class DeviceMode(TorchFunctionMode):
         self._run = run
         self._previous: Optional[DeviceRun] = None
         self._validates = True
-        self._changes_indexing = True
         self._entered = contextlib.ExitStack()
 
     def __enter__(self) -> DeviceMode:
@@ -80,12 +95,7 @@ class DeviceMode(TorchFunctionMode):
         # A distribution's checks of its arguments read values, which the device cannot do.
         self._validates = Distribution._validate_args
         Distribution.set_default_validate_args(False)
-        self._changes_indexing = "__getitem__" not in vars(torch.Tensor)
-        if self._changes_indexing:
-            self._slots = sequence_slots_kept()
-            self._slots.__enter__()
-            torch.Tensor.__getitem__ = _getitem  # type: ignore[method-assign, assignment]
-            torch.Tensor.__setitem__ = _setitem  # type: ignore[method-assign, assignment]
+        self._entered.enter_context(_exchanged_indexing())
         self._entered.enter_context(differentiating_the_graph())
         self._entered.enter_context(_OverwriteContextManager())
         return super().__enter__()
@@ -94,10 +104,6 @@ class DeviceMode(TorchFunctionMode):
         device_run.current = self._previous
         self._entered.close()
         Distribution.set_default_validate_args(self._validates)
-        if self._changes_indexing:
-            del torch.Tensor.__getitem__
-            del torch.Tensor.__setitem__
-            self._slots.__exit__(None, None, None)
         super().__exit__(*details)
 
     def __torch_function__(
